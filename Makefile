@@ -1,0 +1,60 @@
+# duomesh: `make help` lists the targets. What a target does is in scripts/.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+## bench: run the default comparison and print its table (root; ARGS="…" goes to duomesh bench)
+bench: preflight-bench
+	scripts/ensure-packages.sh bench
+	scripts/build.sh
+	bin/duomesh bench $(ARGS)
+
+## bench-full: run the whole matrix (root)
+bench-full: preflight-bench-full
+	scripts/ensure-packages.sh bench
+	scripts/build.sh
+	bin/duomesh bench --full $(ARGS)
+
+## test: run all tests and suites (root; PKG=./dataplane/... RUN=Regexp choose)
+test: export PKG := $(PKG)
+test: export RUN := $(RUN)
+test: preflight-test
+	scripts/ensure-packages.sh test
+	scripts/test.sh
+
+## build: build the commands into bin/
+build:
+	scripts/build.sh
+
+## generate: rebuild the BPF objects and their Go bindings (clang-19)
+generate:
+	scripts/ensure-packages.sh generate
+	scripts/generate.sh
+
+## lint: check formatting, shell scripts and Go code
+lint:
+	scripts/ensure-packages.sh lint
+	scripts/lint.sh
+
+## verify: lint, and check that generated files and go.mod are what the sources say
+verify:
+	scripts/ensure-packages.sh generate lint
+	scripts/verify.sh
+
+## fmt: format the Go and BPF C sources in place
+fmt:
+	scripts/ensure-packages.sh lint
+	scripts/fmt.sh
+
+## clean: remove what build, test and bench left in bin/ and out/
+clean:
+	rm -rf bin out
+
+## help: list the targets
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+preflight-%:
+	@scripts/preflight.sh $*
+
+.PHONY: bench bench-full test build generate lint verify fmt clean help

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs the tests of this module and closes with `total: N passed, N failed,
+# N skipped`, then each skip with its reason.
+#
+#   PKG  packages to test, default ./...
+#   RUN  tests and specs to run, a regular expression; default all
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+read -ra packages <<<"${PKG:-./...}"
+runner=$(mktemp)
+trap 'rm -f "$runner"' EXIT
+scripts/go.sh build -o "$runner" ./internal/testsum/cmd/testsum
+"$runner" -go scripts/go.sh -out out/test -run "${RUN:-}" "${packages[@]}"
