@@ -1,0 +1,191 @@
+package intent
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Frontend is what a client dials on a service: one address, port and protocol.
+// Port is in host byte order.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+}
+
+// String returns "address:port/protocol".
+func (f Frontend) String() string {
+	return netip.AddrPortFrom(f.Addr, f.Port).String() + "/" + f.Protocol.String()
+}
+
+// Target is one endpoint that a frontend's connections may go to.
+type Target struct {
+	Workload *Workload
+	// Addr is the workload's address of the frontend's family, and the target
+	// port in host byte order.
+	Addr netip.AddrPort
+	// Weight is never zero.
+	Weight uint32
+}
+
+// Claim is a service's hold on one frontend.
+type Claim struct {
+	Service *Service
+	Port    Port
+}
+
+// Conflict is a frontend that several services claim; the first of Services
+// has it.
+type Conflict struct {
+	Frontend Frontend
+	Services []string
+}
+
+// Claims returns who has each frontend, and the frontends that several
+// services claim: the canonical service wins, then the first by namespace and
+// name.
+func (s Snapshot) Claims() (map[Frontend]Claim, []Conflict) {
+	claims := map[Frontend]Claim{}
+	losers := map[Frontend][]string{}
+	for _, svc := range ByPrecedence(s.Services) {
+		for _, addr := range svc.Addresses {
+			for _, p := range svc.Ports {
+				f := Frontend{Addr: addr, Port: p.Port, Protocol: p.Protocol}
+				if c, taken := claims[f]; !taken {
+					claims[f] = Claim{Service: svc, Port: p}
+				} else if c.Service != svc {
+					losers[f] = append(losers[f], svc.Key())
+				}
+			}
+		}
+	}
+	return claims, conflicts(claims, losers)
+}
+
+func conflicts(claims map[Frontend]Claim, losers map[Frontend][]string) []Conflict {
+	var all []Conflict
+	for f, keys := range losers {
+		winner := claims[f].Service.Key()
+		all = append(all, Conflict{Frontend: f, Services: append([]string{winner}, keys...)})
+	}
+	slices.SortFunc(all, func(a, b Conflict) int {
+		return cmp.Compare(a.Frontend.String(), b.Frontend.String())
+	})
+	return all
+}
+
+// ByPrecedence returns the services in the order in which they are given a
+// frontend that several claim: canonical ones first, then by namespace and name.
+func ByPrecedence(services []*Service) []*Service {
+	sorted := slices.Clone(services)
+	slices.SortStableFunc(sorted, func(a, b *Service) int {
+		if a.Canonical != b.Canonical {
+			if a.Canonical {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return sorted
+}
+
+// Targets returns the endpoints of s that a caller at the given place may be
+// sent to for one port and address family, in the order of s.Endpoints:
+// those with an address of the family, on the caller's network, with a target
+// port, healthy unless the service allows others, of a weight above zero, and
+// within the locality policy.
+func (s *Service) Targets(p Port, v6 bool, from Place) []Target {
+	var targets []Target
+	best := 0
+	for _, e := range s.Endpoints {
+		t, ok := e.target(p, v6, from, s.Balance)
+		if !ok {
+			continue
+		}
+		rank := matched(s.Balance, from, e.Workload)
+		switch {
+		case s.Balance.Mode == Strict && rank < len(s.Balance.Prefer):
+			continue
+		case s.Balance.Mode == Failover && rank < best:
+			continue
+		case s.Balance.Mode == Failover && rank > best:
+			best, targets = rank, nil
+		}
+		targets = append(targets, t)
+	}
+	return targets
+}
+
+func (e Endpoint) target(p Port, v6 bool, from Place, b Balance) (Target, bool) {
+	w := e.Workload
+	if w.Network != from.Network || w.Weight == 0 || (w.Unhealthy && !b.AllowUnhealthy) {
+		return Target{}, false
+	}
+	port := e.Ports[p.Port]
+	if port == 0 {
+		port = p.Target
+	}
+	addr, ok := w.address(v6)
+	if port == 0 || !ok {
+		return Target{}, false
+	}
+	return Target{Workload: w, Addr: netip.AddrPortFrom(addr, port), Weight: w.Weight}, true
+}
+
+// address returns the workload's first address of a family.
+func (w *Workload) address(v6 bool) (netip.Addr, bool) {
+	for _, a := range w.Addresses {
+		if a.Is6() == v6 {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// matched counts the leading scopes of b.Prefer in which w is where the caller is.
+func matched(b Balance, from Place, w *Workload) int {
+	for i, s := range b.Prefer {
+		if !s.same(from, w) {
+			return i
+		}
+	}
+	return len(b.Prefer)
+}
+
+func (s Scope) same(from Place, w *Workload) bool {
+	switch s {
+	case ScopeNetwork:
+		return from.Network == w.Network
+	case ScopeRegion:
+		return from.Locality.Region == w.Locality.Region
+	case ScopeZone:
+		return from.Locality.Zone == w.Locality.Zone
+	case ScopeSubzone:
+		return from.Locality.Subzone == w.Locality.Subzone
+	case ScopeNode:
+		return from.Node == w.Node
+	case ScopeCluster:
+		return from.Cluster == w.Cluster
+	}
+	return false
+}
+
+// Replicas returns the live replicas of a waypoint of one family that a caller
+// at the given place can reach, each with the hand-off port.
+func (w *Waypoint) Replicas(v6 bool, from Place) []Target {
+	var targets []Target
+	for _, e := range w.Endpoints {
+		addr, ok := e.Workload.address(v6)
+		if !ok || e.Workload.Unhealthy || e.Workload.Network != from.Network || e.Workload.Weight == 0 {
+			continue
+		}
+		targets = append(targets, Target{
+			Workload: e.Workload,
+			Addr:     netip.AddrPortFrom(addr, w.Port),
+			Weight:   e.Workload.Weight,
+		})
+	}
+	return targets
+}
