@@ -1,0 +1,47 @@
+package kernel
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestMountOf(t *testing.T) {
+	const hybrid = `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+50 31 0:38 /docker/abc /mnt/part rw,relatime - cgroup2 cgroup2 rw
+41 31 0:38 / /sys/fs/cgroup/uni\040fied rw,relatime shared:9 - cgroup2 cgroup2 rw
+`
+	missing := errors.New("missing")
+	got, err := mountOf(strings.NewReader(hybrid), "cgroup2", missing)
+	if err != nil || got != "/sys/fs/cgroup/uni fied" {
+		t.Errorf("got %q, %v; want the whole hierarchy, unescaped", got, err)
+	}
+	if _, err := mountOf(strings.NewReader(hybrid), "bpf", missing); !errors.Is(err, missing) {
+		t.Errorf("absent file system: got %v, want %v", err, missing)
+	}
+}
+
+func TestNetnsCookie(t *testing.T) {
+	Require(t, Root)
+	seen := map[uint64]bool{}
+	for range 2 {
+		ns, err := NewNetns()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		cookie, err := NetnsCookie(ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := NetnsCookie(ns)
+		if err != nil || again != cookie {
+			t.Errorf("cookie is %d, then %d, %v", cookie, again, err)
+		}
+		seen[cookie] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("two namespaces have one cookie: %v", seen)
+	}
+}
