@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/coreos/go-iptables/iptables"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
+	"github.com/duomesh/duomesh/internal/verify"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// brokenWorld is a cluster that somebody breaks from outside once the first
+// objects are in the kernel. Neither the expectation nor the product knows.
+type brokenWorld struct {
+	*netsim.Cluster
+	sabotage func(ctx context.Context, c *netsim.Cluster) error
+}
+
+// Apply breaks the mesh after it was brought up as declared.
+func (b *brokenWorld) Apply(ctx context.Context, o scenario.Objects) error {
+	if err := b.Cluster.Apply(ctx, o); err != nil {
+		return err
+	}
+	return b.sabotage(ctx, b.Cluster)
+}
+
+func openBroken(sabotage func(context.Context, *netsim.Cluster) error) scenario.Opener {
+	return func(ctx context.Context, t scenario.Topology) (scenario.World, error) {
+		c, err := netsim.Open(ctx, netsim.Config{Pinned: true}, t)
+		if err != nil {
+			return nil, err
+		}
+		return &brokenWorld{c, sabotage}, nil
+	}
+}
+
+// clientNode is the node of the clients in all named scenarios.
+const clientNode = "a"
+
+// pinsOf is where the engine of the clients' node pins.
+func pinsOf(c *netsim.Cluster) (string, error) {
+	n, err := c.Node(clientNode)
+	return filepath.Join(n.BPFFS, "duomesh", "abi-1"), err
+}
+
+// detach ends links of the engine by their pins.
+func detach(programs ...string) func(context.Context, *netsim.Cluster) error {
+	return func(_ context.Context, c *netsim.Cluster) error {
+		pins, err := pinsOf(c)
+		if err != nil {
+			return err
+		}
+		for _, p := range programs {
+			l, err := link.LoadPinnedLink(filepath.Join(pins, "link_"+p), nil)
+			if err != nil {
+				return err
+			}
+			if err := l.Detach(); err != nil {
+				return fmt.Errorf("detach %s: %w", p, err)
+			}
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// The layout of a slot in the engine's map: two outcomes of 16 bytes each, two
+// ports of 2 bytes, a threshold of 4.
+const (
+	slotBytes   = 40
+	firstAddr   = 0
+	secondAddr  = 16
+	thresholdAt = 36
+)
+
+// editSlots rewrites every slot of the clients' node.
+func editSlots(edit func(slot []byte)) func(context.Context, *netsim.Cluster) error {
+	return func(_ context.Context, c *netsim.Cluster) error {
+		return eachEntry(c, "slots", func(m *ebpf.Map, key, slot []byte) error {
+			if len(slot) != slotBytes {
+				return fmt.Errorf("a slot has %d bytes, this spec knows %d", len(slot), slotBytes)
+			}
+			edit(slot)
+			return m.Update(key, slot, ebpf.UpdateExist)
+		})
+	}
+}
+
+// eachEntry visits a pinned map of the clients' node.
+func eachEntry(c *netsim.Cluster, name string, visit func(m *ebpf.Map, key, value []byte) error) error {
+	pins, err := pinsOf(c)
+	if err != nil {
+		return err
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pins, name), nil)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	entries := map[string][]byte{}
+	var key, value []byte
+	iter := m.Iterate()
+	for iter.Next(&key, &value) {
+		entries[string(key)] = append([]byte(nil), value...)
+	}
+	if err := iter.Err(); err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return fmt.Errorf("map %s is empty", name)
+	}
+	for k, v := range entries {
+		if err := visit(m, []byte(k), v); err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// sendTo makes every slot lead to one pod.
+func sendTo(pod string) func(context.Context, *netsim.Cluster) error {
+	return func(ctx context.Context, c *netsim.Cluster) error {
+		h, err := c.Pod(pod)
+		if err != nil {
+			return err
+		}
+		to := h.IPv4.As16()
+		return editSlots(func(slot []byte) {
+			copy(slot[firstAddr:], to[:])
+			copy(slot[secondAddr:], to[:])
+		})(ctx, c)
+	}
+}
+
+// rules adds packet filter rules to a node.
+func rules(node string, specs func(c *netsim.Cluster) [][]string) func(context.Context, *netsim.Cluster) error {
+	return func(_ context.Context, c *netsim.Cluster) error {
+		n, err := c.Node(node)
+		if err != nil {
+			return err
+		}
+		return kernel.InNetns(n.Netns, func() error {
+			ipt, err := iptables.New()
+			if err != nil {
+				return err
+			}
+			for _, s := range specs(c) {
+				if err := ipt.Append(s[0], s[1], s[2:]...); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
+func address(c *netsim.Cluster, pod string) string {
+	h, err := c.Pod(pod)
+	if err != nil {
+		return err.Error()
+	}
+	return h.IPv4.String()
+}
+
+// bypass makes one connection to the service from the client's namespace, but
+// outside of every cgroup of the cluster: the mesh does not see it, the wire does.
+func bypass(ctx context.Context, c *netsim.Cluster) error {
+	h, err := c.Pod("client")
+	if err != nil {
+		return err
+	}
+	vip, err := c.Resolve(scenario.Target{Service: "fortio", Port: 80, Family: scenario.IPv4})
+	if err != nil {
+		return err
+	}
+	go kernel.InNetns(h.Netns, func() error { return knock(ctx, vip) })
+	return nil
+}
+
+// knock dials until ctx is done; the answer does not matter.
+func knock(ctx context.Context, to netip.AddrPort) error {
+	for ctx.Err() == nil {
+		if err := dialOnce(to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extra makes connections that no client reports.
+func extra(ctx context.Context, c *netsim.Cluster) error {
+	vip, err := c.Resolve(scenario.Target{Service: "fortio", Port: 80, Family: scenario.IPv4})
+	if err != nil {
+		return err
+	}
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := c.Exec(ctx, "client", traffic.Load{To: vip, Connections: 10, Workers: 1}, nil); err != nil {
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
+	DescribeTable("is refused", func(ctx SpecContext, sabotage func(context.Context, *netsim.Cluster) error, check string) {
+		s, found := scenario.Find("clusterip/weight/90-10")
+		Expect(found).To(BeTrue())
+		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openBroken(sabotage)}, 1)
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+		var names []string
+		for _, f := range r.Failed() {
+			names = append(names, f.Name)
+		}
+		Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+	},
+		Entry("connect program detached", detach("mesh_connect4"), "the application saw what is declared"),
+		Entry("getpeername program detached", detach("mesh_getpeername4"), "getpeername answers the asked address"),
+		Entry("50/50 instead of 90/10 in the pinned slots", editSlots(func(slot []byte) {
+			copy(slot[secondAddr:], slot[firstAddr:firstAddr+16])
+		}), "share of v1"),
+		Entry("85/15 instead of 90/10 in the pinned slots", editSlots(eightyFive), "share of v1"),
+		Entry("slots lead to a pod that is not declared", sendTo("v3"), "the application saw what is declared"),
+		Entry("slots emptied: refused by the mesh", func(_ context.Context, c *netsim.Cluster) error {
+			return eachEntry(c, "slots", func(m *ebpf.Map, key, _ []byte) error { return m.Delete(key) })
+		}, "the application saw what is declared"),
+		Entry("unmanaged behind the engine's back", func(_ context.Context, c *netsim.Cluster) error {
+			return eachEntry(c, "managed", func(m *ebpf.Map, key, _ []byte) error { return m.Delete(key) })
+		}, "packets of client to"),
+		Entry("a node that sends packets for v2 elsewhere", rules("a", func(c *netsim.Cluster) [][]string {
+			return [][]string{{"nat", "PREROUTING", "-d", address(c, "v2"), "-j", "DNAT", "--to-destination", address(c, "v1")}}
+		}), "the socket's peer is as declared"),
+		Entry("a node that hides the client's address", rules("a", func(c *netsim.Cluster) [][]string {
+			return [][]string{{"nat", "POSTROUTING", "-s", address(c, "client"), "-j", "MASQUERADE"}}
+		}), "the server sees the client's own address"),
+		Entry("a process of the pod outside the mesh's cgroup", bypass, "packets of client to"),
+		Entry("connections that no client reports", extra, "every connect that the kernel saw was reported"),
+	)
+
+	It("is refused where there is no mesh at all", func(ctx SpecContext) {
+		s, found := scenario.Find("clusterip/weight/90-10")
+		Expect(found).To(BeTrue())
+		s.Topology.Mesh = scenario.NoMesh
+		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openNetsim}, 1)
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+	}, SpecTimeout(time.Minute))
+
+	It("is refused where packets are rewritten and a socket redirect was declared", func(ctx SpecContext) {
+		s, found := scenario.Find("clusterip/weight/90-10")
+		Expect(found).To(BeTrue())
+		s.Topology.Mesh = scenario.DNAT
+		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openNetsim}, 1)
+		if r.Verdict == report.NotRun {
+			Skip("NOT RUN: " + r.Reason)
+		}
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+		Expect(explain(r)).To(ContainSubstring("the socket's peer is as declared"))
+	}, SpecTimeout(time.Minute))
+})
+
+// eightyFive makes a 90/10 alias table an 85/15 one: the column that holds both
+// outcomes has 20 % of one and 80 % of the other; its border moves to 30 %.
+func eightyFive(slot []byte) {
+	t := uint64(nativeU32(slot[thresholdAt:]))
+	if t < 1<<31 {
+		putNativeU32(slot[thresholdAt:], uint32(t+(1<<32)/10))
+	} else {
+		putNativeU32(slot[thresholdAt:], uint32(t-(1<<32)/10))
+	}
+}

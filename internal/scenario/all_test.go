@@ -1,0 +1,53 @@
+package scenario
+
+import "testing"
+
+func TestAllAreValid(t *testing.T) {
+	names := map[string]bool{}
+	for _, s := range All() {
+		if err := s.Validate(); err != nil {
+			t.Error(err)
+		}
+		if names[s.Name] || s.Summary == "" {
+			t.Errorf("%s: named twice, or without a summary", s.Name)
+		}
+		names[s.Name] = true
+		if got, ok := Find(s.Name); !ok || got.Summary != s.Summary {
+			t.Errorf("%s: not found by its name", s.Name)
+		}
+	}
+}
+
+func TestValidateRefuses(t *testing.T) {
+	break1 := func(f func(*Scenario)) Scenario {
+		s := split("x", "x", IPv4)
+		f(&s)
+		return s
+	}
+	load := func(s *Scenario) *Load { return &s.Phases[0].Loads[0] }
+	cases := map[string]func(*Scenario){
+		"scenario x: no phase": func(s *Scenario) { s.Phases = nil },
+		"scenario x: phase 1: load 1: client pod ghost is not in the topology": func(s *Scenario) {
+			load(s).From = []string{"ghost"}
+		},
+		"scenario x: phase 1: load 1: the shares sum to 0.5, not 1": func(s *Scenario) {
+			load(s).Want.Split = map[string]float64{"v1": .5}
+		},
+		"scenario x: phase 1: load 1: share of v1: 100 connections, a share needs at least 4000": func(s *Scenario) {
+			load(s).Connections, load(s).Want.Split = 100, map[string]float64{"v1": .5, "v2": .5}
+		},
+		"scenario x: phase 1: load 1: the target must be one service or one pod": func(s *Scenario) {
+			load(s).To.Pod = "v1"
+		},
+		`scenario x: phase 1: load 1: via "magic" is unknown`: func(s *Scenario) { load(s).Want.Via = "magic" },
+		"scenario x: pod v1 is declared twice": func(s *Scenario) {
+			s.Topology.Nodes[1].Pods[0].Name = "v1"
+		},
+	}
+	for want, f := range cases {
+		err := break1(f).Validate()
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package scenario
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/goccy/go-yaml"
+)
+
+// file is the YAML form of a scenario (docs/scenarios.md). Keys are the field
+// names in lower case.
+type file struct {
+	Name     string
+	Summary  string
+	Topology Topology
+	Objects  Objects
+	Phases   []struct {
+		Before []fileAction
+		Loads  []Load
+		During []fileAction
+	}
+}
+
+// fileAction holds exactly one of its keys.
+type fileAction struct {
+	Apply      *Objects
+	Enrol      string
+	Leave      string
+	StopServer string `yaml:"stopServer"`
+}
+
+// LoadFile reads a scenario from a YAML file. An error names the file, the line and
+// the column where it can, and what is wrong.
+func LoadFile(path string) (Scenario, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Scenario{}, fmt.Errorf("read scenario: %w", err)
+	}
+	return parse(path, data)
+}
+
+func parse(name string, data []byte) (Scenario, error) {
+	var f file
+	if err := yaml.UnmarshalWithOptions(data, &f, yaml.Strict()); err != nil {
+		return Scenario{}, fmt.Errorf("scenario file %s: %s", name, yaml.FormatError(err, false, false))
+	}
+	s := Scenario{Name: f.Name, Summary: f.Summary, Topology: f.Topology, Objects: f.Objects}
+	if s.Topology.Mesh == "" {
+		s.Topology.Mesh = Duomesh
+	}
+	for i, ph := range f.Phases {
+		before, err := actions(ph.Before)
+		if err != nil {
+			return Scenario{}, fmt.Errorf("scenario file %s: phase %d: before: %w", name, i+1, err)
+		}
+		during, err := actions(ph.During)
+		if err != nil {
+			return Scenario{}, fmt.Errorf("scenario file %s: phase %d: during: %w", name, i+1, err)
+		}
+		s.Phases = append(s.Phases, Phase{Before: before, Loads: ph.Loads, During: during})
+	}
+	if s.Name == "" {
+		return Scenario{}, fmt.Errorf("scenario file %s: name is missing", name)
+	}
+	if err := s.Validate(); err != nil {
+		return Scenario{}, fmt.Errorf("scenario file %s: %w", name, err)
+	}
+	return s, nil
+}
+
+func actions(in []fileAction) ([]Action, error) {
+	var out []Action
+	for i, a := range in {
+		var one []Action
+		if a.Apply != nil {
+			one = append(one, Apply{*a.Apply})
+		}
+		if a.Enrol != "" {
+			one = append(one, Enrol{a.Enrol})
+		}
+		if a.Leave != "" {
+			one = append(one, Leave{a.Leave})
+		}
+		if a.StopServer != "" {
+			one = append(one, StopServer{a.StopServer})
+		}
+		if len(one) != 1 {
+			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer", i+1)
+		}
+		out = append(out, one...)
+	}
+	return out, nil
+}

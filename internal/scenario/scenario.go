@@ -1,0 +1,170 @@
+package scenario
+
+import "fmt"
+
+// Scenario is one declared run: a topology, the first objects, and phases that
+// follow each other. It is a value; nothing in it changes while it runs.
+type Scenario struct {
+	// Name is subject/variant/size, for example "clusterip/tcp/90-10".
+	Name string
+	// Summary is one sentence for people.
+	Summary  string
+	Topology Topology
+	Objects  Objects
+	Phases   []Phase
+}
+
+// Topology is the nodes and pods of a world.
+type Topology struct {
+	Nodes []Node
+	Mesh  Mesh
+}
+
+// Mesh is what carries service addresses to pods.
+type Mesh string
+
+// The meshes that a world may be asked for.
+const (
+	// Duomesh is the engine under test.
+	Duomesh Mesh = "duomesh"
+	// DNAT is rules in the node, shaped as kube-proxy's.
+	DNAT Mesh = "dnat"
+	// NoMesh leaves service addresses to nobody.
+	NoMesh Mesh = "none"
+)
+
+// Node is one machine of the cluster.
+type Node struct {
+	Name string
+	Pods []Pod
+}
+
+// Pod is one pod of a node.
+type Pod struct {
+	Name string
+	// Serve are the TCP ports that the pod's server listens on, for IPv4 and
+	// IPv6, in host byte order. None means that the pod only asks.
+	Serve []uint16
+	// Managed pods are enrolled in the mesh when the world opens.
+	Managed bool
+}
+
+// Objects is the declared state of the mesh, by pod name: a world gives the
+// addresses.
+type Objects struct {
+	Services []Service
+}
+
+// Service is a virtual address in front of pods.
+type Service struct {
+	Name      string
+	Family    Family
+	Ports     []Port
+	Endpoints []Endpoint
+}
+
+// Family says which address families something has.
+type Family string
+
+// The families. Mapped is an IPv4 address dialled from an IPv6 socket.
+const (
+	IPv4   Family = "IPv4"
+	IPv6   Family = "IPv6"
+	Dual   Family = "dual"
+	Mapped Family = "v4-mapped"
+)
+
+// Port is a service port and the pods' own port behind it, host byte order.
+type Port struct {
+	Port   uint16
+	Target uint16
+}
+
+// Endpoint is a pod behind a service.
+type Endpoint struct {
+	Pod string
+	// Weight is the pod's share; 0 means never.
+	Weight uint32
+}
+
+// Phase is loads that run at the same time, each with what is expected.
+type Phase struct {
+	// Before is done, and confirmed, before the first connection.
+	Before []Action
+	Loads  []Load
+	// During is done once when half of the connections of every load have been made.
+	During []Action
+}
+
+// Load is connections from pods to one address.
+type Load struct {
+	// From are client pods; the connections are spread evenly over them.
+	From []string
+	To   Target
+	// Connections is the number over all client pods.
+	Connections int
+	// Workers is the number of parallel connectors in each client pod; 0 means 4.
+	Workers int
+	Want    Want
+	// Then is expected of connections asked for after During has returned;
+	// nil means that During changes nothing for this load. Connections asked
+	// for while During runs may follow either.
+	Then *Want
+}
+
+// Target is what a client asks for: a port of a service, or of a pod.
+type Target struct {
+	Service string
+	Pod     string
+	Port    uint16
+	Family  Family
+}
+
+// Want is what must become of every connection of a load, written by hand.
+type Want struct {
+	Outcome Outcome
+	// Via says how connections come to the server, when they do.
+	Via Via
+	// Split gives the share of each server pod. The shares sum to 1.
+	Split map[string]float64
+	// Port is the port on which the server must have been reached.
+	Port uint16
+}
+
+// Outcome is what the application sees.
+type Outcome string
+
+// The outcomes.
+const (
+	// Connected: the connection is made, and data goes both ways.
+	Connected Outcome = "connected"
+	// RefusedByMesh: ECONNREFUSED from connect() and no packet anywhere.
+	RefusedByMesh Outcome = "refused-by-mesh"
+	// RefusedByPeer: the SYN went to the asked address and was refused there:
+	// what happens to a service address that nobody redirects.
+	RefusedByPeer Outcome = "refused-by-peer"
+)
+
+// Via is the way from the asked address to the server.
+type Via string
+
+// The ways. Proxy and Waypoint are for worlds that have them.
+const (
+	// ViaNone: asked address, socket peer and packets are all the same.
+	ViaNone Via = "none"
+	// ViaSocket: the socket's peer is the server already; no packet carries
+	// the asked address.
+	ViaSocket Via = "socket"
+	// ViaDNAT: the socket's peer is the asked address, packets are rewritten
+	// on the way.
+	ViaDNAT Via = "dnat"
+	// ViaProxy: a proxy next to the client takes the connection.
+	ViaProxy Via = "proxy"
+	// ViaWaypoint: the socket's peer is a waypoint.
+	ViaWaypoint Via = "waypoint"
+)
+
+// String returns "service:port/family" or "pod:port/family".
+func (t Target) String() string {
+	return fmt.Sprintf("%s:%d/%s", t.Service+t.Pod, t.Port, t.Family)
+}

@@ -1,0 +1,8 @@
+package scenario
+
+import (
+	"maps"
+	"slices"
+)
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

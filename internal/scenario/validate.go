@@ -1,0 +1,165 @@
+package scenario
+
+import "fmt"
+
+// Validate reports what makes a scenario useless or self-contradictory, naming
+// it: an unknown pod or service, shares that do not sum to 1, a gate of too
+// little power.
+func (s Scenario) Validate() error {
+	pods := map[string]bool{}
+	for _, n := range s.Topology.Nodes {
+		for _, p := range n.Pods {
+			if pods[p.Name] {
+				return fmt.Errorf("scenario %s: pod %s is declared twice", s.Name, p.Name)
+			}
+			pods[p.Name] = true
+		}
+	}
+	if len(s.Phases) == 0 {
+		return fmt.Errorf("scenario %s: no phase", s.Name)
+	}
+	switch s.Topology.Mesh {
+	case Duomesh, DNAT, NoMesh:
+	default:
+		return fmt.Errorf("scenario %s: mesh %q is unknown", s.Name, s.Topology.Mesh)
+	}
+	for _, o := range s.allObjects() {
+		if err := o.validate(pods); err != nil {
+			return fmt.Errorf("scenario %s: %w", s.Name, err)
+		}
+	}
+	for i, ph := range s.Phases {
+		for j, l := range ph.Loads {
+			if err := l.validate(pods, s.services()); err != nil {
+				return fmt.Errorf("scenario %s: phase %d: load %d: %w", s.Name, i+1, j+1, err)
+			}
+		}
+	}
+	return nil
+}
+
+// allObjects returns the first objects and those that actions apply.
+func (s Scenario) allObjects() []Objects {
+	all := []Objects{s.Objects}
+	for _, ph := range s.Phases {
+		for _, a := range append(ph.Before[:len(ph.Before):len(ph.Before)], ph.During...) {
+			if apply, ok := a.(Apply); ok {
+				all = append(all, apply.Objects)
+			}
+		}
+	}
+	return all
+}
+
+func (s Scenario) services() map[string]bool {
+	names := map[string]bool{}
+	for _, o := range s.allObjects() {
+		for _, svc := range o.Services {
+			names[svc.Name] = true
+		}
+	}
+	return names
+}
+
+func (o Objects) validate(pods map[string]bool) error {
+	for _, svc := range o.Services {
+		switch svc.Family {
+		case IPv4, IPv6, Dual:
+		default:
+			return fmt.Errorf("service %s: family %q is none of %s, %s, %s", svc.Name, svc.Family, IPv4, IPv6, Dual)
+		}
+		for _, e := range svc.Endpoints {
+			if !pods[e.Pod] {
+				return fmt.Errorf("service %s: endpoint %s is not in the topology", svc.Name, e.Pod)
+			}
+		}
+	}
+	return nil
+}
+
+func (l Load) validate(pods, services map[string]bool) error {
+	if len(l.From) == 0 || l.Connections < len(l.From) {
+		return fmt.Errorf("%d connections from %d pods", l.Connections, len(l.From))
+	}
+	for _, p := range l.From {
+		if !pods[p] {
+			return fmt.Errorf("client pod %s is not in the topology", p)
+		}
+	}
+	if l.To.Pod != "" && !pods[l.To.Pod] {
+		return fmt.Errorf("target pod %s is not in the topology", l.To.Pod)
+	}
+	if (l.To.Pod == "") == (l.To.Service == "") {
+		return fmt.Errorf("the target must be one service or one pod")
+	}
+	if l.To.Service != "" && !services[l.To.Service] {
+		return fmt.Errorf("target service %s is declared nowhere", l.To.Service)
+	}
+	switch l.To.Family {
+	case IPv4, IPv6, Mapped:
+	default:
+		return fmt.Errorf("target family %q is none of %s, %s, %s", l.To.Family, IPv4, IPv6, Mapped)
+	}
+	n := l.Connections
+	if l.Then != nil {
+		n /= 2
+	}
+	for _, w := range l.wants() {
+		if err := w.validate(pods, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l Load) wants() []Want {
+	if l.Then != nil {
+		return []Want{l.Want, *l.Then}
+	}
+	return []Want{l.Want}
+}
+
+func (w Want) validate(pods map[string]bool, n int) error {
+	switch w.Outcome {
+	case RefusedByMesh, RefusedByPeer:
+		return nil
+	case Connected:
+	default:
+		return fmt.Errorf("outcome %q is unknown", w.Outcome)
+	}
+	switch w.Via {
+	case ViaNone, ViaSocket, ViaDNAT, ViaProxy, ViaWaypoint:
+	default:
+		return fmt.Errorf("via %q is unknown", w.Via)
+	}
+	sum := 0.0
+	for _, pod := range sorted(w.Split) {
+		share := w.Split[pod]
+		if !pods[pod] {
+			return fmt.Errorf("server pod %s is not in the topology", pod)
+		}
+		sum += share
+		if err := gate(pod, n, share); err != nil {
+			return err
+		}
+	}
+	if sum < 0.999999 || sum > 1.000001 {
+		return fmt.Errorf("the shares sum to %g, not 1", sum)
+	}
+	return nil
+}
+
+// gate refuses a share gate that could not see an error.
+func gate(pod string, n int, share float64) error {
+	if share <= 0 || share >= 1 {
+		return nil // exact: any connection elsewhere fails
+	}
+	if n < MinConnections {
+		return fmt.Errorf("share of %s: %d connections, a share needs at least %d", pod, n, MinConnections)
+	}
+	if p := Power(n, share); p < MinPower {
+		return fmt.Errorf("share of %s: %d connections see an error of %g with probability %.4f only, %g is needed",
+			pod, n, Shift, p, MinPower)
+	}
+	return nil
+}

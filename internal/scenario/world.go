@@ -1,0 +1,61 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/duomesh/duomesh/internal/traffic"
+)
+
+// ErrNotExpressible is wrapped by a World that cannot do what a scenario asks
+// of it; the scenario is then NOT RUN there, with the error as the reason.
+var ErrNotExpressible = errors.New("not expressible in this world")
+
+// World is a place where scenarios run: simulated pods, or a real cluster.
+type World interface {
+	// Apply makes o the declared state and returns when every node's kernel
+	// has it.
+	Apply(ctx context.Context, o Objects) error
+	// Pod returns the handles of a pod; they stay the world's.
+	Pod(name string) (PodHandle, error)
+	// Resolve returns the address that a client dials for a target.
+	Resolve(t Target) (netip.AddrPort, error)
+	// Exec runs a load in a pod until it ends. The world sets FirstID, so that
+	// every connection in it has an ID of its own. Each connection is also handed
+	// to seen, in the order of their ends, when seen is not nil.
+	Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error)
+	// Served returns what the servers of all pods have seen since the world
+	// opened, by pod name. Every connection that clients have closed is in it.
+	Served(ctx context.Context) (map[string][]traffic.Conn, error)
+	// Do carries out one action and returns when it holds everywhere.
+	Do(ctx context.Context, a Action) error
+	// Close takes the world down. Nothing of it is left.
+	Close() error
+}
+
+// Opener makes a world for a topology.
+type Opener func(ctx context.Context, t Topology) (World, error)
+
+// PodHandle is what an observer needs of a pod. The descriptors are the
+// world's, open until it is closed.
+type PodHandle struct {
+	Name    string
+	Node    string
+	Netns   *os.File
+	Cgroup  *os.File
+	IPv4    netip.Addr
+	IPv6    netip.Addr
+	Links   []LinkEnd
+	Managed bool
+}
+
+// LinkEnd is one end of a pod's link.
+type LinkEnd struct {
+	// Netns is the namespace that the interface is in.
+	Netns   *os.File
+	Ifindex int
+	// InPod is set for the end inside the pod, clear for the node's end.
+	InPod bool
+}

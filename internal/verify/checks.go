@@ -1,0 +1,250 @@
+package verify
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// rule is one statement about one connection; it returns what is wrong, or "".
+type rule struct {
+	name  string
+	holds func(f fact, w scenario.Want) string
+}
+
+// rules are held against every connection of a group. Each has a negative
+// control in e2e: a mesh broken from outside that must fail it.
+var rules = [...]rule{
+	{"the application saw what is declared", ruleOutcome},
+	{"client and kernel agree on what was asked", ruleAsked},
+	{"client and server agree", ruleServer},
+	{"getpeername answers the asked address", rulePeerName},
+	{"the server sees the client's own address", ruleSource},
+	{"the socket's peer is as declared", rulePeer},
+	{"the server's kernel saw it arrive", ruleAccepted},
+	{"the first packet went as declared", ruleFirstPacket},
+}
+
+func (g group) judge() []report.Check {
+	var checks []report.Check
+	for _, r := range rules {
+		checks = append(checks, g.hold(r))
+	}
+	checks = append(checks, g.checkHarness())
+	if len(g.wants) == 1 && g.wants[0].Outcome == scenario.Connected {
+		checks = append(checks, scenario.CheckSplit(g.name+":", g.wants[0].Split, g.servers())...)
+	}
+	return checks
+}
+
+// hold holds a rule against every connection: a connection that may follow one
+// of two wants must follow one of them whole.
+func (g group) hold(r rule) report.Check {
+	broken, example := 0, ""
+	for _, f := range g.facts {
+		if problem := r.holds(f, f.followed(g.wants)); problem != "" {
+			broken++
+			if example == "" {
+				example = fmt.Sprintf("; first: pod %s cookie %d: %s", f.pod, f.Cookie, problem)
+			}
+		}
+	}
+	return report.Checkf(g.name+": "+r.name, broken == 0, "%d of %d connections break it%s",
+		broken, len(g.facts), example)
+}
+
+// followed is the want that a connection followed: of two, the first whose
+// outcome it had.
+func (f fact) followed(wants []scenario.Want) scenario.Want {
+	for _, w := range wants {
+		if ruleOutcome(f, w) == "" {
+			return w
+		}
+	}
+	return wants[0]
+}
+
+func (g group) servers() map[string]int {
+	n := map[string]int{}
+	for _, f := range g.facts {
+		for _, s := range f.servers {
+			n[s.pod]++
+		}
+	}
+	return n
+}
+
+// checkHarness finds errors that say nothing of the mesh.
+func (g group) checkHarness() report.Check {
+	n := 0
+	for _, f := range g.facts {
+		if slices.Contains([]string{"EADDRNOTAVAIL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"}, f.Errno) {
+			n++
+		}
+	}
+	c := report.Checkf(g.name+": the harness had ports and descriptors", n == 0, "%d connections lacked them", n)
+	if n > 0 {
+		c.Verdict = report.Inconclusive
+	}
+	return c
+}
+
+// outcome says what became of a connection, by client and packets.
+func (f fact) outcome() scenario.Outcome {
+	switch {
+	case f.Errno == "":
+		return scenario.Connected
+	case f.Errno == "ECONNREFUSED" && f.Op == "connect" && f.sentNothing():
+		return scenario.RefusedByMesh
+	case f.Errno == "ECONNREFUSED" && f.Op == "connect":
+		return scenario.RefusedByPeer
+	}
+	return scenario.Outcome(f.Op + ": " + f.Errno)
+}
+
+func (f fact) sentNothing() bool {
+	for _, l := range f.lines {
+		if len(l.Wire) > 0 || l.SynSentAt != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func ruleOutcome(f fact, w scenario.Want) string {
+	if got := f.outcome(); got != w.Outcome {
+		return fmt.Sprintf("%s, want %s", got, w.Outcome)
+	}
+	if w.Outcome != scenario.Connected {
+		return ""
+	}
+	if f.Sent != f.Received {
+		return fmt.Sprintf("%d bytes sent, %d came back", f.Sent, f.Received)
+	}
+	if _, declared := w.Split[f.Server]; !declared {
+		return "served by " + f.Server + ", which is not declared"
+	}
+	return ""
+}
+
+func ruleAsked(f fact, _ scenario.Want) string {
+	if len(f.lines) != 1 {
+		return fmt.Sprintf("%d lines in the ledger, want 1", len(f.lines))
+	}
+	if got := f.lines[0].Asked; plain(got) != plain(f.Asked) {
+		return fmt.Sprintf("the kernel saw %s asked, the client asked %s", got, f.Asked)
+	}
+	return ""
+}
+
+func ruleServer(f fact, w scenario.Want) string {
+	if w.Outcome != scenario.Connected {
+		if len(f.servers) != 0 {
+			return "refused, and yet served by " + f.servers[0].pod
+		}
+		return ""
+	}
+	if len(f.servers) != 1 {
+		return fmt.Sprintf("%d servers report it, want 1", len(f.servers))
+	}
+	s := f.servers[0]
+	if s.pod != f.Server {
+		return fmt.Sprintf("the client was served by %s, %s reports it", f.Server, s.pod)
+	}
+	if s.Local.Port() != w.Port {
+		return fmt.Sprintf("served on port %d, want %d", s.Local.Port(), w.Port)
+	}
+	return ""
+}
+
+func rulePeerName(f fact, w scenario.Want) string {
+	if w.Outcome == scenario.Connected && f.Peer != f.Asked {
+		return fmt.Sprintf("%s, asked for %s", f.Peer, f.Asked)
+	}
+	return ""
+}
+
+func ruleSource(f fact, w scenario.Want) string {
+	for _, s := range f.servers {
+		if plain(s.Peer) != plain(f.Local) {
+			return fmt.Sprintf("the server sees %s, the client has %s", s.Peer, f.Local)
+		}
+	}
+	return ""
+}
+
+// rulePeer holds the kernel's own view of the client's socket.
+func rulePeer(f fact, w scenario.Want) string {
+	want, ok := f.wantPeer(w)
+	if !ok || len(f.lines) != 1 {
+		return "" // refused before any state, or rule "asked" has failed
+	}
+	if got := plain(f.lines[0].Peer); got != want {
+		return fmt.Sprintf("%s, want %s", got, want)
+	}
+	return ""
+}
+
+// wantPeer is the address in the socket after connect; none for a connection
+// that the mesh refused. A redirected connection that no server reports should
+// have had some server's address: the one returned is then not valid, and
+// equals nothing.
+func (f fact) wantPeer(w scenario.Want) (netip.AddrPort, bool) {
+	switch {
+	case w.Outcome == scenario.RefusedByMesh:
+		return netip.AddrPort{}, false
+	case w.Outcome != scenario.Connected || w.Via != scenario.ViaSocket:
+		return plain(f.Asked), true
+	case len(f.servers) == 1:
+		return plain(f.servers[0].Local), true
+	}
+	return netip.AddrPort{}, true
+}
+
+func ruleAccepted(f fact, w scenario.Want) string {
+	if w.Outcome != scenario.Connected || len(f.servers) != 1 {
+		return ""
+	}
+	s := f.servers[0]
+	for _, l := range f.accepted {
+		if plain(l.Local) == plain(s.Local) && plain(l.Peer) == plain(s.Peer) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("%d kernel lines for the socket of %s, none from %s", len(f.accepted), s.pod, s.Peer)
+}
+
+// ruleFirstPacket holds the SYN on the client's own link.
+func ruleFirstPacket(f fact, w scenario.Want) string {
+	if len(f.lines) != 1 {
+		return ""
+	}
+	got := f.lines[0].WireDst(probe.SidePod)
+	want, sent := f.wantPeer(w)
+	if !sent {
+		if len(got) > 0 {
+			return fmt.Sprintf("refused by the mesh, and yet packets to %s", addresses(got))
+		}
+		return ""
+	}
+	if len(got) != 1 || plain(got[0]) != want {
+		return fmt.Sprintf("SYN to %s, want %s", addresses(got), want)
+	}
+	return ""
+}
+
+func addresses(list []netip.AddrPort) string {
+	if len(list) == 0 {
+		return "nowhere"
+	}
+	var s []string
+	for _, a := range list {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
+}

@@ -1,0 +1,208 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
+)
+
+// evidence is all that three witnesses said of one phase.
+type evidence struct {
+	loads  []loadEvidence
+	served map[uint64][]servedConn
+	ledger ledger
+	pods   map[string]scenario.PodHandle
+	change window
+}
+
+// loadEvidence is a load and what its clients reported.
+type loadEvidence struct {
+	load  scenario.Load
+	asked netip.AddrPort
+	conns []clientConn
+}
+
+type clientConn struct {
+	pod string
+	traffic.Conn
+}
+
+type servedConn struct {
+	pod string
+	traffic.Conn
+}
+
+// window is when the changes of a phase were made, CLOCK_MONOTONIC
+// nanoseconds; zero when there were none.
+type window struct{ start, end int64 }
+
+type gatherer struct {
+	world    scenario.World
+	options  Options
+	topology scenario.Topology
+}
+
+func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, error) {
+	for _, a := range ph.Before {
+		if err := g.world.Do(ctx, a); err != nil {
+			return evidence{}, fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	e := evidence{pods: map[string]scenario.PodHandle{}}
+	if err := g.handles(&e); err != nil {
+		return evidence{}, err
+	}
+	judge, err := openJudge(ctx, e.pods, g.options)
+	if err != nil {
+		return evidence{}, err
+	}
+	defer judge.Close()
+	if err := g.drive(ctx, ph, &e); err != nil {
+		return evidence{}, err
+	}
+	return e, g.collect(ctx, judge, &e)
+}
+
+func (g *gatherer) handles(e *evidence) error {
+	for _, n := range g.topology.Nodes {
+		for _, p := range n.Pods {
+			h, err := g.world.Pod(p.Name)
+			if err != nil {
+				return fmt.Errorf("pod %s: %w", p.Name, err)
+			}
+			e.pods[p.Name] = h
+		}
+	}
+	return nil
+}
+
+// drive runs the loads of a phase side by side and makes the changes when half
+// of the connections of each load are through.
+func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) error {
+	half := newHalfway(ph.Loads)
+	group, ctx := errgroup.WithContext(ctx)
+	e.loads = make([]loadEvidence, len(ph.Loads))
+	for i, l := range ph.Loads {
+		asked, err := g.world.Resolve(l.To)
+		if err != nil {
+			return errors.Join(fmt.Errorf("load %d: %w", i+1, err), group.Wait())
+		}
+		e.loads[i] = loadEvidence{load: l, asked: asked}
+		g.startLoad(ctx, group, &e.loads[i], half.counter(i))
+	}
+	if len(ph.During) > 0 {
+		group.Go(func() error {
+			select {
+			case <-half.reached:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return g.change(ctx, ph.During, &e.change)
+		})
+	}
+	return group.Wait()
+}
+
+func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *window) error {
+	start := monotonic()
+	for _, a := range actions {
+		if err := g.world.Do(ctx, a); err != nil {
+			return fmt.Errorf("%s: %w", a, err)
+		}
+	}
+	*w = window{start, monotonic()}
+	return nil
+}
+
+// startLoad starts one child in each client pod; the results are appended to le
+// under a lock of its own.
+func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loadEvidence, done func()) {
+	var mu sync.Mutex
+	l := le.load
+	workers := l.Workers
+	if workers == 0 {
+		workers = 4
+	}
+	for i, pod := range l.From {
+		n := l.Connections / len(l.From)
+		if i < l.Connections%len(l.From) {
+			n++
+		}
+		spec := traffic.Load{To: le.asked, Connections: n, Workers: workers, Bytes: 64}
+		group.Go(func() error {
+			conns, err := g.world.Exec(ctx, pod, spec, func(traffic.Conn) { done() })
+			if err != nil {
+				return fmt.Errorf("load in pod %s: %w", pod, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, c := range conns {
+				le.conns = append(le.conns, clientConn{pod, c})
+			}
+			return nil
+		})
+	}
+}
+
+// collect reads the servers' side and the ledger once everything has ended.
+func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error {
+	served, err := g.world.Served(ctx)
+	if err != nil {
+		return fmt.Errorf("read what servers saw: %w", err)
+	}
+	e.served = map[uint64][]servedConn{}
+	for pod, conns := range served {
+		for _, c := range conns {
+			e.served[c.ID] = append(e.served[c.ID], servedConn{pod, c})
+		}
+	}
+	e.ledger, err = judge.ledger(ctx)
+	return err
+}
+
+// halfway closes reached once every load has made half of its connections.
+type halfway struct {
+	mu      sync.Mutex
+	left    []int
+	waiting int
+	reached chan struct{}
+}
+
+func newHalfway(loads []scenario.Load) *halfway {
+	h := &halfway{waiting: len(loads), reached: make(chan struct{})}
+	for _, l := range loads {
+		h.left = append(h.left, l.Connections/2)
+	}
+	return h
+}
+
+func (h *halfway) counter(i int) func() {
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.left[i]--
+		if h.left[i] != 0 {
+			return
+		}
+		if h.waiting--; h.waiting == 0 {
+			close(h.reached)
+		}
+	}
+}
+
+// monotonic is CLOCK_MONOTONIC, the clock of the judge and of traffic.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic("clock_gettime(CLOCK_MONOTONIC): " + err.Error()) // cannot fail on Linux
+	}
+	return ts.Nano()
+}

@@ -1,0 +1,130 @@
+package verify
+
+import (
+	"net/netip"
+
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// fact is all that is known of one client connection.
+type fact struct {
+	clientConn
+	// servers are the server-side reports with its ID: one, when it connected.
+	servers []servedConn
+	// lines are the kernel's lines of its socket: exactly one.
+	lines []probe.Line
+	// accepted are the kernel's lines of the server's socket.
+	accepted []probe.Line
+}
+
+// group is connections of one load of which the same is expected.
+type group struct {
+	name  string
+	facts []fact
+	// wants has one member, or two for connections asked for while a change
+	// was being made: each may follow either.
+	wants []scenario.Want
+}
+
+// judge holds the evidence against what each load wants. It returns how many
+// connections were judged, and the checks.
+func (e *evidence) judge() (int, []report.Check) {
+	checks := []report.Check{e.checkLost()}
+	var all []group
+	for i := range e.loads {
+		all = append(all, e.groups(i)...)
+	}
+	judged := 0
+	for _, g := range all {
+		judged += len(g.facts)
+		checks = append(checks, g.judge()...)
+	}
+	checks = append(checks, e.checkCount(judged), e.checkUnreported())
+	return judged, append(checks, e.checkWire(all)...)
+}
+
+// groups splits a load's connections by the change of the phase.
+func (e *evidence) groups(i int) []group {
+	le := e.loads[i]
+	name := le.load.To.String()
+	before := group{name: name, wants: []scenario.Want{le.load.Want}}
+	if le.load.Then == nil {
+		for _, c := range le.conns {
+			before.facts = append(before.facts, e.fact(c))
+		}
+		return []group{before}
+	}
+	after := group{name: name + " after the change", wants: []scenario.Want{*le.load.Then}}
+	while := group{name: name + " during the change", wants: []scenario.Want{le.load.Want, *le.load.Then}}
+	before.name += " before the change"
+	for _, c := range le.conns {
+		g := &while
+		switch {
+		case c.Start > e.change.end:
+			g = &after
+		case c.decided() < e.change.start:
+			g = &before
+		}
+		g.facts = append(g.facts, e.fact(c))
+	}
+	return []group{before, while, after}
+}
+
+// decided is the moment by which connect() had returned.
+func (c clientConn) decided() int64 {
+	if c.Connected != 0 {
+		return c.Connected
+	}
+	return c.End
+}
+
+func (e *evidence) fact(c clientConn) fact {
+	f := fact{clientConn: c, servers: e.served[c.ID], lines: e.ledger.active[socket{c.pod, c.Cookie}]}
+	for _, s := range f.servers {
+		f.accepted = append(f.accepted, e.ledger.passive[socket{s.pod, s.Cookie}]...)
+	}
+	return f
+}
+
+// checkCount finds connections that were declared and never reported.
+func (e *evidence) checkCount(judged int) report.Check {
+	declared := 0
+	for _, le := range e.loads {
+		declared += le.load.Connections
+	}
+	return report.Checkf("every declared connection was reported", judged == declared,
+		"%d of %d", judged, declared)
+}
+
+// checkUnreported compares what the kernel saw with what clients reported: a
+// connect that no client reported is as bad as a missing one.
+func (e *evidence) checkUnreported() report.Check {
+	reported := map[socket]bool{}
+	asked := map[netip.AddrPort]bool{}
+	for _, le := range e.loads {
+		asked[plain(le.asked)] = true
+		for _, c := range le.conns {
+			reported[socket{c.pod, c.Cookie}] = true
+		}
+	}
+	extra := 0
+	for s, lines := range e.ledger.active {
+		if reported[s] {
+			continue
+		}
+		for _, l := range lines {
+			if asked[plain(l.Asked)] {
+				extra++
+			}
+		}
+	}
+	return report.Checkf("every connect that the kernel saw was reported", extra == 0,
+		"%d connects that no client reported", extra)
+}
+
+// plain writes a v4-mapped address as IPv4.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}

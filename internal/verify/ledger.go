@@ -1,0 +1,196 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// judge is the probe that watches every pod of a phase.
+type judge struct{ *probe.Probe }
+
+// socket names one socket of the run.
+type socket struct {
+	pod    string
+	cookie uint64
+}
+
+// ledger is what the kernel said, by socket.
+type ledger struct {
+	probe.Ledger
+	active  map[socket][]probe.Line
+	passive map[socket][]probe.Line
+}
+
+func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, o Options) (*judge, error) {
+	var targets []probe.Target
+	for _, h := range pods {
+		targets = append(targets, target(h))
+	}
+	p, err := probe.Open(ctx, targets, probe.Options{RingBytes: o.JudgeRing, Log: o.Log})
+	if err != nil {
+		return nil, fmt.Errorf("open the judge: %w", err)
+	}
+	return &judge{p}, nil
+}
+
+func target(h scenario.PodHandle) probe.Target {
+	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
+	for _, l := range h.Links {
+		side := probe.SideHost
+		if l.InPod {
+			side = probe.SidePod
+		}
+		t.Links = append(t.Links, probe.Link{Netns: l.Netns, Ifindex: l.Ifindex, Side: side})
+	}
+	return t
+}
+
+// ledger reads everything up to this moment, connections that are closing
+// included.
+func (j *judge) ledger(ctx context.Context) (ledger, error) {
+	l, err := j.Settle(ctx)
+	if err != nil {
+		return ledger{}, fmt.Errorf("read the ledger: %w", err)
+	}
+	return bySocket(l), nil
+}
+
+func bySocket(l probe.Ledger) ledger {
+	out := ledger{Ledger: l, active: map[socket][]probe.Line{}, passive: map[socket][]probe.Line{}}
+	for _, line := range l.Lines {
+		s := socket{line.Pod, line.Cookie}
+		switch line.Role {
+		case probe.RoleActive:
+			out.active[s] = append(out.active[s], line)
+		case probe.RolePassive:
+			out.passive[s] = append(out.passive[s], line)
+		}
+	}
+	return out
+}
+
+// blind says what the judge could not see at all on this kernel, or "".
+func (l ledger) blind() string {
+	for _, k := range []probe.Kind{probe.Asked, probe.Established, probe.WireSyn} {
+		if p, ok := l.Providers[k]; !ok || p.Name == "" {
+			return "; nothing on this kernel sees " + k.String()
+		}
+	}
+	return ""
+}
+
+func (l ledger) providers() map[string]string {
+	names := map[string]string{}
+	for k, p := range l.Providers {
+		names[k.String()] = p.Name
+	}
+	return names
+}
+
+func (e *evidence) checkLost() report.Check {
+	c := report.Check{Name: "the judge missed nothing", Verdict: report.Pass, Detail: e.ledger.Lost.String()}
+	if blind := e.ledger.blind(); e.ledger.Lost.Total() > 0 || blind != "" {
+		c.Verdict = report.Inconclusive
+		c.Detail += blind
+	}
+	return c
+}
+
+// checkWire holds the packet counters of each client pod's own link end, for
+// each address that was asked for: as many SYNs as connections that had to
+// carry it, and not one packet when none had to.
+func (e *evidence) checkWire(all []group) []report.Check {
+	var checks []report.Check
+	for _, k := range e.askedFrom() {
+		want := wantSYNs(all, k)
+		syns, packets := 0, uint64(0)
+		for _, line := range e.ledger.Lines {
+			if line.Pod == k.pod && line.Role == probe.RoleActive {
+				syns += countSYNs(line.Wire, k.asked)
+			}
+		}
+		for _, s := range e.ledger.Stray {
+			if s.Pod == k.pod && s.Dst == k.asked && s.Direction == probe.Out && s.Side == probe.SidePod {
+				syns++
+			}
+		}
+		for _, w := range e.ledger.Leaks(k.pod, k.asked) {
+			packets += w.Packets
+		}
+		ok := syns == want && (want > 0 || packets == 0)
+		checks = append(checks, report.Checkf(
+			fmt.Sprintf("packets of %s to %s", k.pod, k.asked), ok,
+			"%d SYNs, want %d; %d packets on both ends of the link", syns, want, packets))
+	}
+	return checks
+}
+
+func countSYNs(wire []probe.SYN, to netip.AddrPort) int {
+	n := 0
+	for _, s := range wire {
+		if s.Side == probe.SidePod && s.Direction == probe.Out && s.Dst == to {
+			n++
+		}
+	}
+	return n
+}
+
+type podAsked struct {
+	pod   string
+	asked netip.AddrPort
+}
+
+// askedFrom lists the pairs of client pod and address, in the order of loads.
+func (e *evidence) askedFrom() []podAsked {
+	var keys []podAsked
+	seen := map[podAsked]bool{}
+	for _, le := range e.loads {
+		for _, pod := range le.load.From {
+			if k := (podAsked{pod, plain(le.asked)}); !seen[k] {
+				seen[k] = true
+				keys = append(keys, k)
+			}
+		}
+	}
+	return keys
+}
+
+// wantSYNs counts the connections whose first packet must carry the address.
+func wantSYNs(all []group, k podAsked) int {
+	n := 0
+	for _, g := range all {
+		for _, f := range g.facts {
+			want, sent := f.wantPeer(f.followed(g.wants))
+			if f.pod == k.pod && sent && want == k.asked {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// write keeps the evidence of a phase that did not pass, as JSON files.
+func (e *evidence) write(dir, name string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("keep evidence: %w", err)
+	}
+	clients := map[string][]clientConn{}
+	for _, le := range e.loads {
+		clients[le.load.To.String()] = le.conns
+	}
+	return errors.Join(
+		writeJSON(dir, name+".clients.json", clients),
+		writeJSON(dir, name+".servers.json", e.served),
+		writeJSON(dir, name+".ledger.json", e.ledger.Ledger),
+	)
+}

@@ -1,0 +1,126 @@
+// Package verify runs one scenario on a world while the judge watches, and says
+// whether every connection went where it was declared to go. Three witnesses
+// are held against each other: the client, the server and the kernel.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// Options says where and how scenarios run.
+type Options struct {
+	// World names the world in results, for example "netsim".
+	World string
+	// Open makes a fresh world for each run.
+	Open scenario.Opener
+	// Seed drives every random choice of the harness. The kernel's own random
+	// choices are not seeded: that is what the shares are judged on.
+	Seed uint64
+	// Repeat runs each scenario so many times; below 1 means once.
+	Repeat int
+	// Evidence is the directory where the connections of runs that did not
+	// pass are written; empty means nowhere.
+	Evidence string
+	// JudgeRing is the size of the judge's event ring in bytes; 0 takes the
+	// judge's default.
+	JudgeRing int
+	// Done is told of each result as it comes; nil means nobody.
+	Done func(report.Result)
+	// Log is handed to the judge; nil discards.
+	Log *slog.Logger
+}
+
+// All runs the scenarios, each Repeat times, in an order shuffled by the seed,
+// and returns the results in the order they were run. A cancelled context ends
+// it early: what was not run is listed as not run.
+func All(ctx context.Context, scenarios []scenario.Scenario, o Options) []report.Result {
+	rng := rand.New(rand.NewPCG(o.Seed, 0))
+	var results []report.Result
+	for run := 1; run <= max(o.Repeat, 1); run++ {
+		for _, i := range rng.Perm(len(scenarios)) {
+			r := one(ctx, scenarios[i], o, run, rng.Uint64())
+			if o.Done != nil {
+				o.Done(r)
+			}
+			results = append(results, r)
+		}
+	}
+	return results
+}
+
+func one(ctx context.Context, s scenario.Scenario, o Options, run int, seed uint64) report.Result {
+	if ctx.Err() != nil {
+		return report.Result{
+			Scenario: s.Name, World: o.World, Run: run, Seed: o.Seed,
+			Verdict: report.NotRun, Reason: "interrupted",
+		}
+	}
+	r := Run(ctx, s, o, seed)
+	r.Run, r.Seed = run, o.Seed
+	return r
+}
+
+// Run runs one scenario once. A world that cannot express the scenario gives
+// NotRun; a fault of the harness itself, Inconclusive with the fault as reason.
+func Run(ctx context.Context, s scenario.Scenario, o Options, seed uint64) report.Result {
+	start := time.Now()
+	r := report.Result{Scenario: s.Name, World: o.World, Verdict: report.Pass}
+	err := s.Validate()
+	if err == nil {
+		err = run(ctx, s, o, seed, &r)
+	}
+	switch {
+	case errors.Is(err, scenario.ErrNotExpressible):
+		r.Verdict, r.Reason = report.NotRun, err.Error()
+	case err != nil:
+		r.Verdict, r.Reason = r.Verdict.Worse(report.Inconclusive), err.Error()
+	case r.Connections == 0:
+		r.Verdict, r.Reason = report.Inconclusive, "no connection was judged"
+	}
+	r.Elapsed = time.Since(start)
+	return r
+}
+
+func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *report.Result) (err error) {
+	world, err := o.Open(ctx, s.Topology)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", o.World, err)
+	}
+	defer func() { err = errors.Join(err, world.Close()) }()
+	if err := world.Apply(ctx, s.Objects); err != nil {
+		return fmt.Errorf("apply the first objects: %w", err)
+	}
+	g := gatherer{world: world, options: o, topology: s.Topology}
+	for i, ph := range s.Phases {
+		e, err := g.gather(ctx, ph)
+		if err != nil {
+			return fmt.Errorf("phase %d: %w", i+1, err)
+		}
+		judged, checks := e.judge()
+		if len(s.Phases) > 1 {
+			checks = inPhase(i+1, checks)
+		}
+		r.Connections += judged
+		r.Providers = e.ledger.providers()
+		r.Add(checks...)
+		if r.Verdict != report.Pass {
+			return e.write(o.Evidence, fmt.Sprintf("%s.%016x.phase%d", s.Name, seed, i+1))
+		}
+	}
+	return nil
+}
+
+func inPhase(n int, checks []report.Check) []report.Check {
+	for i := range checks {
+		checks[i].Name = fmt.Sprintf("phase %d: %s", n, checks[i].Name)
+	}
+	return checks
+}

@@ -1,0 +1,206 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
+)
+
+var (
+	vip    = netip.MustParseAddrPort("10.96.0.1:80")
+	server = netip.MustParseAddrPort("10.0.1.2:8080")
+	local  = netip.MustParseAddrPort("10.0.0.2:40000")
+)
+
+// good is the evidence of one redirected connection that is right in all.
+func good() evidence {
+	load := scenario.Load{
+		From: []string{"client"}, To: scenario.Target{Service: "s", Port: 80, Family: scenario.IPv4}, Connections: 1,
+		Want: scenario.Want{Outcome: scenario.Connected, Via: scenario.ViaSocket, Port: 8080, Split: map[string]float64{"v1": 1}},
+	}
+	client := traffic.Conn{
+		Role: traffic.Client, ID: 7, Cookie: 70, Asked: vip, Local: local, Peer: vip,
+		Server: "v1", Sent: 64, Received: 64, Start: 100, Connected: 110, End: 120,
+	}
+	served := traffic.Conn{Role: traffic.Server, ID: 7, Cookie: 71, Local: server, Peer: local}
+	syn := probe.SYN{Side: probe.SidePod, Direction: probe.Out, Src: local, Dst: server, Count: 1}
+	return evidence{
+		loads:  []loadEvidence{{load: load, asked: vip, conns: []clientConn{{"client", client}}}},
+		served: map[uint64][]servedConn{7: {{"v1", served}}},
+		ledger: bySocket(probe.Ledger{
+			Lines: []probe.Line{
+				{Pod: "client", Cookie: 70, Role: probe.RoleActive, Asked: vip, Local: local, Peer: server, SynSentAt: 105, Wire: []probe.SYN{syn}},
+				{Pod: "v1", Cookie: 71, Role: probe.RolePassive, Local: server, Peer: local},
+			},
+			Wire:      []probe.WireCount{{Pod: "client", Side: probe.SidePod, Direction: probe.Out, Dst: server, Packets: 5, SYNs: 1}},
+			Providers: seeing,
+		}),
+	}
+}
+
+var seeing = map[probe.Kind]probe.Provider{
+	probe.Asked: {Name: "cgroup"}, probe.Established: {Name: "tp_btf"}, probe.WireSyn: {Name: "tcx"},
+}
+
+func verdictOf(e evidence) report.Result {
+	r := report.Result{Verdict: report.Pass}
+	n, checks := e.judge()
+	r.Connections = n
+	r.Add(checks...)
+	return r
+}
+
+func TestGoodPasses(t *testing.T) {
+	if r := verdictOf(good()); r.Verdict != report.Pass || r.Connections != 1 {
+		t.Fatalf("%d connections judged, %s: %+v", r.Connections, r.Verdict, r.Failed())
+	}
+}
+
+// TestEachRuleRefuses breaks one fact at a time: exactly the named check must
+// not pass.
+func TestEachRuleRefuses(t *testing.T) {
+	other := netip.MustParseAddrPort("10.0.1.9:8080")
+	client := func(e *evidence) *traffic.Conn { return &e.loads[0].conns[0].Conn }
+	line := func(e *evidence) *probe.Line { return &e.ledger.active[socket{"client", 70}][0] }
+	cases := []struct {
+		check  string
+		break1 func(e *evidence)
+	}{
+		{"the application saw what is declared", func(e *evidence) { client(e).Received = 63 }},
+		{"the application saw what is declared", func(e *evidence) { client(e).Errno, client(e).Op = "ECONNRESET", "read" }},
+		{"the application saw what is declared", func(e *evidence) {
+			e.loads[0].load.Want.Split = map[string]float64{"v2": 1}
+		}},
+		{"client and kernel agree on what was asked", func(e *evidence) { line(e).Asked = other }},
+		{"client and kernel agree on what was asked", func(e *evidence) { delete(e.ledger.active, socket{"client", 70}) }},
+		{"client and server agree", func(e *evidence) { e.served[7][0].pod = "v2" }},
+		{"client and server agree", func(e *evidence) { delete(e.served, 7) }},
+		{"client and server agree", func(e *evidence) { e.loads[0].load.Want.Port = 9090 }},
+		{"getpeername answers the asked address", func(e *evidence) { client(e).Peer = server }},
+		{"the server sees the client's own address", func(e *evidence) { e.served[7][0].Peer = other }},
+		{"the socket's peer is as declared", func(e *evidence) { line(e).Peer = other }},
+		{"the server's kernel saw it arrive", func(e *evidence) { delete(e.ledger.passive, socket{"v1", 71}) }},
+		{"the first packet went as declared", func(e *evidence) { line(e).Wire[0].Dst = other }},
+		{"every declared connection was reported", func(e *evidence) { e.loads[0].load.Connections = 2 }},
+		{"every connect that the kernel saw was reported", func(e *evidence) {
+			e.ledger.active[socket{"client", 99}] = []probe.Line{{Pod: "client", Cookie: 99, Asked: vip}}
+		}},
+		{"packets of client to 10.96.0.1:80", func(e *evidence) {
+			e.ledger.Wire = append(e.ledger.Wire, probe.WireCount{Pod: "client", Side: probe.SidePod, Dst: vip, Packets: 1})
+		}},
+		{"packets of client to 10.96.0.1:80", func(e *evidence) {
+			e.ledger.Stray = []probe.StraySYN{{Pod: "client", SYN: probe.SYN{Side: probe.SidePod, Direction: probe.Out, Dst: vip}}}
+		}},
+		{"the judge missed nothing", func(e *evidence) { e.ledger.Lost.Missed = 1 }},
+		{"the judge missed nothing", func(e *evidence) { e.ledger.Providers = nil }},
+		{"share of v1", func(e *evidence) { e.loads[0].load.Want.Split = map[string]float64{"v1": .5, "v2": .5} }},
+		{"the harness had ports", func(e *evidence) { client(e).Errno, client(e).Op = "EADDRNOTAVAIL", "connect" }},
+	}
+	for _, c := range cases {
+		e := good()
+		c.break1(&e)
+		r := verdictOf(e)
+		found := false
+		for _, f := range r.Failed() {
+			found = found || strings.Contains(f.Name, c.check)
+		}
+		if r.Verdict == report.Pass || !found {
+			t.Errorf("%s: verdict %s, failed checks %+v", c.check, r.Verdict, r.Failed())
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	refused := func(want scenario.Outcome, sent bool) report.Result {
+		e := good()
+		e.loads[0].load.Want = scenario.Want{Outcome: want}
+		c := &e.loads[0].conns[0]
+		c.Errno, c.Op, c.Server = unix.ErrnoName(unix.ECONNREFUSED), "connect", ""
+		e.served = nil
+		line := probe.Line{Pod: "client", Cookie: 70, Role: probe.RoleActive, Asked: vip}
+		e.ledger.Wire = nil
+		if sent {
+			line.Peer, line.SynSentAt = vip, 105
+			line.Wire = []probe.SYN{{Side: probe.SidePod, Direction: probe.Out, Dst: vip}}
+			e.ledger.Wire = []probe.WireCount{{Pod: "client", Side: probe.SidePod, Dst: vip, Packets: 1, SYNs: 1}}
+		}
+		e.ledger.Lines = []probe.Line{line}
+		e.ledger = ledger{e.ledger.Ledger, map[socket][]probe.Line{{"client", 70}: {line}}, nil}
+		return verdictOf(e)
+	}
+	for _, c := range []struct {
+		want scenario.Outcome
+		sent bool
+		pass bool
+	}{
+		{scenario.RefusedByMesh, false, true},
+		{scenario.RefusedByMesh, true, false},
+		{scenario.RefusedByPeer, true, true},
+		{scenario.RefusedByPeer, false, false},
+	} {
+		r := refused(c.want, c.sent)
+		if got := r.Verdict == report.Pass; got != c.pass {
+			t.Errorf("%s, SYN sent %v: %s %+v", c.want, c.sent, r.Verdict, r.Failed())
+		}
+	}
+}
+
+// TestGroupsByChange puts each connection on its side of the change.
+func TestGroupsByChange(t *testing.T) {
+	e := good()
+	then := e.loads[0].load.Want
+	e.loads[0].load.Then = &then
+	e.change = window{start: 1000, end: 2000}
+	at := func(start, connected int64) clientConn {
+		return clientConn{"client", traffic.Conn{Start: start, Connected: connected, End: connected + 1}}
+	}
+	e.loads[0].conns = []clientConn{at(1, 999), at(999, 1000), at(1500, 1600), at(2000, 2100), at(2001, 2100)}
+	var got []int
+	for _, g := range e.groups(0) {
+		got = append(got, len(g.facts))
+	}
+	if fmt.Sprint(got) != "[1 3 1]" {
+		t.Errorf("before, during, after: %v, want [1 3 1]", got)
+	}
+}
+
+func TestRunFaults(t *testing.T) {
+	s, _ := scenario.Find("clusterip/weight/90-10")
+	for _, c := range []struct {
+		err  error
+		want report.Verdict
+	}{
+		{fmt.Errorf("%w: no IPv6 here", scenario.ErrNotExpressible), report.NotRun},
+		{errors.New("no space left"), report.Inconclusive},
+	} {
+		open := func(context.Context, scenario.Topology) (scenario.World, error) { return nil, c.err }
+		r := Run(t.Context(), s, Options{World: "fake", Open: open}, 1)
+		if r.Verdict != c.want || !strings.Contains(r.Reason, c.err.Error()) {
+			t.Errorf("%v: %s, %q", c.err, r.Verdict, r.Reason)
+		}
+	}
+}
+
+func TestEvidenceIsWritten(t *testing.T) {
+	e := good()
+	dir := t.TempDir() + "/deep"
+	if err := e.write(dir, "a/b"); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"a_b.clients.json", "a_b.servers.json", "a_b.ledger.json"} {
+		if b, err := os.ReadFile(dir + "/" + f); err != nil || len(b) < 10 {
+			t.Errorf("%s: %d bytes, %v", f, len(b), err)
+		}
+	}
+}
