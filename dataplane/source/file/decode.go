@@ -1,0 +1,254 @@
+package file
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// document reads the whole of a file. A file of another version is not read
+// further: what its keys mean is not known here.
+func (r *reader) document(n ast.Node) document {
+	var d document
+	if !r.version(n) {
+		return d
+	}
+	d.Version = version
+	r.mapping("", n, fields{
+		"version":   {read: func(string, ast.Node) {}, needed: true},
+		"services":  list(r, &d.Services, r.service),
+		"workloads": list(r, &d.Workloads, r.workload),
+		"waypoints": list(r, &d.Waypoints, r.waypoint),
+		"policies":  list(r, &d.Policies, r.policy),
+		"routes":    list(r, &d.Routes, r.route),
+	})
+	return d
+}
+
+// version reports whether the file is of the version that this build reads; a
+// missing one is left to the caller.
+func (r *reader) version(n ast.Node) bool {
+	values, ok := r.entries("", n)
+	for _, v := range values {
+		if v.Key.GetToken().Value != "version" {
+			continue
+		}
+		if got, isNumber := decimal(v.Value); !isNumber || got != version {
+			r.add(where(v.Value), "version must be %d, the one that this build reads, it is %s", version, describe(v.Value))
+			return false
+		}
+	}
+	return ok
+}
+
+func (r *reader) service(path string, n ast.Node) service {
+	s := service{at: where(n), Namespace: defaultNamespace}
+	r.mapping(path, n, fields{
+		"name":      r.name(&s.Name).required(),
+		"namespace": r.text(&s.Namespace),
+		"hostname":  r.text(&s.Hostname),
+		"addresses": list(r, &s.Addresses, r.address),
+		"ports":     list(r, &s.Ports, r.port),
+		"endpoints": list(r, &s.Endpoints, r.endpoint),
+		"waypoint":  r.reference(&s.Waypoint, &s.waypointAt),
+		"balance":   {read: func(path string, n ast.Node) { s.Balance = r.balance(path, n) }},
+		"canonical": r.boolean(&s.Canonical),
+	})
+	return s
+}
+
+func (r *reader) address(path string, n ast.Node) netip.Addr {
+	s, ok := n.(*ast.StringNode)
+	if !ok {
+		r.wrong(path, n, "an IPv4 or IPv6 address")
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(s.Value)
+	if err != nil {
+		r.wrong(path, n, "an IPv4 or IPv6 address")
+		return netip.Addr{}
+	}
+	if reason := intent.Unusable(a); reason != "" {
+		r.add(where(n), "%s: address %s cannot be used: %s", path, a, reason)
+	}
+	return a
+}
+
+func (r *reader) port(path string, n ast.Node) port {
+	p := port{at: where(n), Protocol: intent.TCP.String()}
+	r.mapping(path, n, fields{
+		"port":       r.portNumber(&p.Port).required(),
+		"targetPort": {read: func(path string, n ast.Node) { p.TargetPort = r.target(path, n) }},
+		"name":       r.text(&p.Name),
+		"protocol":   r.oneOf(&p.Protocol, intent.TCP.String(), intent.UDP.String()),
+	})
+	return p
+}
+
+func (r *reader) target(path string, n ast.Node) *targetPort {
+	var t targetPort
+	if s, ok := n.(*ast.StringNode); ok && s.Value == namedPort {
+		return &t
+	}
+	v, ok := decimal(n)
+	if !ok || v < 1 || v > 65535 {
+		r.wrong(path, n, "a decimal number from 1 to 65535 or "+namedPort)
+		return nil
+	}
+	t = targetPort(v)
+	return &t
+}
+
+func (r *reader) endpoint(path string, n ast.Node) endpoint {
+	e := endpoint{at: where(n)}
+	r.mapping(path, n, fields{
+		"workload": r.reference(&e.Workload, &e.at).required(),
+		"ports":    {read: func(path string, n ast.Node) { r.ownPorts(path, n, &e) }},
+	})
+	return e
+}
+
+// replica is an endpoint of a waypoint: its port is the waypoint's.
+func (r *reader) replica(path string, n ast.Node) endpoint {
+	e := endpoint{at: where(n)}
+	r.mapping(path, n, fields{"workload": r.reference(&e.Workload, &e.at).required()})
+	return e
+}
+
+// ownPorts reads the mapping from service ports to an endpoint's own.
+func (r *reader) ownPorts(path string, n ast.Node, e *endpoint) {
+	values, _ := r.entries(path, n)
+	e.Ports = make(map[uint16]uint16, len(values))
+	e.portsAt = make(map[uint16]position, len(values))
+	for _, v := range values {
+		key, ok := r.number("a key of "+path, v.Key, 1, 65535)
+		if !ok {
+			continue
+		}
+		at := join(path, v.Key.GetToken().Value)
+		if first, twice := e.portsAt[uint16(key)]; twice {
+			r.add(where(v.Key), "%s is given twice, first in line %d", at, first.line)
+			continue
+		}
+		own, _ := r.number(at, v.Value, 1, 65535)
+		e.Ports[uint16(key)], e.portsAt[uint16(key)] = uint16(own), where(v.Key)
+	}
+}
+
+func (r *reader) balance(path string, n ast.Node) *balance {
+	b := balance{at: where(n), Mode: anyMode}
+	b.bad = !r.mapping(path, n, fields{
+		"mode":           r.oneOf(&b.Mode, modes...),
+		"prefer":         list(r, &b.Prefer, func(path string, n ast.Node) string { return r.wordOf(path, n, scopes) }),
+		"allowUnhealthy": r.boolean(&b.AllowUnhealthy),
+	})
+	return &b
+}
+
+func (r *reader) workload(path string, n ast.Node) workload {
+	w := workload{at: where(n), Namespace: defaultNamespace, Weight: 1}
+	w.bad = !r.mapping(path, n, fields{
+		"uid":         r.name(&w.UID),
+		"name":        r.name(&w.Name),
+		"namespace":   r.text(&w.Namespace),
+		"addresses":   list(r, &w.Addresses, r.address),
+		"weight":      r.weight(&w.Weight),
+		"node":        r.text(&w.Node),
+		"network":     r.text(&w.Network),
+		"cluster":     r.text(&w.Cluster),
+		"locality":    {read: func(path string, n ast.Node) { w.Locality = r.locality(path, n) }},
+		"unhealthy":   r.boolean(&w.Unhealthy),
+		"hostNetwork": r.boolean(&w.HostNetwork),
+		"waypoint":    r.reference(&w.Waypoint, &w.waypointAt),
+		"gateway":     r.boolean(&w.Gateway),
+	})
+	return w
+}
+
+func (r *reader) weight(dst *uint32) field {
+	return field{read: func(path string, n ast.Node) {
+		v, _ := r.number(path, n, 0, 1<<32-1)
+		*dst = uint32(v)
+	}}
+}
+
+func (r *reader) locality(path string, n ast.Node) *locality {
+	var l locality
+	r.mapping(path, n, fields{
+		"region":  r.text(&l.Region),
+		"zone":    r.text(&l.Zone),
+		"subzone": r.text(&l.Subzone),
+	})
+	return &l
+}
+
+func (r *reader) waypoint(path string, n ast.Node) waypoint {
+	w := waypoint{at: where(n), Codec: string(intent.OriginalDst)}
+	r.mapping(path, n, fields{
+		"name":      r.name(&w.Name).required(),
+		"codec":     r.oneOf(&w.Codec, string(intent.OriginalDst), string(intent.ProxyV2), string(intent.KmeshTLV)),
+		"port":      r.portNumber(&w.Port),
+		"endpoints": list(r, &w.Endpoints, r.replica),
+	})
+	return w
+}
+
+func (r *reader) policy(path string, n ast.Node) policy {
+	p := policy{at: where(n), Namespace: defaultNamespace}
+	r.mapping(path, n, fields{
+		"name":      r.name(&p.Name).required(),
+		"namespace": r.text(&p.Namespace),
+		"workloads": list(r, &p.Workloads, func(path string, n ast.Node) string {
+			p.itemsAt = append(p.itemsAt, where(n))
+			return r.nameOf(path, n)
+		}),
+		"deny": r.boolean(&p.Deny),
+	})
+	return p
+}
+
+func (r *reader) route(path string, n ast.Node) route {
+	t := route{at: where(n)}
+	t.bad = !r.mapping(path, n, fields{
+		"service":  r.reference(&t.Service, &t.at).required(),
+		"match":    {read: func(path string, n ast.Node) { t.Match = r.match(path, n) }},
+		"backends": list(r, &t.Backends, r.backend).required(),
+		"timeout":  r.duration(&t.Timeout),
+	})
+	return t
+}
+
+func (r *reader) match(path string, n ast.Node) *match {
+	m := match{at: where(n)}
+	r.mapping(path, n, fields{
+		"header": r.name(&m.Header).required(),
+		"exact":  r.text(&m.Exact).required(),
+	})
+	return &m
+}
+
+func (r *reader) backend(path string, n ast.Node) backend {
+	b := backend{at: where(n), Weight: 1}
+	r.mapping(path, n, fields{
+		"service": r.reference(&b.Service, &b.at).required(),
+		"port":    r.portNumber(&b.Port).required(),
+		"weight":  r.weight(&b.Weight),
+	})
+	return b
+}
+
+func (r *reader) duration(dst *time.Duration) field {
+	return field{read: func(path string, n ast.Node) {
+		s, ok := n.(*ast.StringNode)
+		if ok {
+			d, err := time.ParseDuration(s.Value)
+			if *dst = d; err == nil && d >= 0 {
+				return
+			}
+		}
+		r.wrong(path, n, "a time such as 250ms or 2s")
+	}}
+}
