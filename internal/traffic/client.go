@@ -1,0 +1,69 @@
+package traffic
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Check reports why a Load cannot be run.
+func (l Load) Check() error {
+	switch {
+	case !l.To.IsValid():
+		return errors.New("load: no address to connect to")
+	case l.Connections < 0:
+		return fmt.Errorf("load: %d connections", l.Connections)
+	case l.Bytes < 0 || l.Bytes > MaxBytes:
+		return fmt.Errorf("load: %d payload bytes: want 0 to %d", l.Bytes, MaxBytes)
+	case l.PerSecond < 0:
+		return fmt.Errorf("load: %g connections per second", l.PerSecond)
+	case l.FirstID+uint64(l.Connections) > MaxID:
+		return fmt.Errorf("load: IDs above %d", uint64(MaxID))
+	case l.Bind.IsValid() && l.Bind.Addr().Is4() != l.To.Addr().Is4():
+		return fmt.Errorf("load: bind %s and connect to %s are not of one family", l.Bind, l.To)
+	}
+	return nil
+}
+
+// client is the child process that makes connections: the Load comes as JSON on
+// in, one JSON line per connection goes to out.
+func client(in io.Reader, out io.Writer) error {
+	var l Load
+	if err := json.NewDecoder(in).Decode(&l); err != nil {
+		return fmt.Errorf("read load: %w", err)
+	}
+	if err := l.Check(); err != nil {
+		return err
+	}
+	lines := newLineWriter(out)
+	work(l, func(c Conn) { lines.put(c) })
+	return lines.close()
+}
+
+// work makes the connections of l and hands each to done, from any worker.
+func work(l Load, done func(Conn)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range max(l.Workers, 1) {
+		wg.Go(func() {
+			d := newDialer(l)
+			for {
+				i := next.Add(1) - 1
+				if i >= int64(l.Connections) {
+					return
+				}
+				if l.PerSecond > 0 {
+					due := time.Duration(float64(i) / l.PerSecond * float64(time.Second))
+					time.Sleep(time.Until(start.Add(due)))
+				}
+				done(d.connection(l.FirstID + uint64(i)))
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,61 @@
+package traffic
+
+import "net/netip"
+
+// Role says which end of a connection a line comes from.
+type Role string
+
+// The two ends.
+const (
+	Client Role = "client"
+	Server Role = "server"
+)
+
+// Conn is what one end knows of one connection. It is one JSON line.
+type Conn struct {
+	Role Role `json:"role"`
+	// ID joins the two ends: the client sends it as the first 8 bytes.
+	ID uint64 `json:"id"`
+	// Cookie is SO_COOKIE, by which kernel probes know the socket.
+	Cookie uint64 `json:"cookie"`
+	// Asked is what the client passed to connect(); a v4-mapped address is
+	// written as such. Unset on the server.
+	Asked netip.AddrPort `json:"asked,omitzero"`
+	// Local and Peer are getsockname and getpeername.
+	Local netip.AddrPort `json:"local,omitzero"`
+	Peer  netip.AddrPort `json:"peer,omitzero"`
+	// Server is the name that the server gave itself, as the client read it.
+	Server string `json:"server,omitempty"`
+	// Sent and Received count payload bytes, without the header of this package.
+	Sent     int64 `json:"sent"`
+	Received int64 `json:"received"`
+	// Errno names the first error, for example "ECONNREFUSED"; Op is the call
+	// that gave it.
+	Errno string `json:"errno,omitempty"`
+	Op    string `json:"op,omitempty"`
+	// Start, Connected and End are CLOCK_MONOTONIC in nanoseconds: before
+	// connect(), after it returned, after the socket was closed.
+	Start     int64 `json:"t0"`
+	Connected int64 `json:"t1,omitempty"`
+	End       int64 `json:"t2"`
+}
+
+// Load is what one client process does.
+type Load struct {
+	// To is the address that every connection asks for. A v4-mapped IPv6
+	// address is dialled from an AF_INET6 socket.
+	To netip.AddrPort `json:"to"`
+	// Connections is how many connections are made in all.
+	Connections int `json:"connections"`
+	// Workers make them in parallel; at least 1.
+	Workers int `json:"workers"`
+	// PerSecond bounds the rate of all workers together; 0 means as fast as
+	// possible.
+	PerSecond float64 `json:"per_second,omitempty"`
+	// Bytes is the payload that each connection sends and gets back.
+	Bytes int `json:"bytes,omitempty"`
+	// FirstID is the ID of the first connection; they count up from it.
+	FirstID uint64 `json:"first_id"`
+	// Bind is the local address to bind before connect; unset means none.
+	Bind netip.AddrPort `json:"bind,omitzero"`
+}

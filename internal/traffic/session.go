@@ -1,0 +1,146 @@
+package traffic
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// quiet is how long a server waits for the next byte of a client.
+const quiet = 60 * time.Second
+
+// session is one connection at its server.
+type session struct {
+	server *server
+	tcp    *net.TCPConn
+	conn   Conn
+	// raw is set when the client has spoken the raw protocol. Under server.mu.
+	raw bool
+	// done is closed after the connection's line has been queued.
+	done chan struct{}
+}
+
+// admit takes a new connection in; nil when the server has stopped meanwhile.
+func (s *server) admit(c *net.TCPConn) *session {
+	ses := &session{server: s, tcp: c, done: make(chan struct{})}
+	ses.conn = Conn{Role: Server, Start: monotonic(), Local: unmapped(c.LocalAddr()), Peer: unmapped(c.RemoteAddr())}
+	ses.conn.Server = s.name
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		ses.reset()
+		return nil
+	}
+	s.open[ses] = struct{}{}
+	return ses
+}
+
+func (ses *session) reset() {
+	ses.tcp.SetLinger(0) // fails only on a closed socket
+	ses.tcp.Close()
+}
+
+func (ses *session) run() {
+	in := readers.Get().(*bufio.Reader)
+	in.Reset(ses.tcp)
+	if err := ses.talk(in); err != nil {
+		ses.conn.Errno = errnoName(err)
+	}
+	ses.tcp.Close()
+	if ses.raw { // the HTTP server may still hold the reader of another
+		readers.Put(in)
+	}
+	ses.conn.End = monotonic()
+	ses.server.lines.put(line{Conn: &ses.conn})
+	ses.server.mu.Lock()
+	delete(ses.server.open, ses)
+	ses.server.mu.Unlock()
+	close(ses.done)
+}
+
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
+
+// talk serves the connection until the client ends it. The end itself, orderly
+// or by a reset, is no error.
+func (ses *session) talk(in *bufio.Reader) error {
+	ses.conn.Op = "getsockopt"
+	cookie, err := cookieOf(ses.tcp)
+	if err != nil {
+		return err
+	}
+	ses.conn.Cookie, ses.conn.Connected = cookie, ses.conn.Start
+	ses.conn.Op = "read"
+	ses.tcp.SetReadDeadline(time.Now().Add(quiet))
+	first, err := in.Peek(1)
+	if err != nil {
+		return err
+	}
+	if first[0] != 0 {
+		ses.conn.Op = ""
+		return ses.server.web.serve(ses, in)
+	}
+	if err := ses.answer(in); err != nil {
+		return err
+	}
+	ses.conn.Op = ""
+	in.WriteTo(io.Discard) // until the client has gone: EOF or ECONNRESET
+	return nil
+}
+
+// answer reads the header and the payload and sends them back.
+func (ses *session) answer(in *bufio.Reader) error {
+	var head [headerLen]byte
+	if _, err := io.ReadFull(in, head[:]); err != nil {
+		return err
+	}
+	id, size := header(head[:])
+	if size > MaxBytes {
+		return unix.EMSGSIZE
+	}
+	ses.conn.ID = id
+	ses.server.mu.Lock()
+	ses.raw = true
+	ses.server.mu.Unlock()
+
+	name := ses.server.name
+	out := make([]byte, 1+len(name)+size)
+	out[0] = byte(len(name))
+	copy(out[1:], name)
+	n, err := io.ReadFull(in, out[1+len(name):])
+	ses.conn.Received = int64(n)
+	if err != nil {
+		return err
+	}
+	ses.conn.Op = "write"
+	if _, err := ses.tcp.Write(out); err != nil {
+		return err
+	}
+	ses.conn.Sent = int64(size)
+	return nil
+}
+
+func cookieOf(c syscall.Conn) (uint64, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cookie uint64
+	var get error
+	err = raw.Control(func(fd uintptr) {
+		cookie, get = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+	})
+	return cookie, errors.Join(err, get)
+}
+
+// unmapped writes an IPv4 client of a dual-stack socket as IPv4.
+func unmapped(a net.Addr) netip.AddrPort {
+	p := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}

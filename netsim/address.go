@@ -1,0 +1,182 @@
+package netsim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// The address plan. Node i, counted from 1, has 10.i.0.0/16 and fd00:10:0:i::/64:
+// the first address is the node's own, pods follow. Services have the ranges
+// that Kubernetes installers use.
+var (
+	vipRange4 = netip.MustParsePrefix("10.96.0.0/12")
+	vipRange6 = netip.MustParsePrefix("fd96::/108")
+)
+
+// gateway4 and gateway6 are every pod's default gateway. Nobody owns them: a
+// permanent neighbour entry gives them the node's link address.
+var (
+	gateway4 = netip.MustParseAddr("169.254.1.1")
+	gateway6 = netip.MustParseAddr("fe80::1")
+)
+
+func nodePrefix4(node int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(node), 0, 0}), 16)
+}
+
+func nodePrefix6(node int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x10, 0, 0, 0, byte(node)}), 64)
+}
+
+// nodeAddrs are the node's own addresses.
+func nodeAddrs(node int) Addresses {
+	return Addresses{IPv4: nodePrefix4(node).Addr().Next(), IPv6: nodePrefix6(node).Addr().Next()}
+}
+
+// podAddrs are the addresses of the pod'th pod of a node, both counted from
+// their first. No IPv4 address ends in 0 or 255.
+func podAddrs(node, pod int) Addresses {
+	v6 := nodePrefix6(node).Addr().As16()
+	binary.BigEndian.PutUint32(v6[12:], uint32(0x100+pod))
+	return Addresses{
+		IPv4: netip.AddrFrom4([4]byte{10, byte(node), byte(1 + pod/254), byte(1 + pod%254)}),
+		IPv6: netip.AddrFrom16(v6),
+	}
+}
+
+// planAddrs gives every pod its addresses, the declared ones where there are any.
+func planAddrs(t scenario.Topology, declared map[string]Addresses) (map[string]Addresses, error) {
+	plan, owner := map[string]Addresses{}, map[netip.Addr]string{}
+	for i, n := range t.Nodes {
+		own := nodeAddrs(i + 1)
+		owner[own.IPv4], owner[own.IPv6] = "node "+n.Name, "node "+n.Name
+		for k, p := range n.Pods {
+			a := podAddrs(i+1, k)
+			if d := declared[p.Name].IPv4; d.IsValid() {
+				a.IPv4 = d
+			}
+			if d := declared[p.Name].IPv6; d.IsValid() {
+				a.IPv6 = d
+			}
+			plan[p.Name] = a
+		}
+	}
+	for name := range declared {
+		if _, ok := plan[name]; !ok {
+			return nil, fmt.Errorf("addresses declared for pod %s, which is not in the topology", name)
+		}
+	}
+	for _, n := range t.Nodes {
+		for _, p := range n.Pods {
+			if err := claim(owner, "pod "+p.Name, plan[p.Name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return plan, nil
+}
+
+func claim(owner map[netip.Addr]string, who string, a Addresses) error {
+	if !a.IPv4.Is4() || !a.IPv6.Is6() || a.IPv6.Is4In6() {
+		return fmt.Errorf("%s: %s and %s are not an IPv4 and an IPv6 address", who, a.IPv4, a.IPv6)
+	}
+	for _, addr := range []netip.Addr{a.IPv4, a.IPv6} {
+		switch {
+		case !addr.IsGlobalUnicast() || addr.Zone() != "":
+			return fmt.Errorf("%s: %s is not a unicast address", who, addr)
+		case vipRange4.Contains(addr) || vipRange6.Contains(addr):
+			return fmt.Errorf("%s: %s is in the range of services", who, addr)
+		case owner[addr] != "":
+			return fmt.Errorf("%s: %s belongs to %s", who, addr, owner[addr])
+		}
+		owner[addr] = who
+	}
+	return nil
+}
+
+// vips hands out virtual addresses; a service keeps what it got.
+type vips struct {
+	declared map[string][]netip.Addr
+	given    map[string]Addresses
+	used     map[netip.Addr]string
+	last4    netip.Addr
+	last6    netip.Addr
+}
+
+func newVIPs(declared map[string][]netip.Addr, pods map[string]Addresses) (*vips, error) {
+	v := &vips{
+		declared: declared, given: map[string]Addresses{}, used: map[netip.Addr]string{},
+		last4: vipRange4.Addr(), last6: vipRange6.Addr(),
+	}
+	for pod, a := range pods {
+		v.used[a.IPv4], v.used[a.IPv6] = "pod "+pod, "pod "+pod
+	}
+	for name, addrs := range declared {
+		if err := v.declare(name, addrs); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+func (v *vips) declare(name string, addrs []netip.Addr) error {
+	var got Addresses
+	for _, a := range addrs {
+		if !a.IsGlobalUnicast() || a.Is4In6() || a.Zone() != "" {
+			return fmt.Errorf("service %s: %s is not a unicast address", name, a)
+		}
+		if who := v.used[a]; who != "" {
+			return fmt.Errorf("service %s: %s belongs to %s", name, a, who)
+		}
+		slot := &got.IPv6
+		if a.Is4() {
+			slot = &got.IPv4
+		}
+		if slot.IsValid() {
+			return fmt.Errorf("service %s: %s and %s are of one family, at most one of each", name, *slot, a)
+		}
+		*slot, v.used[a] = a, "service "+name
+	}
+	v.given[name] = got
+	return nil
+}
+
+// of returns the addresses of a service, which has them from now on.
+func (v *vips) of(name string, f scenario.Family) (Addresses, error) {
+	got := v.given[name]
+	if has4(f) && !got.IPv4.IsValid() {
+		a, err := v.next(&v.last4, vipRange4)
+		if err != nil {
+			return got, fmt.Errorf("service %s: %w", name, err)
+		}
+		got.IPv4, v.used[a] = a, "service "+name
+	}
+	if has6(f) && !got.IPv6.IsValid() {
+		a, err := v.next(&v.last6, vipRange6)
+		if err != nil {
+			return got, fmt.Errorf("service %s: %w", name, err)
+		}
+		got.IPv6, v.used[a] = a, "service "+name
+	}
+	v.given[name] = got
+	return got, nil
+}
+
+func (v *vips) next(last *netip.Addr, in netip.Prefix) (netip.Addr, error) {
+	for a := last.Next(); in.Contains(a); a = a.Next() {
+		if v.used[a] == "" {
+			*last = a
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("no address left in %s", in)
+}
+
+// has4 and has6 say which virtual addresses a service of a family has. A
+// service is IPv4 when nothing is said.
+func has4(f scenario.Family) bool { return f != scenario.IPv6 }
+
+func has6(f scenario.Family) bool { return f == scenario.IPv6 || f == scenario.Dual }

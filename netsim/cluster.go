@@ -1,0 +1,294 @@
+package netsim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Cluster is a simulated cluster. It implements scenario.World. Its methods may
+// be called at the same time.
+type Cluster struct {
+	cfg     Config
+	mesh    scenario.Mesh
+	ipv6    bool
+	run     *runDir
+	cgroup  string // directory of the whole cluster
+	made    bool   // cgroup is this cluster's own
+	nodes   []*node
+	pods    map[string]*pod
+	vips    *vips
+	started time.Time
+	control *control
+
+	nextID  atomic.Uint64 // of traffic connections
+	servers servers
+	witness witness
+
+	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired and vips
+	desired  *desired
+
+	mu      sync.Mutex
+	closed  bool
+	managed map[string]bool
+	procs   map[*Process]struct{}
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var errClosed = errors.New("the cluster is closed")
+
+// closeTime bounds how long Close waits for processes to die.
+const closeTime = 30 * time.Second
+
+// parallel bounds how many pods are made at the same time.
+const parallel = 4
+
+var _ scenario.World = (*Cluster)(nil)
+
+// Open sweeps what dead clusters left, builds the topology t and enrols its
+// managed pods. It needs root and a cgroup2 mount. The caller closes the
+// cluster; on error nothing of it is left.
+func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("netsim needs root to make network namespaces: %w", unix.EPERM)
+	}
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCluster(cfg, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := Sweep(ctx, cfg.RunDir); err != nil {
+		cfg.Log.Warn("what a dead cluster left could not be removed", "error", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open cluster %s: %w", cfg.ID, err), c.Close())
+		}
+	}()
+	if c.run, err = claimRunDir(cfg); err != nil {
+		return nil, err
+	}
+	if err := c.build(ctx, t); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// newCluster checks everything that can be checked before anything is made.
+func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
+	if err := checkTopology(t); err != nil {
+		return nil, err
+	}
+	addrs, err := planAddrs(t, cfg.Pods)
+	if err != nil {
+		return nil, err
+	}
+	vips, err := newVIPs(cfg.VIPs, addrs)
+	if err != nil {
+		return nil, err
+	}
+	cgroup, err := cgroupOf(cfg.ID)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{
+		cfg: cfg, mesh: t.Mesh, ipv6: haveIPv6(), cgroup: cgroup, vips: vips, started: time.Now(),
+		pods: map[string]*pod{}, managed: map[string]bool{}, procs: map[*Process]struct{}{},
+		desired: newDesired(),
+	}
+	if c.mesh == "" {
+		c.mesh = scenario.NoMesh
+	}
+	for name, a := range addrs {
+		if !c.ipv6 {
+			a.IPv6 = Addresses{}.IPv6
+		}
+		c.pods[name] = &pod{addrs: a}
+	}
+	return c, nil
+}
+
+func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
+	if err := os.Mkdir(c.cgroup, 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	c.made = true
+	for i, spec := range t.Nodes {
+		n, err := openNode(c, i+1, spec.Name)
+		c.nodes = append(c.nodes, n)
+		if err != nil {
+			return err
+		}
+		if err := c.buildPods(ctx, n, spec.Pods); err != nil {
+			return err
+		}
+	}
+	for i, n := range c.nodes {
+		for _, m := range c.nodes[:i] {
+			if err := m.connect(n); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.openMeshes(); err != nil {
+		return err
+	}
+	if err := c.enrolManaged(ctx); err != nil {
+		return err
+	}
+	var err error
+	if c.control, err = openControl(c); err != nil {
+		return err
+	}
+	c.applying.Lock() // the control socket is open
+	defer c.applying.Unlock()
+	return c.saveState()
+}
+
+func (c *Cluster) buildPods(ctx context.Context, n *node, specs []scenario.Pod) error {
+	n.pods = make([]*pod, len(specs))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for k, spec := range specs {
+		addrs := c.pods[spec.Name].addrs
+		g.Go(func() (err error) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n.pods[k], err = openPod(n, k, spec, addrs)
+			return err
+		})
+	}
+	err := g.Wait()
+	n.pods = slices.DeleteFunc(n.pods, func(p *pod) bool { return p == nil })
+	for _, p := range n.pods {
+		c.pods[p.spec.Name] = p
+	}
+	return err
+}
+
+func (c *Cluster) enrolManaged(ctx context.Context) error {
+	if c.mesh != scenario.Duomesh {
+		return nil
+	}
+	for _, n := range c.nodes {
+		for _, p := range n.pods {
+			if !p.spec.Managed {
+				continue
+			}
+			if err := c.Do(ctx, scenario.Enrol{Pod: p.spec.Name}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ID returns the cluster's name on this machine.
+func (c *Cluster) ID() string { return c.cfg.ID }
+
+// Dir returns the cluster's run directory.
+func (c *Cluster) Dir() string { return c.cfg.dir() }
+
+func (c *Cluster) pod(name string) (*pod, error) {
+	if p, ok := c.pods[name]; ok {
+		return p, nil
+	}
+	return nil, unknownPod(name, slices.Collect(maps.Keys(c.pods)))
+}
+
+// Node is a view of one simulated node, for those who look at a mesh from
+// outside or break it on purpose. The descriptors stay the cluster's, open
+// until it is closed.
+type Node struct {
+	Name   string
+	Netns  *os.File
+	Cgroup *os.File
+	// Own is the cgroup of the node's own processes.
+	Own *os.File
+	// BPFFS is where the node's engine pins; empty unless Config.Pinned.
+	BPFFS string
+	// Engine is the node's mesh engine; nil unless the mesh is Duomesh.
+	Engine *dataplane.Node
+}
+
+// Node returns the view of a node by its name.
+func (c *Cluster) Node(name string) (Node, error) {
+	var names []string
+	for _, n := range c.nodes {
+		if n.name == name {
+			v := Node{Name: name, Netns: n.space.ns, Cgroup: n.cgroup, Own: n.own, BPFFS: n.bpffs}
+			v.Engine = engineOf(n.mesh)
+			return v, nil
+		}
+		names = append(names, n.name)
+	}
+	return Node{}, fmt.Errorf("no node %q: there are %v", name, names)
+}
+
+// Close takes the cluster down: processes, engines, links, namespaces, cgroups,
+// mounts and the run directory. It may be repeated.
+func (c *Cluster) Close() error {
+	c.closeOnce.Do(func() {
+		if err := c.close(); err != nil {
+			c.closeErr = fmt.Errorf("close cluster %s: %w", c.cfg.ID, err)
+		}
+	})
+	return c.closeErr
+}
+
+// close goes from what uses to what is used: an engine is closed when no
+// process can connect any more, a cgroup goes when no program is attached.
+func (c *Cluster) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	errs := []error{c.control.close()}
+	c.mu.Lock()
+	c.closed = true
+	procs := slices.Collect(maps.Keys(c.procs))
+	c.mu.Unlock()
+	if c.made {
+		errs = append(errs, c.killAll(ctx, procs))
+	}
+	c.servers.close()
+	for _, n := range slices.Backward(c.nodes) {
+		errs = append(errs, n.close())
+	}
+	if c.made {
+		errs = append(errs, removeCgroup(ctx, c.cgroup))
+	}
+	if c.run != nil {
+		errs = append(errs, c.run.remove())
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cluster) killAll(ctx context.Context, procs []*Process) error {
+	if err := killCgroup(c.cgroup); err != nil {
+		return err
+	}
+	for _, p := range procs {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return fmt.Errorf("process %d does not end: %w", p.PID(), ctx.Err())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package netsim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+const controlSocket = "control.sock"
+
+// request is one line to a cluster's control socket, answered by one line. Only
+// root reaches the socket: the run directory has mode 0700.
+type request struct {
+	Apply *scenario.Objects `json:"apply,omitempty"`
+}
+
+type response struct {
+	Error string `json:"error,omitempty"`
+}
+
+// control lets other processes change a living cluster.
+type control struct {
+	listener net.Listener
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+func openControl(c *Cluster) (*control, error) {
+	l, err := net.Listen("unix", filepath.Join(c.run.path, controlSocket))
+	if err != nil {
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ctl := &control{listener: l, cancel: cancel}
+	ctl.wg.Go(func() { ctl.serve(ctx, c) })
+	return ctl, nil
+}
+
+// close ends what is being asked and waits for it. A nil control is closed.
+func (ctl *control) close() error {
+	if ctl == nil {
+		return nil
+	}
+	ctl.cancel()
+	err := ctl.listener.Close()
+	ctl.wg.Wait()
+	return err
+}
+
+func (ctl *control) serve(ctx context.Context, c *Cluster) {
+	for {
+		conn, err := ctl.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // it concerns one connection
+		}
+		ctl.wg.Go(func() {
+			stop := context.AfterFunc(ctx, func() { conn.Close() })
+			defer stop()
+			defer conn.Close()
+			answer(ctx, c, conn)
+		})
+	}
+}
+
+func answer(ctx context.Context, c *Cluster, conn net.Conn) {
+	var req request
+	err := json.NewDecoder(conn).Decode(&req)
+	if errors.Is(err, io.EOF) {
+		return
+	}
+	switch {
+	case err != nil:
+		err = fmt.Errorf("read request: %w", err)
+	case req.Apply == nil:
+		err = errors.New("the request asks for nothing that this version knows")
+	default:
+		err = c.Apply(ctx, *req.Apply)
+	}
+	var res response
+	if err != nil {
+		res.Error = err.Error()
+	}
+	json.NewEncoder(conn).Encode(res) // fails only when the asker has gone
+}
+
+// ApplyTo replaces the declared objects of a living cluster of another process
+// and returns when every node has them. runDir empty means DefaultRunDir.
+func ApplyTo(ctx context.Context, runDir, id string, o scenario.Objects) error {
+	if runDir == "" {
+		runDir = DefaultRunDir
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(runDir, id, controlSocket))
+	if err != nil {
+		return fmt.Errorf("reach cluster %s: %w", id, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := json.NewEncoder(conn).Encode(request{Apply: &o}); err != nil {
+		return fmt.Errorf("ask cluster %s: %w", id, err)
+	}
+	var res response
+	if err := json.NewDecoder(conn).Decode(&res); err != nil {
+		return errors.Join(fmt.Errorf("answer of cluster %s: %w", id, err), ctx.Err())
+	}
+	if res.Error != "" {
+		return fmt.Errorf("cluster %s: %s", id, res.Error)
+	}
+	return nil
+}

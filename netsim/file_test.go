@@ -1,0 +1,65 @@
+package netsim
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+func TestSampleFile(t *testing.T) {
+	got, err := LoadFile("../samples/netsim/fortio.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := File{
+		Topology: scenario.Topology{Mesh: scenario.Duomesh, Nodes: []scenario.Node{
+			{Name: "a", Pods: []scenario.Pod{{Name: "client", Managed: true}, {Name: "v1", Serve: []uint16{8080}}}},
+			{Name: "b", Pods: []scenario.Pod{{Name: "v2", Serve: []uint16{8080}}}},
+		}},
+		Objects: canary(90, 10),
+		Pods:    map[string]Addresses{},
+		VIPs:    map[string][]netip.Addr{"fortio": {netip.MustParseAddr("10.96.0.10")}},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	const good = "version: 1\nnodes: [{name: a, pods: [{name: p}]}]\n"
+	for text, want := range map[string]string{
+		"":                                "f:1:1: the file is empty",
+		"version: 2\nnodes: [{name: a}]":  "f:1:10: version must be 1, the one that this build reads, it is 2",
+		"nodes: [{name: a}]":              "f:1:1: version must be 1, the one that this build reads, it is 0",
+		"version: 1":                      "f:1:1: a cluster has 1 to 32 nodes, here are 0",
+		"version: 1\nnode: []":            `f:2:1: unknown field "node"`,
+		"version: 1\nversion: 1":          `f:2:1: mapping key "version" already defined at [1:1]`,
+		"version: [":                      "f:1:10: sequence end token ']' not found",
+		good + "mesh: istio":              `f:3:7: mesh "istio" is none of duomesh, dnat, none`,
+		"version: 1\nnodes: [{name: A}]":  "f:2:16: node name \"A\" is no lower-case DNS label",
+		"version: 1\nnodes: [{pods: []}]": "f:2:9: the name of a node is missing",
+		"version: 1\nnodes: [{name: a}, {name: a}]":                                                   "f:2:27: node a is declared twice",
+		"version: 1\nnodes:\n- name: a\n  pods: [{name: p}, {name: p}]":                               "f:4:28: pod p is declared twice",
+		"version: 1\nnodes: [{name: a, pods: [{name: p, serve: [0]}]}]":                               "f:2:44: pod p: port 0 is zero or given twice",
+		"version: 1\nnodes: [{name: a, pods: [{name: p, serve: [70000]}]}]":                           "f:2:44: cannot unmarshal 70000 into Go value of type uint16 ( overflow )",
+		"version: 1\nnodes: [{name: a, pods: [{name: p, ipv4: x}]}]":                                  `f:2:42: "x" is not an address`,
+		"version: 1\nnodes: [{name: a, pods: [{name: p, ipv4: '::1'}]}]":                              "f:2:42: ::1 is not an IPv4 address",
+		"version: 1\nnodes: [{name: a, pods: [{name: p, ipv4: 10.96.0.1}]}]":                          "f:1:1: pod p: 10.96.0.1 is in the range of services",
+		good + "services: [{name: s}]":                                                                "f:3:12: service s has no port",
+		good + "services: [{name: s, ports: [{port: 1}], endpoints: [{pod: q}]}]":                     `f:3:60: service s: no pod "q" is declared`,
+		good + "services: [{name: s, ports: [{port: 1}], endpoints: [{pod: p}, {pod: p}]}]":           "f:3:70: service s: endpoint p is declared twice",
+		good + "services: [{name: s, ports: [{port: 1}, {port: 1}]}]":                                 "f:3:48: service s: port 1 is declared twice",
+		good + "services: [{name: s, ports: [{port: 1}], family: v4}]":                                `f:3:50: family "v4" is none of IPv4, IPv6, dual`,
+		good + "services: [{name: s, ports: [{port: 1}], addresses: ['fd96::1']}]":                    "f:3:54: service s is IPv4: fd96::1 is of another family",
+		good + "services: [{name: s, ports: [{port: 1}], addresses: [10.1.1.1]}]":                     "f:1:1: service s: 10.1.1.1 belongs to pod p",
+		good + "services: [{name: s, ports: [{port: 1}], endpoints: [{pod: p, weight: 5000000000}]}]": "f:3:71: cannot unmarshal 5000000000 into Go value of type uint32 ( overflow )",
+	} {
+		_, err := ParseFile("f", []byte(text))
+		if err == nil || err.Error() != want {
+			t.Errorf("%s\n got %v\nwant %s", text, err, want)
+		}
+	}
+}

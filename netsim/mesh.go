@@ -1,0 +1,61 @@
+package netsim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim/kubeproxy"
+)
+
+// openMeshes gives every node what carries service addresses.
+func (c *Cluster) openMeshes() error {
+	for _, n := range c.nodes {
+		var err error
+		switch c.mesh {
+		case scenario.Duomesh:
+			n.mesh, err = openEngine(c.cfg, n)
+		case scenario.DNAT:
+			n.mesh, err = openRules(n)
+		default:
+			n.mesh = noMesh{}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noMesh leaves service addresses to nobody.
+type noMesh struct{}
+
+func (noMesh) apply(context.Context, *desired) error { return nil }
+func (noMesh) close() error                          { return nil }
+
+func (noMesh) enrol(p *pod) error {
+	return fmt.Errorf("%w: enrol %s: this cluster has no mesh", scenario.ErrNotExpressible, p.spec.Name)
+}
+
+func (noMesh) leave(p *pod) error {
+	return fmt.Errorf("%w: leave %s: this cluster has no mesh", scenario.ErrNotExpressible, p.spec.Name)
+}
+
+// rules is kube-proxy's DNAT in the node's namespace. It serves every pod of
+// the node, and ends with the namespace.
+type rules struct {
+	noMesh
+	proxy *kubeproxy.Proxy
+}
+
+func openRules(n *node) (mesh, error) {
+	proxy, err := kubeproxy.New(n.space.ns, n.ipv6)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w: %w", n.name, scenario.ErrNotExpressible, err)
+	}
+	return &rules{proxy: proxy}, nil
+}
+
+func (r *rules) apply(ctx context.Context, d *desired) error {
+	return r.proxy.Apply(ctx, d.snapshot)
+}

@@ -1,0 +1,171 @@
+package netsim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// node is one simulated machine. Its cluster owns it.
+type node struct {
+	name   string
+	index  int // from 1
+	ipv6   bool
+	space  *space
+	cgroup *os.File
+	own    *os.File // cgroup of the node's own processes
+	bpffs  string   // mount point, empty without one
+	pods   []*pod
+	mesh   mesh
+}
+
+// mesh is what carries service addresses to pods on one node.
+type mesh interface {
+	// apply makes d the node's state and returns when the kernel has it.
+	apply(ctx context.Context, d *desired) error
+	enrol(p *pod) error
+	leave(p *pod) error
+	close() error
+}
+
+// openNode makes namespace and cgroup of a node. What it made is in the
+// returned node also on error.
+func openNode(c *Cluster, index int, name string) (_ *node, err error) {
+	n := &node{name: name, index: index, ipv6: c.ipv6}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("node %s: %w", name, err)
+		}
+	}()
+	if n.cgroup, err = makeCgroup(filepath.Join(c.cgroup, name)); err != nil {
+		return n, err
+	}
+	if n.own, err = makeCgroup(filepath.Join(n.cgroup.Name(), ownProcesses)); err != nil {
+		return n, err
+	}
+	if n.space, err = openSpace(true, c.ipv6); err != nil {
+		return n, err
+	}
+	if err := n.addresses(); err != nil {
+		return n, err
+	}
+	if c.cfg.Pinned {
+		err = n.mountBPF(filepath.Join(c.cfg.dir(), name))
+	}
+	return n, err
+}
+
+// addresses gives the node its own addresses, and the whole range of virtual
+// ones: nobody listens on them, so what no mesh redirects is refused at once.
+func (n *node) addresses() error {
+	a := nodeAddrs(n.index)
+	err := errors.Join(n.space.addAddr(loopback, a.IPv4), n.space.addLocal(loopback, vipRange4))
+	if n.ipv6 {
+		err = errors.Join(err, n.space.addAddr(loopback, a.IPv6), n.space.addLocal(loopback, vipRange6))
+	}
+	return err
+}
+
+// ownVIPs makes virtual addresses outside the range the node's own as well.
+func (n *node) ownVIPs(addrs []netip.Addr) error {
+	var errs []error
+	for _, a := range addrs {
+		if !vipRange4.Contains(a) && !vipRange6.Contains(a) {
+			errs = append(errs, n.space.addLocal(loopback, single(a)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mountBPF mounts a bpffs instance of the node's own below its run directory.
+func (n *node) mountBPF(dir string) error {
+	path := filepath.Join(dir, "bpf")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make bpffs directory: %w", err)
+	}
+	if err := unix.Mount("bpffs", path, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpffs at %s: %w", path, err)
+	}
+	n.bpffs = path
+	return nil
+}
+
+// connect makes the link between two nodes and routes each other's pods over it.
+func (n *node) connect(m *node) error {
+	mine, theirs := mac(macNode, n.index, m.index), mac(macNode, m.index, n.index)
+	a, b, err := n.space.addVeth(fmt.Sprintf("n%d", m.index), mine, m.space, fmt.Sprintf("n%d", n.index), theirs)
+	if err != nil {
+		return fmt.Errorf("link of nodes %s and %s: %w", n.name, m.name, err)
+	}
+	err = errors.Join(n.reach(a, m, theirs), m.reach(b, n, mine))
+	if err != nil {
+		return fmt.Errorf("routes between nodes %s and %s: %w", n.name, m.name, err)
+	}
+	return nil
+}
+
+// reach routes what is on the other node out of an interface.
+func (n *node) reach(ifindex int, other *node, mac []byte) error {
+	a := nodeAddrs(other.index)
+	errs := []error{
+		n.space.addNeigh(ifindex, a.IPv4, mac),
+		n.space.addRoute(ifindex, nodePrefix4(other.index), a.IPv4),
+	}
+	if n.ipv6 {
+		errs = append(errs,
+			n.space.addNeigh(ifindex, a.IPv6, mac),
+			n.space.addRoute(ifindex, nodePrefix6(other.index), a.IPv6))
+	}
+	for _, p := range other.pods {
+		for _, addr := range p.families() {
+			via, prefix := a.IPv4, nodePrefix4(other.index)
+			if addr.Is6() {
+				via, prefix = a.IPv6, nodePrefix6(other.index)
+			}
+			if !prefix.Contains(addr) { // declared by hand
+				errs = append(errs, n.space.addRoute(ifindex, single(addr), via))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close ends the node's engine and lets go of what it holds; the cgroup
+// directories are removed with the cluster's.
+func (n *node) close() error {
+	var errs []error
+	if n.mesh != nil {
+		errs = append(errs, n.mesh.close())
+		n.mesh = nil
+	}
+	if n.bpffs != "" {
+		errs = append(errs, unmount(n.bpffs))
+	}
+	for _, p := range n.pods {
+		errs = append(errs, p.close())
+	}
+	if n.space != nil {
+		errs = append(errs, n.space.close())
+	}
+	for _, f := range []*os.File{n.own, n.cgroup} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("node %s: %w", n.name, err)
+	}
+	return nil
+}
+
+func unmount(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package netsim
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// namespace is the one of every service and pod.
+const namespace = "default"
+
+// desired is one declared state, as scenarios and as engines know it. It is
+// immutable once it has been made.
+type desired struct {
+	objects  scenario.Objects
+	snapshot intent.Snapshot
+	services map[string]*intent.Service
+	shares   map[share]*intent.Workload
+}
+
+// share is a pod with a weight. Scenarios weigh an endpoint per service, the
+// mesh weighs a workload: a pod is one workload per weight that it has.
+type share struct {
+	pod    string
+	weight uint32
+}
+
+func newDesired() *desired {
+	return &desired{services: map[string]*intent.Service{}, shares: map[share]*intent.Workload{}}
+}
+
+// derive makes the desired state of o; what did not change since old is shared
+// by pointer.
+func (c *Cluster) derive(old *desired, o scenario.Objects) (*desired, error) {
+	d := newDesired()
+	d.objects = o
+	for _, n := range c.nodes {
+		for _, p := range n.pods {
+			d.workload(old, p, share{p.spec.Name, 1})
+		}
+	}
+	for _, s := range o.Services {
+		if !label.MatchString(s.Name) {
+			return nil, fmt.Errorf("service %q: the name is no lower-case DNS label", s.Name)
+		}
+		if d.services[s.Name] != nil {
+			return nil, fmt.Errorf("service %s: declared twice", s.Name)
+		}
+		svc, err := c.service(old, d, s)
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		if before := old.services[s.Name]; reflect.DeepEqual(before, svc) {
+			svc = before
+		}
+		d.services[s.Name] = svc
+		d.snapshot.Services = append(d.snapshot.Services, svc)
+	}
+	if err := d.snapshot.Validate(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (c *Cluster) service(old, d *desired, s scenario.Service) (*intent.Service, error) {
+	addrs, err := c.vips.of(s.Name, s.Family)
+	if err != nil {
+		return nil, err
+	}
+	svc := &intent.Service{
+		Name: s.Name, Namespace: namespace, Hostname: s.Name + "." + namespace + ".svc.cluster.local",
+		Addresses: addrs.list(),
+	}
+	for _, p := range s.Ports {
+		svc.Ports = append(svc.Ports, intent.Port{Port: p.Port, Target: p.Target, Protocol: intent.TCP})
+	}
+	for _, e := range s.Endpoints {
+		p, err := c.pod(e.Pod)
+		if err != nil {
+			return nil, err
+		}
+		svc.Endpoints = append(svc.Endpoints, intent.Endpoint{Workload: d.workload(old, p, share{e.Pod, e.Weight})})
+	}
+	return svc, nil
+}
+
+// workload returns the pod with one weight, the value of old where there is one.
+func (d *desired) workload(old *desired, p *pod, s share) *intent.Workload {
+	if w := d.shares[s]; w != nil {
+		return w
+	}
+	w := old.shares[s]
+	if w == nil {
+		w = &intent.Workload{
+			UID: "netsim//Pod/" + namespace + "/" + s.pod, Name: s.pod, Namespace: namespace,
+			Addresses: p.families(), Weight: s.weight, Node: p.node.name,
+		}
+		if s.weight != 1 {
+			w.UID += fmt.Sprintf("/weight-%d", s.weight)
+		}
+	}
+	d.shares[s] = w
+	d.snapshot.Workloads = append(d.snapshot.Workloads, w)
+	return w
+}
+
+// state tells other processes of the services.
+func (d *desired) state() []ServiceState {
+	var all []ServiceState
+	for _, s := range d.objects.Services {
+		all = append(all, ServiceState{
+			Name: s.Name, Addresses: d.services[s.Name].Addresses, Ports: s.Ports, Endpoints: s.Endpoints,
+		})
+	}
+	return all
+}
+
+// virtual are all addresses of services.
+func (d *desired) virtual() []netip.Addr {
+	var all []netip.Addr
+	for _, s := range d.snapshot.Services {
+		all = append(all, s.Addresses...)
+	}
+	return all
+}
+
+// endpoints are the pods behind the services at an address; all services when
+// the address is invalid.
+func (d *desired) endpoints(at netip.Addr) []string {
+	var pods []string
+	for _, s := range d.objects.Services {
+		if at.IsValid() && !slices.Contains(d.services[s.Name].Addresses, at) {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			pods = append(pods, e.Pod)
+		}
+	}
+	slices.Sort(pods)
+	return slices.Compact(pods)
+}
+
+func (a Addresses) list() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{a.IPv4, a.IPv6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// of returns the address of a family; Mapped is IPv4 as an IPv6 socket dials it.
+func (a Addresses) of(f scenario.Family) netip.Addr {
+	switch {
+	case f == scenario.Mapped && a.IPv4.IsValid():
+		return netip.AddrFrom16(a.IPv4.As16())
+	case f == scenario.Mapped, f == scenario.IPv4:
+		return a.IPv4
+	case f == scenario.IPv6, !a.IPv4.IsValid():
+		return a.IPv6
+	}
+	return a.IPv4
+}

@@ -1,0 +1,193 @@
+package netsim
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A run directory is locked (flock) by the process that owns the cluster, as
+// long as it lives: a directory whose lock is free belongs to a dead one. The
+// directory of all clusters is locked while one is claimed or swept.
+
+// runDir is the run directory of a living cluster. The cluster owns it.
+type runDir struct {
+	path string
+	lock *os.File
+}
+
+// claimRunDir makes and locks the run directory of a new cluster.
+func claimRunDir(cfg Config) (*runDir, error) {
+	all, err := lockAll(cfg.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	defer all.Close()
+	path := cfg.dir()
+	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("a cluster of this name is there already: %w", err)
+	} else if err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	lock, err := lockDir(path, unix.LOCK_EX)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return &runDir{path: path, lock: lock}, nil
+}
+
+// remove removes the directory with what is in it, and the directory of all
+// clusters when this was the last.
+func (r *runDir) remove() error {
+	all, err := lockAll(filepath.Dir(r.path))
+	if err != nil {
+		return errors.Join(err, r.lock.Close())
+	}
+	defer all.Close()
+	err = errors.Join(os.RemoveAll(r.path), r.lock.Close())
+	os.Remove(all.Name()) // not empty: other clusters
+	return err
+}
+
+// lockAll locks the directory of all clusters, and makes it when it is absent.
+// Closing the result unlocks it.
+func lockAll(path string) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, fmt.Errorf("make run directory: %w", err)
+		}
+		f, err := lockDir(path, unix.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed by the last cluster meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if same(f, path) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+// same reports whether path still names the open directory.
+func same(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, there)
+}
+
+// lockDir opens a directory and locks it. Closing the result unlocks it.
+func lockDir(path string, how int) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock directory: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock directory %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// dead reports whether nobody owns a run directory.
+func dead(path string) (bool, error) {
+	f, err := lockDir(path, unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}
+
+// Sweep removes what clusters left whose process has died: their processes,
+// cgroups, mounts and run directories below runDir (empty: DefaultRunDir). It
+// leaves living clusters alone.
+func Sweep(ctx context.Context, runDir string) error {
+	if runDir == "" {
+		runDir = DefaultRunDir
+	}
+	all, err := lockAll(runDir)
+	if err != nil {
+		return err
+	}
+	defer all.Close()
+	entries, err := os.ReadDir(runDir)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.IsDir() {
+			errs = append(errs, sweepOne(ctx, runDir, e.Name()))
+		}
+	}
+	os.Remove(runDir) // not empty: living clusters
+	return errors.Join(errs...)
+}
+
+func sweepOne(ctx context.Context, runDir, id string) error {
+	path := filepath.Join(runDir, id)
+	gone, err := dead(path)
+	if err != nil || !gone {
+		return err
+	}
+	cgroup, err := cgroupOf(id)
+	if err != nil {
+		return err
+	}
+	mounts, err := mountsBelow(path)
+	if err != nil {
+		return err
+	}
+	errs := []error{removeCgroup(ctx, cgroup)}
+	for _, m := range mounts {
+		errs = append(errs, unmount(m))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep cluster %s: %w", id, err)
+	}
+	return os.RemoveAll(path)
+}
+
+// mountsBelow returns the mount points below dir, innermost first.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	defer f.Close()
+	var mounts []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// proc_pid_mountinfo(5): the fifth field is the mount point.
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			mounts = append(mounts, fields[4])
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	slices.Sort(mounts)
+	slices.Reverse(mounts)
+	return mounts, nil
+}

@@ -1,0 +1,373 @@
+package netsim
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
+	"github.com/vishvananda/netlink"
+)
+
+// ownerEnv asks the test binary to own a cluster: "RUNDIR:ID".
+const ownerEnv = "DUOMESH_TEST_OWNER"
+
+// ownCluster opens a pinned cluster with running servers, says so, and waits to
+// be killed.
+func ownCluster(arg string) int {
+	runDir, id, _ := strings.Cut(arg, ":")
+	ctx := context.Background()
+	c, err := Open(ctx, Config{RunDir: runDir, ID: id, Pinned: true}, twoNodes(scenario.NoMesh))
+	if err == nil {
+		err = c.StartServers(ctx)
+	}
+	if err == nil {
+		// A program that nobody stops when the owner dies.
+		_, err = c.Start(ctx, "client", Command{Argv: []string{"sleep", "600"}})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stdout, "error:", err)
+		return 1
+	}
+	fmt.Fprintln(os.Stdout, "open")
+	select {}
+}
+
+// mustOwn starts a process that owns a cluster and returns it when that is open.
+func mustOwn(tb testing.TB, runDir, id string) *exec.Cmd {
+	tb.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), ownerEnv+"="+runDir+":"+id)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if err := Sweep(context.Background(), runDir); err != nil {
+			tb.Errorf("sweep: %v", err)
+		}
+	})
+	said, err := bufio.NewReader(out).ReadString('\n')
+	if said != "open\n" {
+		tb.Fatalf("owner said %q, %v", said, err)
+	}
+	return cmd
+}
+
+// remains lists what a cluster has on this machine outside its namespaces.
+func remains(tb testing.TB, runDir, id string) []string {
+	tb.Helper()
+	var found []string
+	cgroup, err := cgroupOf(id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, path := range []string{cgroup, filepath.Join(runDir, id)} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			found = append(found, path)
+		}
+	}
+	mounts, err := mountsBelow(filepath.Join(runDir, id))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return append(found, mounts...)
+}
+
+// population lists the processes at and below a cgroup.
+func population(tb testing.TB, dir string) []int {
+	tb.Helper()
+	var pids []int
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, f := range strings.Fields(string(data)) {
+			pid, _ := strconv.Atoi(f)
+			pids = append(pids, pid)
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return pids
+}
+
+// wantDead fails for processes that still run. A zombie is dead: orphans are
+// init's to bury.
+func wantDead(tb testing.TB, pids []int) {
+	tb.Helper()
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if _, after, _ := strings.Cut(string(stat), ") "); err != nil || !strings.HasPrefix(after, "Z") {
+			tb.Errorf("process %d is left: %s %v", pid, stat, err)
+		}
+	}
+}
+
+func rootLinks(tb testing.TB) []string {
+	tb.Helper()
+	links, err := netlink.LinkList()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func openFiles(tb testing.TB) int {
+	tb.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	links := rootLinks(t)
+	for _, mesh := range []scenario.Mesh{scenario.NoMesh, scenario.DNAT, scenario.Duomesh} {
+		t.Run(string(mesh), func(t *testing.T) {
+			runDir := filepath.Join(t.TempDir(), "run")
+			// Once before counting: the runtime keeps descriptors of its own.
+			openAndUse(t, Config{RunDir: runDir, ID: "first"}, mesh)
+			before := openFiles(t)
+			pids := openAndUse(t, Config{RunDir: runDir, ID: "gone", Pinned: true}, mesh)
+			if after := openFiles(t); after > before {
+				t.Errorf("%d descriptors are open, %d were before", after, before)
+			}
+			if left := remains(t, runDir, "gone"); left != nil {
+				t.Errorf("left behind: %v", left)
+			}
+			wantDead(t, pids)
+			if _, err := os.Stat(runDir); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("directory of all clusters is left: %v", err)
+			}
+		})
+	}
+	if now := rootLinks(t); !slices.Equal(now, links) {
+		t.Errorf("links of the root namespace are %v, were %v", now, links)
+	}
+}
+
+// openAndUse opens a cluster, lets it do everything, closes it twice, and
+// returns the processes that it had.
+func openAndUse(t *testing.T, cfg Config, mesh scenario.Mesh) []int {
+	t.Helper()
+	c := mustOpen(t, cfg, twoNodes(mesh))
+	if err := c.Apply(testContext(t), canary(1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	dial(t, c, "client", scenario.Target{Pod: "v2", Port: 8080}, 10)
+	// Born in the pod, in a session of its own, deaf to SIGTERM.
+	script := "trap '' TERM; setsid sleep 600 & sleep 600"
+	if _, err := c.Start(context.Background(), "far", Command{Argv: []string{"sh", "-c", script}}); err != nil {
+		t.Fatal(err)
+	}
+	if left := remains(t, c.cfg.RunDir, c.ID()); len(left) < 2 {
+		t.Fatalf("the check for remains sees only %v of a living cluster", left)
+	}
+	pids := population(t, c.cgroup)
+	if len(pids) < 3 {
+		t.Fatalf("the cluster has processes %v, want two servers and a program at least", pids)
+	}
+	for range 2 {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Start(t.Context(), "far", Command{Argv: []string{"true"}}); err == nil {
+		t.Error("a closed cluster started a process")
+	}
+	return pids
+}
+
+func TestSweepAfterKill(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	runDir := t.TempDir()
+	alive := mustOpen(t, Config{RunDir: runDir, ID: "alive"}, twoNodes(scenario.NoMesh))
+	owner := mustOwn(t, runDir, "dead")
+	cgroup, err := cgroupOf("dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := population(t, cgroup)
+	if len(pids) != 3 {
+		t.Fatalf("the owner's cluster has processes %v, want 3", pids)
+	}
+
+	// A living cluster is nobody's to sweep.
+	if err := Sweep(t.Context(), runDir); err != nil {
+		t.Fatal(err)
+	}
+	if left := remains(t, runDir, "dead"); len(left) != 4 {
+		t.Fatalf("of a living cluster %v is there, want cgroup, run directory and two mounts", left)
+	}
+
+	if err := owner.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	owner.Wait() // "signal: killed"
+	if left := remains(t, runDir, "dead"); len(left) != 4 {
+		t.Fatalf("after SIGKILL %v is there: nothing to sweep", left)
+	}
+	next := mustOpen(t, Config{RunDir: runDir}, twoNodes(scenario.NoMesh))
+	if left := remains(t, runDir, "dead"); left != nil {
+		t.Errorf("the next Open left %v", left)
+	}
+	wantDead(t, pids)
+	for _, c := range []*Cluster{alive, next} {
+		wantTally(t, dial(t, c, "client", scenario.Target{Pod: "v2", Port: 8080}, 5), "v2", 5)
+	}
+}
+
+// TestKillOneByOne is the way of kernels without cgroup.kill.
+func TestKillOneByOne(t *testing.T) {
+	c := mustOpen(t, Config{}, twoNodes(scenario.NoMesh))
+	for _, pod := range []string{"client", "v2"} {
+		if _, err := c.Start(t.Context(), pod, Command{Argv: []string{"sleep", "600"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pids := population(t, c.cgroup)
+	if len(pids) != 2 {
+		t.Fatalf("processes %v, want two", pids)
+	}
+	if err := killOneByOne(c.cgroup); err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitEmpty(testContext(t), c.cgroup); err != nil {
+		t.Fatal(err)
+	}
+	wantDead(t, pids)
+}
+
+func TestOpenTwiceWithOneID(t *testing.T) {
+	runDir := t.TempDir()
+	c := mustOpen(t, Config{RunDir: runDir, ID: "one"}, twoNodes(scenario.NoMesh))
+	if _, err := Open(t.Context(), Config{RunDir: runDir, ID: "one"}, twoNodes(scenario.NoMesh)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("got %v, want %v", err, fs.ErrExist)
+	}
+	// Another run directory, the same cgroup: still the first one's.
+	if _, err := Open(t.Context(), Config{RunDir: t.TempDir(), ID: "one"}, twoNodes(scenario.NoMesh)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("got %v, want %v", err, fs.ErrExist)
+	}
+	wantTally(t, dial(t, c, "client", scenario.Target{Pod: "v1", Port: 8080}, 5), "v1", 5)
+}
+
+func TestFailedOpenLeavesNothing(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	runDir := filepath.Join(t.TempDir(), "run")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Open(ctx, Config{RunDir: runDir, ID: "never"}, twoNodes(scenario.NoMesh)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if left := remains(t, runDir, "never"); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestProcess(t *testing.T) {
+	c := mustOpen(t, Config{}, twoNodes(scenario.NoMesh))
+	var out strings.Builder
+	p, err := c.Start(t.Context(), "client", Command{
+		Argv: []string{"sh", "-c", "cat /proc/self/cgroup; readlink /proc/self/ns/net; exit 7"}, Stdout: &out,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := p.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("ended with %v, want exit code 7", err)
+	}
+	inode := new(syscall.Stat_t)
+	if err := syscall.Fstat(int(c.pods["client"].netns.Fd()), inode); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/duomesh-" + c.ID() + "/a/client", fmt.Sprintf("net:[%d]", inode.Ino)} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("born outside %s:\n%s", want, out.String())
+		}
+	}
+
+	in, stdout, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	deaf, err := c.Start(t.Context(), "client", Command{
+		Argv: []string{"sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"}, Stdout: stdout,
+	})
+	stdout.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, err := bufio.NewReader(in).ReadString('\n'); err != nil {
+		t.Fatalf("a deaf process said %q, %v", said, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	deaf.Stop(ctx)
+	if err := deaf.Wait(); !strings.Contains(err.Error(), "killed") {
+		t.Errorf("a deaf process ended with %v, want killed", err)
+	}
+
+	said, err := c.Start(t.Context(), "client", Command{Argv: []string{"sh", "-c", "echo why >&2; exit 1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := said.Wait(); err == nil || !strings.Contains(err.Error(), "why") {
+		t.Errorf("got %v, want what the program said", err)
+	}
+	if _, err := c.Start(t.Context(), "client", Command{Argv: []string{"/no/such/program"}}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want %v", err, fs.ErrNotExist)
+	}
+}
+
+func TestTwoClustersAtOnce(t *testing.T) {
+	runDir := t.TempDir()
+	one := mustOpen(t, Config{RunDir: runDir}, twoNodes(scenario.Duomesh))
+	two := mustOpen(t, Config{RunDir: runDir}, twoNodes(scenario.Duomesh))
+	if err := one.Apply(testContext(t), canary(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Apply(testContext(t), canary(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	vip := scenario.Target{Service: "fortio", Port: 80}
+	var first, second []traffic.Conn
+	first, second = dial(t, one, "far", vip, 200), dial(t, two, "far", vip, 200)
+	wantTally(t, first, "v1", 200)
+	wantTally(t, second, "v2", 200)
+	if first[0].Asked != second[0].Asked {
+		t.Errorf("asked %s and %s: the clusters were to have the same address plan", first[0].Asked, second[0].Asked)
+	}
+}

@@ -1,0 +1,118 @@
+package netsim
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/duomesh/duomesh/internal/traffic"
+)
+
+// witness keeps what servers saw, and knows which connections clients have
+// closed that no server has reported yet.
+type witness struct {
+	mu    sync.Mutex
+	lines map[string][]traffic.Conn
+	// unseen are closed by their client and not reported by a server: by ID,
+	// with the server's name. early are reported by the server first.
+	unseen map[uint64]string
+	early  map[uint64]struct{}
+	waits  map[*settling]struct{}
+}
+
+// settling waits until a set of connections has been reported.
+type settling struct {
+	left map[uint64]string
+	done chan struct{}
+}
+
+// client takes a connection that its client has closed. Only one that a server
+// has answered is waited for.
+func (w *witness) client(c traffic.Conn) {
+	if c.Server == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.early[c.ID]; ok {
+		delete(w.early, c.ID)
+		return
+	}
+	if w.unseen == nil {
+		w.unseen = map[uint64]string{}
+	}
+	w.unseen[c.ID] = c.Server
+}
+
+// server takes a connection that a pod's server has seen end.
+func (w *witness) server(pod string, c traffic.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lines == nil {
+		w.lines, w.early = map[string][]traffic.Conn{}, map[uint64]struct{}{}
+	}
+	w.lines[pod] = append(w.lines[pod], c)
+	if c.ID == 0 {
+		return // not one of ours
+	}
+	if _, ok := w.unseen[c.ID]; !ok {
+		w.early[c.ID] = struct{}{}
+		return
+	}
+	delete(w.unseen, c.ID)
+	for s := range w.waits {
+		s.seen(c.ID)
+	}
+}
+
+func (s *settling) seen(id uint64) {
+	if _, ok := s.left[id]; !ok {
+		return
+	}
+	delete(s.left, id)
+	if len(s.left) == 0 {
+		close(s.done)
+	}
+}
+
+// settle returns when every connection that clients have closed before the call
+// has been reported by its server.
+func (w *witness) settle(ctx context.Context) error {
+	w.mu.Lock()
+	if len(w.unseen) == 0 {
+		w.mu.Unlock()
+		return nil
+	}
+	s := &settling{left: maps.Clone(w.unseen), done: make(chan struct{})}
+	if w.waits == nil {
+		w.waits = map[*settling]struct{}{}
+	}
+	w.waits[s] = struct{}{}
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		delete(w.waits, s)
+		w.mu.Unlock()
+	}()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Errorf("%d connections that clients have closed are not reported by their servers: %w", len(s.left), ctx.Err())
+	}
+}
+
+// served returns a copy of all lines.
+func (w *witness) served() map[string][]traffic.Conn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make(map[string][]traffic.Conn, len(w.lines))
+	for pod, lines := range w.lines {
+		all[pod] = slices.Clone(lines)
+	}
+	return all
+}
