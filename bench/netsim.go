@@ -1,0 +1,220 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// Every variant's cluster has this shape: a client on each node, so that one of
+// them is beside the server.
+const (
+	serverPod   = "server"
+	clientCross = "client-a"
+	clientSame  = "client-b"
+	serviceName = "bench"
+	servicePort = 80
+	serverPort  = 8080
+)
+
+// shape says how a variant's cluster differs from the others'.
+type shape struct {
+	mesh scenario.Mesh
+	via  scenario.Via
+	// services is the number of services, 0 for a client that asks for the pod.
+	services int
+}
+
+var shapes = map[plan.Variant]shape{
+	plan.Direct:   {scenario.NoMesh, scenario.ViaNone, 0},
+	plan.DirectAA: {scenario.NoMesh, scenario.ViaNone, 0},
+	plan.DNAT:     {scenario.DNAT, scenario.ViaDNAT, 1},
+	plan.DNAT1000: {scenario.DNAT, scenario.ViaDNAT, 1000},
+	plan.L4:       {scenario.Duomesh, scenario.ViaSocket, 1},
+}
+
+// simulated is one cluster per variant, all up at once. A cluster of its own
+// gives each variant its own client and server pods, and keeps rules and
+// programs of one away from the others; that direct and direct-aa differ in
+// nothing shows how much the choice of cluster alone can do.
+type simulated struct {
+	clusters map[plan.Variant]*netsim.Cluster
+	sites    map[plan.Cell]Site
+	programs []*programs
+}
+
+// OpenNetsim makes a World of simulated clusters. It needs root. The caller
+// closes it.
+func OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err error) {
+	w := &simulated{clusters: map[plan.Variant]*netsim.Cluster{}, sites: map[plan.Cell]Site{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	for _, v := range p.Variants {
+		if err := w.open(ctx, v, p); err != nil {
+			return nil, fmt.Errorf("cluster of %s: %w", v, err)
+		}
+	}
+	return w, nil
+}
+
+func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error {
+	s := shapes[v]
+	c, err := netsim.Open(ctx, netsim.Config{}, topology(s.mesh))
+	if err != nil {
+		return err
+	}
+	w.clusters[v] = c
+	if s.services > 0 {
+		if err := c.Apply(ctx, services(s.services)); err != nil {
+			return err
+		}
+	}
+	for place, client := range map[plan.Placement]string{plan.Cross: clientCross, plan.Same: clientSame} {
+		site, err := w.site(c, s, client)
+		if err != nil {
+			return err
+		}
+		for _, m := range p.Modes {
+			w.sites[plan.Cell{Placement: place, Mode: m, Variant: v}] = site
+		}
+		// The passes use this mode whether or not the plan has it.
+		w.sites[plan.Cell{Placement: place, Mode: plan.NewConn, Variant: v}] = site
+	}
+	return nil
+}
+
+func topology(m scenario.Mesh) scenario.Topology {
+	managed := m == scenario.Duomesh
+	return scenario.Topology{Mesh: m, Nodes: []scenario.Node{
+		{Name: "a", Pods: []scenario.Pod{{Name: clientCross, Managed: managed}}},
+		{Name: "b", Pods: []scenario.Pod{{Name: clientSame, Managed: managed}, {Name: serverPod, Managed: managed}}},
+	}}
+}
+
+// services declares n services in front of the server. The one that clients ask
+// for stands in the middle: iptables rules are tried from the first on.
+func services(n int) scenario.Objects {
+	var o scenario.Objects
+	for i := range n {
+		name := fmt.Sprintf("other-%04d", i)
+		if i == n/2 {
+			name = serviceName
+		}
+		o.Services = append(o.Services, scenario.Service{
+			Name: name, Family: scenario.IPv4,
+			Ports:     []scenario.Port{{Port: servicePort, Target: serverPort}},
+			Endpoints: []scenario.Endpoint{{Pod: serverPod, Weight: 1}},
+		})
+	}
+	return o
+}
+
+func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error) {
+	target := scenario.Target{Pod: serverPod, Port: serverPort, Family: scenario.IPv4}
+	if s.services > 0 {
+		target = scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4}
+	}
+	address, err := c.Resolve(target)
+	if err != nil {
+		return Site{}, err
+	}
+	from, err := c.Pod(client)
+	if err != nil {
+		return Site{}, err
+	}
+	to, err := c.Pod(serverPod)
+	if err != nil {
+		return Site{}, err
+	}
+	site := Site{
+		Address: address.String(), ServerPort: serverPort, Via: s.via,
+		Client: simulatedPod{c, from}, Server: simulatedPod{c, to},
+	}
+	if s.mesh != scenario.Duomesh {
+		return site, nil
+	}
+	node, err := c.Node(from.Node)
+	if err != nil {
+		return Site{}, err
+	}
+	progs, err := openPrograms(from.Cgroup, to.Cgroup)
+	if err != nil {
+		return Site{}, err
+	}
+	w.programs = append(w.programs, progs)
+	site.Engine = engine{node, progs}
+	return site, nil
+}
+
+// Site implements World.
+func (w *simulated) Site(c plan.Cell) (Site, error) {
+	site, ok := w.sites[c]
+	if !ok {
+		return Site{}, fmt.Errorf("no site for %s", c)
+	}
+	return site, nil
+}
+
+// Close implements World.
+func (w *simulated) Close() error {
+	var errs []error
+	for _, p := range w.programs {
+		errs = append(errs, p.close())
+	}
+	var group errgroup.Group
+	for _, c := range w.clusters {
+		group.Go(c.Close)
+	}
+	return errors.Join(append(errs, group.Wait())...)
+}
+
+// simulatedPod is a pod of a cluster.
+type simulatedPod struct {
+	cluster *netsim.Cluster
+	handle  scenario.PodHandle
+}
+
+// Start implements Pod.
+func (p simulatedPod) Start(ctx context.Context, name string, stdin, stdout *os.File) (Process, error) {
+	proc, err := p.cluster.Start(ctx, p.handle.Name, netsim.Command{
+		Argv: []string{name}, Path: "/proc/self/exe", Stdin: stdin, Stdout: stdout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return proc, nil
+}
+
+// CPU implements Pod.
+func (p simulatedPod) CPU() (time.Duration, error) { return cgroupCPU(p.handle.Cgroup) }
+
+// Handle implements Pod.
+func (p simulatedPod) Handle() (scenario.PodHandle, bool) { return p.handle, true }
+
+// engine is the mesh of a client's node, and its programs at both ends.
+type engine struct {
+	node     netsim.Node
+	programs *programs
+}
+
+// Redirected implements Engine.
+func (e engine) Redirected() (uint64, error) {
+	exits, err := e.node.Engine.Exits()
+	return exits[intent.Redirect], err
+}
+
+// Programs implements Engine.
+func (e engine) Programs() (result.Programs, error) { return e.programs.work() }

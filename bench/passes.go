@@ -1,0 +1,204 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/duomesh/duomesh/bench/load"
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// Judge is the independent observer of the judged pass. It watches the pods of
+// a task from outside, lets the task's traffic run, and says what it saw; its
+// checks join the run's own.
+type Judge func(ctx context.Context, t JudgeTask) ([]report.Check, error)
+
+// JudgeTask is one variant to judge.
+type JudgeTask struct {
+	// Name is placement/mode/variant, for the names of checks.
+	Name string
+	// Asked is the host:port that the client dials, ServerPort where the server
+	// pod listens, Via how connections are expected to get there.
+	Asked      string
+	ServerPort uint16
+	Via        scenario.Via
+	// Client and Server are the pods; their descriptors are open for the task.
+	Client, Server scenario.PodHandle
+	// Drive makes a few hundred connections from client to server and returns
+	// their number. It is to be called once.
+	Drive func(ctx context.Context) (connections int64, err error)
+}
+
+// passDuration is the length of a trial of the judged and counted passes.
+const passDuration = 500 * time.Millisecond
+
+// judged lets the judge look at every variant once, on new connections.
+func judged(ctx context.Context, w World, p plan.Plan, judge Judge) ([]report.Check, error) {
+	if judge == nil {
+		return []report.Check{{Name: "judge", Verdict: report.NotRun, Detail: "NOT RUN: no judge was given to this run"}}, nil
+	}
+	var all []report.Check
+	for _, c := range passCells(p, plan.NewConn) {
+		site, err := w.Site(c)
+		if err != nil {
+			return all, err
+		}
+		checks, err := judgeSite(ctx, site, p, c, judge)
+		if ctx.Err() != nil {
+			return all, ctx.Err()
+		}
+		if err != nil { // the measured figures stand, but nobody vouches for them
+			checks = []report.Check{{Name: "judge: " + c.String(), Verdict: report.Inconclusive, Detail: err.Error()}}
+		}
+		all = append(all, checks...)
+	}
+	return all, nil
+}
+
+func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge Judge) ([]report.Check, error) {
+	client, ok := site.Client.Handle()
+	server, ok2 := site.Server.Handle()
+	if !ok || !ok2 {
+		return []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}, nil
+	}
+	p.Warmup, p.Duration = 0, passDuration // a warm-up would connect unseen by the count
+	return judge(ctx, JudgeTask{
+		Name: c.String(), Asked: site.Address, ServerPort: site.ServerPort, Via: site.Via, Client: client, Server: server,
+		Drive: func(ctx context.Context) (connections int64, err error) {
+			t, _, err := runTrial(ctx, site, p, c)
+			return t.Client.Connections, err
+		},
+	})
+}
+
+// passCells is each variant once per placement, in one mode.
+func passCells(p plan.Plan, m plan.Mode) []plan.Cell {
+	var cells []plan.Cell
+	for _, place := range p.Placements {
+		for _, v := range p.Variants {
+			cells = append(cells, plan.Cell{Placement: place, Mode: m, Variant: v})
+		}
+	}
+	return cells
+}
+
+// counted runs each mode of the engine's variants once with BPF statistics on.
+func counted(ctx context.Context, w World, p plan.Plan, enable func() (io.Closer, error)) (all []result.Counted, err error) {
+	stats, err := enable()
+	if err != nil {
+		reason := fmt.Sprintf("this kernel gives no BPF statistics: %v", err)
+		return notCounted(w, p, reason)
+	}
+	defer func() { err = errors.Join(err, stats.Close()) }()
+	p.Warmup, p.Duration = 0, passDuration
+	all, err = eachEngine(w, p, func(site Site, c plan.Cell) (result.Counted, error) {
+		return count(ctx, site, p, c)
+	})
+	return all, errors.Join(err, ctx.Err())
+}
+
+func notCounted(w World, p plan.Plan, reason string) ([]result.Counted, error) {
+	return eachEngine(w, p, func(_ Site, c plan.Cell) (result.Counted, error) {
+		return result.Counted{Cell: c, Reason: reason}, nil
+	})
+}
+
+func eachEngine(w World, p plan.Plan, f func(Site, plan.Cell) (result.Counted, error)) ([]result.Counted, error) {
+	var all []result.Counted
+	for _, m := range p.Modes {
+		for _, c := range passCells(p, m) {
+			site, err := w.Site(c)
+			if err != nil {
+				return all, err
+			}
+			if site.Engine == nil {
+				continue
+			}
+			n, err := f(site, c)
+			if err != nil {
+				n = result.Counted{Cell: c, Reason: err.Error()}
+			}
+			all = append(all, n)
+		}
+	}
+	return all, nil
+}
+
+// count reads the statistics when all connections stand, and again while
+// requests still run: what lies between is the work per request, without
+// connecting and closing.
+func count(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (n result.Counted, err error) {
+	n.Cell = c
+	pr, err := startPair(ctx, site, p, c.Mode)
+	if err != nil {
+		return n, err
+	}
+	defer func() { err = errors.Join(err, pr.close()) }()
+	start, before, err := pr.counts()
+	if err != nil {
+		return n, err
+	}
+	var group errgroup.Group
+	began := time.Now()
+	group.Go(pr.client.Run)
+	stood, middle, err := pr.standing(ctx, start, int64(p.Spec(c.Mode, "").Threads))
+	if err == nil {
+		err = until(ctx, began.Add(p.Duration*3/4))
+	}
+	var late load.Counts
+	var after result.Programs
+	if err == nil {
+		late, after, err = pr.counts()
+	}
+	if err := errors.Join(err, group.Wait()); err != nil {
+		return n, err
+	}
+	n.Setup, n.Steady = middle.Sub(before), after.Sub(middle)
+	n.Requests, n.Connections = late.Requests-stood.Requests, late.Connections-stood.Connections
+	_, err = pr.client.Collect()
+	return n, err
+}
+
+func (p *pair) counts() (load.Counts, result.Programs, error) {
+	programs, err := p.site.Engine.Programs()
+	if err != nil {
+		return load.Counts{}, programs, err
+	}
+	c, err := p.server.Counts()
+	return c, programs, err
+}
+
+// standing waits until every thread has been answered more than once: then all
+// kept connections stand.
+func (p *pair) standing(ctx context.Context, start load.Counts, threads int64) (load.Counts, result.Programs, error) {
+	const perThread, poll = 4, 5 * time.Millisecond
+	for {
+		if err := until(ctx, time.Now().Add(poll)); err != nil {
+			return load.Counts{}, result.Programs{}, err
+		}
+		now, programs, err := p.counts()
+		if err != nil || now.Requests-start.Requests >= perThread*threads {
+			return now, programs, err
+		}
+	}
+}
+
+// until waits for a moment, or for ctx.
+func until(ctx context.Context, at time.Time) error {
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,237 @@
+// Package plan says what a benchmark run compares: variants, load modes,
+// placements, the load itself, and the order in which everything is tried.
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/load"
+)
+
+// Variant is one way from a client to the server.
+type Variant string
+
+// The variants.
+const (
+	// Direct: the client asks for the server pod's own address. The floor.
+	Direct Variant = "direct"
+	// DirectAA is Direct once more, in a world of its own. What it differs from
+	// Direct by is noise, and nothing smaller can be claimed.
+	DirectAA Variant = "direct-aa"
+	// DNAT: a service address, translated by kube-proxy's iptables rules for
+	// one service.
+	DNAT Variant = "dnat"
+	// DNAT1000 is DNAT where the node has rules for 1000 services.
+	DNAT1000 Variant = "dnat-1000"
+	// L4: a service address, redirected by duomesh at connect().
+	L4 Variant = "duomesh-l4"
+)
+
+// Variants returns all of them, in the order of a table.
+func Variants() []Variant { return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4} }
+
+// Mode is a form of load.
+type Mode string
+
+// The modes.
+const (
+	// Fixed: one kept connection, requests leave on a fixed schedule.
+	Fixed Mode = "fixed"
+	// Closed: one kept connection, the next request leaves when the last is answered.
+	Closed Mode = "closed"
+	// Saturation: many kept connections in closed loops, which fill the machine.
+	Saturation Mode = "saturation"
+	// NewConn: one closed loop, a new connection for every request.
+	NewConn Mode = "newconn"
+)
+
+// Modes returns all of them, in the order of a table.
+func Modes() []Mode { return []Mode{Fixed, Closed, Saturation, NewConn} }
+
+// KeepAlive says whether a mode keeps its connections.
+func (m Mode) KeepAlive() bool { return m != NewConn }
+
+// Placement says where client and server are.
+type Placement string
+
+// The placements.
+const (
+	// Cross: on two nodes, with a link between them.
+	Cross Placement = "cross"
+	// Same: on one node.
+	Same Placement = "same"
+)
+
+// Cell is one entry of the matrix.
+type Cell struct {
+	Placement Placement `json:"placement"`
+	Mode      Mode      `json:"mode"`
+	Variant   Variant   `json:"variant"`
+}
+
+// String returns the cell as a path, fit for file and benchmark names.
+func (c Cell) String() string {
+	return fmt.Sprintf("%s/%s/%s", c.Placement, c.Mode, c.Variant)
+}
+
+// Load is what is asked and answered.
+type Load struct {
+	PayloadBytes int `json:"payload_bytes"`
+	ReplyBytes   int `json:"reply_bytes"`
+	// PerSecond is the rate of the fixed mode.
+	PerSecond float64 `json:"per_second"`
+	// Connections is the number of loops of the saturation mode.
+	Connections int `json:"connections"`
+	// MaxProcs is GOMAXPROCS of client and server.
+	MaxProcs int `json:"max_procs"`
+}
+
+// Plan is a whole run. Default returns the one that is meant.
+type Plan struct {
+	Variants   []Variant   `json:"variants"`
+	Modes      []Mode      `json:"modes"`
+	Placements []Placement `json:"placements"`
+	Load       Load        `json:"load"`
+	// Warmup is thrown away before Duration is measured, in every trial.
+	Warmup   time.Duration `json:"warmup_ns"`
+	Duration time.Duration `json:"duration_ns"`
+	// Seed drives the order of trials and the resampling of statistics.
+	Seed uint64 `json:"seed"`
+	// Blocks is the number of blocks; 0 means as many as fit into Budget, at
+	// least MinBlocks.
+	Blocks    int           `json:"blocks,omitempty"`
+	MinBlocks int           `json:"min_blocks"`
+	Budget    time.Duration `json:"budget_ns"`
+	// ForeignLimit is the share of the machine that others may use during a
+	// trial before it is repeated, Repeats times at most.
+	ForeignLimit float64 `json:"foreign_limit"`
+	Repeats      int     `json:"repeats"`
+}
+
+// Default is the comparison of `make bench`.
+func Default() Plan {
+	return Plan{
+		Variants:     Variants(),
+		Modes:        Modes(),
+		Placements:   []Placement{Cross},
+		Load:         Load{PayloadBytes: 128, ReplyBytes: 1024, PerSecond: 500, Connections: 16, MaxProcs: 2},
+		Warmup:       250 * time.Millisecond,
+		Duration:     time.Second,
+		MinBlocks:    6,
+		Budget:       8 * time.Minute,
+		ForeignLimit: 0.05,
+		Repeats:      2,
+	}
+}
+
+// Validate returns everything that is wrong with the plan.
+func (p Plan) Validate() error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	errs = append(errs,
+		known("variant", p.Variants, Variants()),
+		known("mode", p.Modes, Modes()),
+		known("placement", p.Placements, []Placement{Cross, Same}))
+	if !slices.Contains(p.Variants, Direct) {
+		fail("variants: %s is missing: every effect is taken against it", Direct)
+	}
+	if p.Duration <= 0 || p.Warmup < 0 {
+		fail("duration %v and warm-up %v: the first must be above zero, the second not below", p.Duration, p.Warmup)
+	}
+	if p.Blocks < 0 || p.MinBlocks < 1 || p.Blocks == 0 && p.Budget <= 0 {
+		fail("blocks %d, least %d, budget %v: must be above zero", p.Blocks, p.MinBlocks, p.Budget)
+	}
+	errs = append(errs, p.Load.validate(p.Duration))
+	return errors.Join(errs...)
+}
+
+func (l Load) validate(d time.Duration) error {
+	switch {
+	case l.PayloadBytes < 1 || l.ReplyBytes < 1:
+		return fmt.Errorf("payload %d and reply %d bytes: must be above zero", l.PayloadBytes, l.ReplyBytes)
+	case l.ReplyBytes > maxReply:
+		return fmt.Errorf("reply %d bytes: at most %d", l.ReplyBytes, maxReply)
+	case l.Connections < 1 || l.MaxProcs < 1:
+		return fmt.Errorf("connections %d and processors %d: must be above zero", l.Connections, l.MaxProcs)
+	case l.PerSecond*d.Seconds() < 2:
+		return fmt.Errorf("rate %g per second for %v: fewer than two requests", l.PerSecond, d)
+	}
+	return nil
+}
+
+// maxReply is the largest reply that fortio's client takes whole (its buffer is
+// 128 KiB, headers included).
+const maxReply = 120 << 10
+
+func known[T ~string](what string, given, all []T) error {
+	if len(given) == 0 {
+		return fmt.Errorf("%ss: none given", what)
+	}
+	for i, g := range given {
+		if !slices.Contains(all, g) {
+			return fmt.Errorf("unknown %s %q; there are: %s", what, g, join(all))
+		}
+		if slices.Contains(given[:i], g) {
+			return fmt.Errorf("%s %s: given twice", what, g)
+		}
+	}
+	return nil
+}
+
+func join[T ~string](all []T) string {
+	names := make([]string, len(all))
+	for i, a := range all {
+		names[i] = string(a)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Cells is the number of trials of one block.
+func (p Plan) Cells() int { return len(p.Variants) * len(p.Modes) * len(p.Placements) }
+
+// Block returns the trials of block n (from 1) in the order in which they run.
+// Modes are shuffled, and variants inside a mode: the trials that are compared
+// with each other stand close together in time.
+func (p Plan) Block(n int) []Cell {
+	r := rand.New(rand.NewPCG(p.Seed, uint64(n)))
+	var groups []Cell
+	for _, place := range p.Placements {
+		for _, mode := range p.Modes {
+			groups = append(groups, Cell{Placement: place, Mode: mode})
+		}
+	}
+	r.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+	var cells []Cell
+	for _, g := range groups {
+		for _, i := range r.Perm(len(p.Variants)) {
+			g.Variant = p.Variants[i]
+			cells = append(cells, g)
+		}
+	}
+	return cells
+}
+
+// Spec returns what the client of a mode does; the address is host:port.
+func (p Plan) Spec(m Mode, address string) load.Spec {
+	s := load.Spec{
+		URL:          fmt.Sprintf("http://%s/?size=%d", address, p.Load.ReplyBytes),
+		PayloadBytes: p.Load.PayloadBytes,
+		Threads:      1,
+		KeepAlive:    m.KeepAlive(),
+		Warmup:       p.Warmup,
+		Duration:     p.Duration,
+		MaxProcs:     p.Load.MaxProcs,
+	}
+	switch m {
+	case Fixed:
+		s.PerSecond = p.Load.PerSecond
+	case Saturation:
+		s.Threads = p.Load.Connections
+	}
+	return s
+}

@@ -1,0 +1,77 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default().Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBadPlansAreNamed(t *testing.T) {
+	for want, spoil := range map[string]func(*Plan){
+		`unknown variant "ztunel"`: func(p *Plan) { p.Variants = []Variant{Direct, "ztunel"} },
+		"given twice":              func(p *Plan) { p.Modes = []Mode{Fixed, Fixed} },
+		"placements: none given":   func(p *Plan) { p.Placements = nil },
+		"direct is missing":        func(p *Plan) { p.Variants = []Variant{L4} },
+		"fewer than two requests":  func(p *Plan) { p.Load.PerSecond = 0.5 },
+		"duration 0s":              func(p *Plan) { p.Duration = 0 },
+		"blocks -1":                func(p *Plan) { p.Blocks = -1 },
+		"reply 1000000 bytes":      func(p *Plan) { p.Load.ReplyBytes = 1000000 },
+	} {
+		p := Default()
+		spoil(&p)
+		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+func TestBlockIsAShuffleWithTheCompared(t *testing.T) {
+	p := Default()
+	p.Placements = []Placement{Cross, Same}
+	p.Seed = 7
+	orders := map[string]bool{}
+	for n := 1; n <= 20; n++ {
+		cells := p.Block(n)
+		if !slices.Equal(cells, p.Block(n)) {
+			t.Fatalf("block %d is not repeatable", n)
+		}
+		seen := map[Cell]bool{}
+		for i, c := range cells {
+			seen[c] = true
+			group := cells[i-i%len(p.Variants)]
+			if c.Mode != group.Mode || c.Placement != group.Placement {
+				t.Fatalf("block %d: %v stands away from its group", n, c)
+			}
+		}
+		if len(seen) != p.Cells() || len(cells) != p.Cells() {
+			t.Fatalf("block %d has %d cells, %d different, want %d", n, len(cells), len(seen), p.Cells())
+		}
+		var order []string
+		for _, c := range cells {
+			order = append(order, c.String())
+		}
+		orders[strings.Join(order, " ")] = true
+	}
+	if len(orders) != 20 {
+		t.Errorf("20 blocks have %d different orders", len(orders))
+	}
+}
+
+func TestSpecsOfModes(t *testing.T) {
+	p := Default()
+	for _, m := range Modes() {
+		s := p.Spec(m, "10.0.0.1:80")
+		if (s.PerSecond > 0) != (m == Fixed) || (s.Threads == 16) != (m == Saturation) || s.KeepAlive == (m == NewConn) {
+			t.Errorf("%s: %+v", m, s)
+		}
+		if s.URL != "http://10.0.0.1:80/?size=1024" {
+			t.Errorf("url %s", s.URL)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package record
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/load"
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
+)
+
+func written(t *testing.T) (root, path string) {
+	t.Helper()
+	root = t.TempDir()
+	d, err := Create(root, result.Head{Started: Started(), Plan: plan.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var samples bytes.Buffer
+	if err := load.WriteSamples(&samples, []load.Sample{{Latency: time.Millisecond, Code: 200}}); err != nil {
+		t.Fatal(err)
+	}
+	trial := result.Trial{Block: 1, Attempt: 1, Kept: true, Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Fixed, Variant: plan.Direct}}
+	if err := d.Keep(&trial, load.Result{Samples: samples.Bytes(), Fortio: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{d.Trial(trial), d.End(result.End{Complete: true}), d.Close()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root, d.Path()
+}
+
+func TestRoundTrip(t *testing.T) {
+	root, path := written(t)
+	for _, p := range []string{path, filepath.Join(root, latestLink)} {
+		run, err := Load(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(run.Trials) != 1 || run.End == nil || !run.End.Complete || run.Head.Plan.Load.PayloadBytes != 128 {
+			t.Fatalf("%s: %+v", p, run)
+		}
+		samples, err := run.Samples(run.Trials[0])
+		if err != nil || len(samples) != 1 || samples[0].Latency != time.Millisecond {
+			t.Errorf("samples %v, %v", samples, err)
+		}
+	}
+}
+
+func TestLatestMovesOn(t *testing.T) {
+	root, first := written(t)
+	d, err := Create(root, result.Head{Started: Started().Add(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	link, err := os.Readlink(filepath.Join(root, latestLink))
+	if err != nil || link != filepath.Base(d.Path()) || link == filepath.Base(first) {
+		t.Errorf("latest leads to %q, %v", link, err)
+	}
+}
+
+func TestDamagedRunsAreRefused(t *testing.T) {
+	for want, spoil := range map[string]func(string) string{
+		"line 2":              func(s string) string { return strings.Replace(s, `"block":1`, `"block":x`, 1) },
+		"version 9":           func(s string) string { return strings.Replace(s, `"version":1`, `"version":9`, 1) },
+		"is empty":            func(string) string { return "" },
+		"must be":             func(s string) string { return s[strings.IndexByte(s, '\n')+1:] },
+		"leads out of":        func(s string) string { return strings.Replace(s, `"samples":"raw/`, `"samples":"../`, 1) },
+		`"x.y" is not known`:  func(s string) string { return strings.Replace(s, result.SchemaTrial, "x.y", 1) },
+		"no such file or dir": func(s string) string { return strings.Replace(s, `"samples":"raw/`, `"samples":"raw/no`, 1) },
+	} {
+		_, path := written(t)
+		file := filepath.Join(path, resultsFile)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(spoil(string(b))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		run, err := Load(path)
+		if err == nil && len(run.Trials) > 0 {
+			_, err = run.Samples(run.Trials[0])
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	if _, err := Load(t.TempDir()); err == nil || !strings.Contains(err.Error(), resultsFile) {
+		t.Errorf("a directory without a run: %v", err)
+	}
+}
+
+// TestCutLineIsNoResult: a killed run leaves half a line.
+func TestCutLineIsNoResult(t *testing.T) {
+	_, path := written(t)
+	file := filepath.Join(path, resultsFile)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b[:len(b)-10], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run, err := Load(path)
+	if err != nil || len(run.Trials) != 1 || run.End != nil {
+		t.Errorf("trials %d, end %v, %v", len(run.Trials), run.End, err)
+	}
+}

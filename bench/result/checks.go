@@ -1,0 +1,132 @@
+package result
+
+import (
+	"fmt"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/internal/report"
+)
+
+// The limits of a valid run.
+const (
+	maxClientShare = 0.70
+	maxMissedShare = 0.001
+)
+
+// checks says whether the figures may be believed. Saturated clients and missed
+// slots concern the fixed mode alone: closed loops saturate by design.
+func checks(r Run, s Summary) []report.Check {
+	var kept []Trial
+	for _, t := range r.Trials {
+		if t.Kept {
+			kept = append(kept, t)
+		}
+	}
+	all := []report.Check{
+		checkBlocks(s),
+		checkAnswers(kept),
+		checkConnections(kept),
+	}
+	if c, ok := checkRedirects(kept); ok {
+		all = append(all, c)
+	}
+	for _, m := range r.Head.Plan.Modes {
+		if m == plan.Fixed {
+			all = append(all, checkClient(kept), checkMissed(kept))
+		}
+	}
+	if r.End != nil {
+		all = append(all, r.End.Checks...)
+	}
+	return all
+}
+
+func checkBlocks(s Summary) report.Check {
+	want := s.Plan.Blocks
+	if want == 0 {
+		want = s.Plan.MinBlocks
+	}
+	return report.Checkf("enough blocks", s.Blocks >= want, "%d whole blocks, at least %d wanted", s.Blocks, want)
+}
+
+func checkAnswers(kept []Trial) report.Check {
+	requests, bad := 0, 0
+	for _, t := range kept {
+		requests += t.Client.Requests
+		bad += t.Client.Errors
+	}
+	return report.Checkf("every request was answered by 200", bad == 0 && requests > 0,
+		"%d of %d requests were not", bad, requests)
+}
+
+// checkConnections compares two witnesses. A connection more or less means that
+// something on the way made connections of its own.
+func checkConnections(kept []Trial) report.Check {
+	var client, server int64
+	worst := ""
+	for _, t := range kept {
+		client += t.Client.Connections
+		server += t.Server.Connections
+		if t.Client.Connections != t.Server.Connections && worst == "" {
+			worst = fmt.Sprintf("; first in %s: client %d, server %d", t, t.Client.Connections, t.Server.Connections)
+		}
+	}
+	return report.Checkf("server saw the client's connections", worst == "" && server > 0,
+		"clients opened %d, servers took %d%s", client, server, worst)
+}
+
+// checkRedirects compares the engine's own counter with the client. It is left
+// out when no variant has an engine.
+func checkRedirects(kept []Trial) (report.Check, bool) {
+	const name = "duomesh-l4 redirected every connection"
+	var want, got uint64
+	worst, seen := "", false
+	for _, t := range kept {
+		if t.Variant != plan.L4 {
+			continue
+		}
+		seen = true
+		if t.Redirected == nil {
+			return report.Checkf(name, false, "%s has no count of redirects", t), true
+		}
+		want += uint64(t.Client.Connections)
+		got += *t.Redirected
+		if *t.Redirected != uint64(t.Client.Connections) && worst == "" {
+			worst = fmt.Sprintf("; first in %s: %d of %d", t, *t.Redirected, t.Client.Connections)
+		}
+	}
+	return report.Checkf(name, worst == "" && want > 0, "%d redirects, %d connections%s", got, want, worst), seen
+}
+
+func checkClient(kept []Trial) report.Check {
+	var worst float64
+	variant := plan.Variant("")
+	type sum struct{ cpu, wall float64 }
+	sums := map[plan.Variant]sum{}
+	for _, t := range kept {
+		if t.Mode == plan.Fixed {
+			s := sums[t.Variant]
+			sums[t.Variant] = sum{s.cpu + t.CPU.Client.Seconds(), s.wall + t.Wall.Seconds()}
+		}
+	}
+	for _, v := range plan.Variants() {
+		if s, ok := sums[v]; ok && s.cpu/s.wall > worst {
+			worst, variant = s.cpu/s.wall, v
+		}
+	}
+	return report.Checkf("fixed: the client is not saturated", variant != "" && worst < maxClientShare,
+		"busiest client (%s) used %.0f %% of one core, below %.0f %% wanted", variant, 100*worst, 100*maxClientShare)
+}
+
+func checkMissed(kept []Trial) report.Check {
+	slots, missed, late := 0, 0, 0
+	for _, t := range kept {
+		slots += t.Client.Slots
+		missed += t.Client.Missed
+		late += t.Client.Late
+	}
+	ok := slots > 0 && float64(missed) < maxMissedShare*float64(slots)
+	return report.Checkf("fixed: the schedule was kept", ok,
+		"%d of %d slots never left, below %.1f %% wanted; %d left a slot or more late (their response time says so)",
+		missed, slots, 100*maxMissedShare, late)
+}

@@ -1,0 +1,165 @@
+// Package result is what a benchmark run found: the facts as they were
+// recorded, and the summary that follows from them and nothing else. A summary
+// made again from the recorded facts is equal to the first.
+package result
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/load"
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/internal/report"
+)
+
+// The schemas of the lines of results.jsonl and of summary.json.
+const (
+	SchemaRun     = "duomesh.bench.run"
+	SchemaTrial   = "duomesh.bench.trial"
+	SchemaEnd     = "duomesh.bench.end"
+	SchemaSummary = "duomesh.bench.summary"
+	Version       = 1
+)
+
+// Head is the first line of a run: what was meant, and where.
+type Head struct {
+	Schema      string      `json:"schema"`
+	Version     int         `json:"version"`
+	Started     time.Time   `json:"started"`
+	Plan        plan.Plan   `json:"plan"`
+	Environment Environment `json:"environment"`
+}
+
+// Environment is the machine and the build.
+type Environment struct {
+	Kernel      string `json:"kernel"`
+	CPU         string `json:"cpu"`
+	Cores       int    `json:"cores"`
+	Governor    string `json:"governor,omitempty"`
+	Clocksource string `json:"clocksource"`
+	MemoryBytes uint64 `json:"memory_bytes"`
+	Hypervisor  bool   `json:"hypervisor"`
+	// LoadAverage is of the minute before the run.
+	LoadAverage  string            `json:"load_average"`
+	Congestion   string            `json:"tcp_congestion_control"`
+	ConntrackMax string            `json:"conntrack_max,omitempty"`
+	Go           string            `json:"go"`
+	Revision     string            `json:"revision"`
+	Modules      map[string]string `json:"modules"`
+	Mitigations  map[string]string `json:"mitigations,omitempty"`
+	Arch         string            `json:"arch"`
+}
+
+// Trial is one client process against one server process: the unit of
+// replication. It is one line.
+type Trial struct {
+	Schema  string `json:"schema"`
+	Version int    `json:"version"`
+	// Block and Order count from 1; Order is the place inside the block.
+	Block int `json:"block"`
+	Order int `json:"order"`
+	plan.Cell
+	// Attempt counts from 1. Kept is set on the one attempt that counts.
+	Attempt int       `json:"attempt"`
+	Kept    bool      `json:"kept"`
+	Start   time.Time `json:"start"`
+	// Wall is the measured span, a little longer than Client.Elapsed.
+	Wall   time.Duration `json:"wall_ns"`
+	Client load.Report   `json:"client"`
+	// Server is what the server counted in the span.
+	Server load.Counts `json:"server"`
+	CPU    CPU         `json:"cpu"`
+	// Redirected is how many connections the variant's own engine says it
+	// redirected in the span; absent where no engine is involved.
+	Redirected *uint64 `json:"redirected,omitempty"`
+	// Samples and Fortio are files below the run's directory.
+	Samples string `json:"samples"`
+	Fortio  string `json:"fortio"`
+}
+
+// CPU is processor time in a trial's span.
+type CPU struct {
+	// Client and Server are the pods' cgroups: everything in them.
+	Client time.Duration `json:"client_ns"`
+	Server time.Duration `json:"server_ns"`
+	// Harness is this program, which waits while a trial runs.
+	Harness time.Duration `json:"harness_ns"`
+	// Machine is all time in which a processor was not idle, the hypervisor's
+	// steal included, which also stands alone.
+	Machine time.Duration `json:"machine_ns"`
+	Steal   time.Duration `json:"steal_ns"`
+	// Cores is the number of processors.
+	Cores int `json:"cores"`
+}
+
+// Other is machine time that belongs to neither role.
+func (c CPU) Other() time.Duration { return c.Machine - c.Client - c.Server }
+
+// Rest is the share of the whole machine that was busy for neither pods nor
+// harness.
+func (t Trial) Rest() float64 {
+	total := t.Wall.Seconds() * float64(t.CPU.Cores)
+	if total <= 0 {
+		return 0
+	}
+	return max((t.CPU.Other()-t.CPU.Harness).Seconds()/total, 0)
+}
+
+// End is the last line of a run: how it ended, and what the passes after the
+// timed one found.
+type End struct {
+	Schema  string `json:"schema"`
+	Version int    `json:"version"`
+	// Complete is clear when the run was stopped or failed; Reason says why.
+	Complete bool          `json:"complete"`
+	Reason   string        `json:"reason,omitempty"`
+	Elapsed  time.Duration `json:"elapsed_ns"`
+	// IdleBusy is the share of the machine that was busy before the first trial,
+	// when everything stood and nothing ran.
+	IdleBusy float64        `json:"idle_busy"`
+	Checks   []report.Check `json:"checks,omitempty"`
+	Counted  []Counted      `json:"counted,omitempty"`
+}
+
+// Counted is the kernel's own statistics of the mesh programs over one trial of
+// the counted pass.
+type Counted struct {
+	plan.Cell
+	Requests    int64 `json:"requests"`
+	Connections int64 `json:"connections"`
+	// Setup is what ran until the connections stood, Steady what ran after; a
+	// mode that connects all the time has all of it in Steady.
+	Setup  Programs `json:"setup"`
+	Steady Programs `json:"steady"`
+	// Reason is set when nothing was counted, and says why.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Programs is the work of BPF programs.
+type Programs struct {
+	Runs uint64        `json:"runs"`
+	Time time.Duration `json:"time_ns"`
+}
+
+// Sub returns the work since an earlier reading.
+func (p Programs) Sub(before Programs) Programs {
+	return Programs{p.Runs - before.Runs, p.Time - before.Time}
+}
+
+// Run is all recorded facts.
+type Run struct {
+	Head   Head
+	Trials []Trial
+	// End is nil while a run is going on, or when it was killed.
+	End *End
+	// Samples returns the requests of a trial.
+	Samples func(Trial) ([]load.Sample, error)
+}
+
+// Blocks is the number of blocks in which every cell has a kept trial.
+func (r Run) Blocks() int { return len(wholeBlocks(r)) }
+
+// String names the trial for messages.
+func (t Trial) String() string {
+	return fmt.Sprintf("block %d %s attempt %d", t.Block, t.Cell, t.Attempt)
+}
