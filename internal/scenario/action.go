@@ -1,5 +1,7 @@
 package scenario
 
+import "fmt"
+
 // Action is one change of a world.
 type Action interface {
 	// String says what is done, for people.
@@ -31,3 +33,41 @@ type StopServer struct{ Pod string }
 
 // String implements Action.
 func (a StopServer) String() string { return "stop the server of " + a.Pod }
+
+// Recycle ends a pod, and makes another with the same name and addresses: a new
+// network namespace and cgroup. Nobody tells the mesh, and the new pod is not
+// enrolled. Nothing else may use the pod at the same time.
+type Recycle struct{ Pod string }
+
+// String implements Action.
+func (a Recycle) String() string { return "recycle pod " + a.Pod }
+
+// KillAgent ends a node's agent by SIGKILL.
+type KillAgent struct{ Node string }
+
+// String implements Action.
+func (a KillAgent) String() string { return "kill the agent of node " + a.Node }
+
+// StartAgent starts a node's agent again. It returns when the agent has taken
+// over what the one before it left, and has applied the declared state.
+type StartAgent struct{ Node string }
+
+// String implements Action.
+func (a StartAgent) String() string { return "start the agent of node " + a.Node }
+
+// Churn replaces the declared objects by one after the other of Between, Changes
+// times, PerSecond times a second, and does not wait for any but the last. Each
+// KillEvery changes the agents of the nodes Kill are killed and started again; 0
+// means never.
+type Churn struct {
+	Between   []Objects
+	Changes   int
+	PerSecond int
+	Kill      []string
+	KillEvery int
+}
+
+// String implements Action.
+func (a Churn) String() string {
+	return fmt.Sprintf("change the objects %d times, %d times a second", a.Changes, a.PerSecond)
+}

@@ -144,18 +144,18 @@ func addresses() Scenario {
 		Topology: pair(),
 		Objects:  weighted(Dual, 0, 1),
 		Phases: []Phase{{Loads: []Load{
-			only("client", fortio(IPv4), "v2", 500),
-			only("client2", fortio(IPv6), "v2", 500),
-			only("client2", fortio(Mapped), "v2", 500),
+			onlyV2("client", fortio(IPv4), 500),
+			onlyV2("client2", fortio(IPv6), 500),
+			onlyV2("client2", fortio(Mapped), 500),
 		}}},
 	}
 }
 
-// only is a load that one pod must serve alone: an exact gate.
-func only(from string, to Target, server string, n int) Load {
+// onlyV2 is a load that v2 must serve alone: an exact gate.
+func onlyV2(from string, to Target, n int) Load {
 	return Load{
 		From: []string{from}, To: to, Connections: n,
-		Want: redirected(map[string]float64{server: 1}),
+		Want: redirected(map[string]float64{"v2": 1}),
 	}
 }
 
@@ -279,7 +279,7 @@ func bystander() Scenario {
 		Topology: pair(),
 		Objects:  weighted(IPv4, 0, 1),
 		Phases: []Phase{{Loads: []Load{
-			only("client", fortio(IPv4), "v2", 500),
+			onlyV2("client", fortio(IPv4), 500),
 			{
 				From: []string{"bystander"}, To: fortio(IPv4), Connections: 500,
 				Want: Want{Outcome: RefusedByPeer},

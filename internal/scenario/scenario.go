@@ -18,6 +18,9 @@ type Scenario struct {
 type Topology struct {
 	Nodes []Node
 	Mesh  Mesh
+	// Agents is set when each node must have an agent that can be killed and
+	// started while connections are made.
+	Agents bool
 }
 
 // Mesh is what carries service addresses to pods.
@@ -127,6 +130,9 @@ type Want struct {
 	Via Via
 	// Split gives the share of each server pod. The shares sum to 1.
 	Split map[string]float64
+	// Unweighed: the pods of Split may serve, in any shares but 0 and 1, which
+	// stay exact. Only Single sets it.
+	Unweighed bool `yaml:"-"`
 	// Port is the port on which the server must have been reached.
 	Port uint16
 }

@@ -93,6 +93,22 @@ func CheckSplit(name string, want map[string]float64, got map[string]int) []repo
 	return checks
 }
 
+// CheckExact is CheckSplit for the shares 0 and 1 alone.
+func CheckExact(name string, want map[string]float64, got map[string]int) []report.Check {
+	exact, counts := map[string]float64{}, map[string]int{}
+	for pod, n := range got {
+		if share := want[pod]; share <= 0 || share >= 1 {
+			counts[pod] = n
+		}
+	}
+	for pod, share := range want {
+		if share <= 0 || share >= 1 {
+			exact[pod] = share
+		}
+	}
+	return CheckSplit(name, exact, counts)
+}
+
 // checkShare judges one count. A count in range that could not have shown an
 // error of Shift is inconclusive.
 func checkShare(name string, n, got int, share float64) report.Check {

@@ -139,6 +139,9 @@ func (w Want) validate(pods map[string]bool, n int) error {
 			return fmt.Errorf("server pod %s is not in the topology", pod)
 		}
 		sum += share
+		if w.Unweighed {
+			continue
+		}
 		if err := gate(pod, n, share); err != nil {
 			return err
 		}
