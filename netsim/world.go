@@ -39,7 +39,7 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		var no intent.Unsupported
+		var no intent.UnsupportedError
 		if errors.As(err, &no) {
 			err = fmt.Errorf("%w: %w", scenario.ErrNotExpressible, err)
 		}

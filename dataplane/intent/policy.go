@@ -3,7 +3,7 @@ package intent
 import "time"
 
 // Policy is an authorization policy that a control plane sent. Engines that do
-// not enforce it must say so by refusing the Snapshot with Unsupported.
+// not enforce it must say so by refusing the Snapshot with UnsupportedError.
 type Policy struct {
 	Name      string
 	Namespace string
@@ -42,9 +42,9 @@ type Backend struct {
 	Weight uint32
 }
 
-// Unsupported says that a Snapshot holds something that this build does not
+// UnsupportedError says that a Snapshot holds something that this build does not
 // carry out. Nothing is accepted and ignored.
-type Unsupported struct {
+type UnsupportedError struct {
 	// Resource names the object, for example "service default/fortio".
 	Resource string
 	// Field names the part of it, for example "waypoint".
@@ -52,6 +52,6 @@ type Unsupported struct {
 }
 
 // Error implements error.
-func (u Unsupported) Error() string {
+func (u UnsupportedError) Error() string {
 	return u.Resource + ": " + u.Field + " is not carried out by this build"
 }

@@ -85,7 +85,7 @@ func TestValidateAcceptsTheDecisionTable(t *testing.T) {
 }
 
 func TestUnsupported(t *testing.T) {
-	got := intent.Unsupported{Resource: "service default/fortio", Field: "waypoint"}.Error()
+	got := intent.UnsupportedError{Resource: "service default/fortio", Field: "waypoint"}.Error()
 	if want := "service default/fortio: waypoint is not carried out by this build"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Layout of everything that user space reads or writes. A change of any struct,
+ * of an enum's order or of a meaning needs a new MESH_ABI.
+ *
+ * Addresses are 16 bytes in network byte order, IPv4 as ::ffff:a.b.c.d
+ * (RFC 4291, 2.5.5.2). Ports are in network byte order.
+ */
+#ifndef MESH_ABI_H
+#define MESH_ABI_H
+
+#define BPF_NO_PRESERVE_ACCESS_INDEX /* UAPI only: must load without BTF */
+#include "vmlinux.h"
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* One load, for what another CPU may be writing. */
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+enum mesh_abi {
+	MESH_ABI = 1,
+};
+
+/* What a connection's run ended with. */
+enum mesh_exit {
+	EXIT_PASS_UNMANAGED,
+	EXIT_PASS_PROTOCOL,
+	EXIT_PASS_NO_VIP,
+	EXIT_PASS_PASSTHROUGH,
+	EXIT_REDIRECT,
+	EXIT_REDIRECT_WAYPOINT,
+	EXIT_REFUSE_NO_WAYPOINT,
+	EXIT_REFUSE_NO_ENDPOINT,
+	EXIT_REFUSE_NO_PORT,
+	/* No slot where the frontend said that there is one, twice. */
+	EXIT_REFUSE_SLOT_MISS,
+	/* Events, counted beside the exit of the same run: */
+	/* a frontend was read again, */
+	EVENT_RETRY,
+	/* a redirect whose asked address could not be kept. */
+	EVENT_ORIGIN_LOST,
+	MESH_EXITS,
+};
+
+enum frontend_flag {
+	/* An address of a service, at port 0: other ports are refused. */
+	FRONTEND_ADDR_ONLY = 1,
+	/* Leave the connection as it was asked for. */
+	FRONTEND_PASSTHROUGH = 2,
+};
+
+struct frontend_key {
+	__be32 addr[4];
+	__be16 port;
+	__u8 proto; /* IPPROTO_TCP, also for MPTCP */
+	__u8 pad[5]; /* always 0: hash keys are compared as bytes, fast by eight */
+};
+_Static_assert(sizeof(struct frontend_key) == 24, "frontend_key is ABI");
+
+/*
+ * The kernel reuses the memory of a replaced hash element at once (since 6.1),
+ * so a program may read a value while it is being overwritten with another
+ * frontend's. check binds all words of the value to each other and to the key:
+ * see frontend_check().
+ */
+struct frontend {
+	__u32 set;	    /* index of the first slot of its set */
+	__u32 generation;   /* of the set: what all its slots say */
+	__u32 slots;	    /* how many; 0: no endpoint */
+	__be16 target_port; /* 0: each slot has its own */
+	__u16 flags;	    /* enum frontend_flag */
+	__u64 check;
+};
+_Static_assert(sizeof(struct frontend) == 24, "frontend is ABI");
+
+/*
+ * One column of an alias table (Vose 1991): the first outcome with probability
+ * threshold / 2^32, else the second. "Always" is two equal outcomes.
+ */
+struct slot {
+	__be32 first[4];
+	__be32 second[4];
+	__be16 first_port; /* 0: the frontend's target_port */
+	__be16 second_port;
+	__u32 threshold;
+	__u32 generation; /* never 0 in a set */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct slot) == 48, "slot is ABI");
+
+/* What a redirected socket asked for, and where it was sent. */
+struct origin {
+	__be32 asked[4];
+	__be32 target[4];
+	__be16 asked_port;
+	__be16 target_port;
+};
+_Static_assert(sizeof(struct origin) == 36, "origin is ABI");
+
+/* A place for the origin of one socket, by the low bits of its cookie. */
+struct origin_place {
+	__u64 cookie; /* 0: free */
+	struct origin origin;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct origin_place) == 48, "origin_place is ABI");
+
+enum mesh_size {
+	POD_PLACES = 1 << 15,
+	ORIGIN_PLACES = 1 << 13,
+};
+
+/* In pods: several enrolled pods share the place, ask managed. */
+#define POD_PLACE_SHARED (~0ULL)
+
+/* What each CPU has for itself. */
+struct cpu_state {
+	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
+	__u64 random; /* state of the generator, 0 before its first use */
+};
+_Static_assert(sizeof(struct cpu_state) == 104, "cpu_state is ABI");
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From the address that was asked for to one endpoint. */
+#ifndef MESH_CHOOSE_H
+#define MESH_CHOOSE_H
+
+#include "count.h"
+
+/* Odd 64-bit constants without a pattern; part of the ABI. */
+#define CHECK_K0 0x9e3779b185ebca87ULL
+#define CHECK_K1 0xc2b2ae3d27d4eb4fULL
+#define CHECK_K2 0x165667b19e3779f9ULL
+#define CHECK_K3 0x85ebca77c2b2ae63ULL
+#define CHECK_K4 0x27d4eb2f165667c5ULL
+#define CHECK_K5 0xbf58476d1ce4e5b9ULL
+#define CHECK_K6 0x94d049bb133111ebULL
+
+/*
+ * A value that was torn or that belongs to another key passes with probability
+ * 2^-64: mixing the words of two writes changes the sum, unless they are equal.
+ */
+static __always_inline __u64 frontend_check(const struct frontend_key *k,
+					    const struct frontend *f)
+{
+	__u64 id = (__u64)f->generation << 32 | f->set;
+	__u64 rest = (__u64)f->flags << 48 | (__u64)f->target_port << 32 |
+		     f->slots;
+
+	return k->addr[0] * CHECK_K0 + k->addr[1] * CHECK_K1 +
+	       k->addr[2] * CHECK_K2 + k->addr[3] * CHECK_K3 +
+	       (k->port | (__u32)k->proto << 16) * CHECK_K4 + id * CHECK_K5 +
+	       rest * CHECK_K6;
+}
+
+/* read_frontend copies a value; false when it was not whole, or not k's. */
+static __always_inline bool read_frontend(const struct frontend_key *k,
+					  const struct frontend *from,
+					  struct frontend *f)
+{
+	f->set = READ_ONCE(from->set);
+	f->generation = READ_ONCE(from->generation);
+	f->slots = READ_ONCE(from->slots);
+	f->target_port = READ_ONCE(from->target_port);
+	f->flags = READ_ONCE(from->flags);
+	return READ_ONCE(from->check) == frontend_check(k, f);
+}
+
+/* Where one connection goes, and why. */
+struct choice {
+	/*
+	 * Of a slot: it stays whole until the program ends, since user space
+	 * reuses slots a grace period after the last frontend that named them.
+	 * NULL unless exit is EXIT_REDIRECT.
+	 */
+	const __be32 *addr;
+	__be16 port;
+	__u32 exit;
+};
+
+/*
+ * pick_slot turns 64 random bits r into column floor(r * n / 2^64) and the next
+ * 32 bits of that product, so that each column is hit with probability 1/n to
+ * within 2^-64, for any n.
+ */
+static __always_inline __u32 pick_slot(__u64 r, __u32 n, __u32 *fraction)
+{
+	__u64 high = (r >> 32) * n + ((r & 0xffffffff) * n >> 32);
+
+	*fraction = high;
+	return high >> 32;
+}
+
+static __always_inline void
+choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
+{
+	const struct slot *s;
+	__u32 fraction;
+	__u32 index;
+
+	index = f->set + pick_slot(random64(cpu), f->slots, &fraction);
+	s = bpf_map_lookup_elem(&slots, &index);
+	if (!s || s->generation != f->generation) {
+		c->exit = EVENT_RETRY;
+		return;
+	}
+	c->exit = EXIT_REDIRECT;
+	if (fraction < s->threshold) {
+		c->addr = s->first;
+		c->port = s->first_port;
+	} else {
+		c->addr = s->second;
+		c->port = s->second_port;
+	}
+	if (!c->port)
+		c->port = f->target_port;
+}
+
+/* no_frontend tells a service's undeclared port from an unknown address. */
+static __always_inline enum mesh_exit no_frontend(const struct frontend_key *k)
+{
+	struct frontend_key addr_only = *k;
+
+	addr_only.port = 0;
+	if (bpf_map_lookup_elem(&frontends, &addr_only))
+		return EXIT_REFUSE_NO_PORT;
+	return EXIT_PASS_NO_VIP;
+}
+
+/* try_choose ends with EVENT_RETRY when what it read was changing. */
+static __always_inline void try_choose(struct cpu_state *cpu,
+				       const struct frontend_key *k,
+				       struct choice *c)
+{
+	const struct frontend *from = bpf_map_lookup_elem(&frontends, k);
+	struct frontend f;
+
+	if (!from)
+		c->exit = no_frontend(k);
+	else if (!read_frontend(k, from, &f))
+		c->exit = EVENT_RETRY;
+	else if (f.flags & FRONTEND_ADDR_ONLY)
+		c->exit = EXIT_REFUSE_NO_PORT;
+	else if (f.flags & FRONTEND_PASSTHROUGH)
+		c->exit = EXIT_PASS_PASSTHROUGH;
+	else if (!f.slots)
+		c->exit = EXIT_REFUSE_NO_ENDPOINT;
+	else
+		choose_slot(cpu, &f, c);
+}
+
+static __always_inline void
+choose(struct cpu_state *cpu, const struct frontend_key *k, struct choice *c)
+{
+	try_choose(cpu, k, c);
+	if (c->exit != EVENT_RETRY)
+		return;
+	count(cpu, EVENT_RETRY);
+	try_choose(cpu, k, c);
+	if (c->exit == EVENT_RETRY)
+		c->exit = EXIT_REFUSE_SLOT_MISS;
+}
+
+#endif

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * All maps of engine 1. User space sets max_entries from its limits and owns
+ * every entry, except where said otherwise.
+ */
+#ifndef MESH_MAPS_H
+#define MESH_MAPS_H
+
+#include "abi.h"
+
+/* managed: netns cookie -> flags, none defined yet. Absent: not enrolled. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u32);
+} managed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct frontend_key);
+	__type(value, struct frontend);
+} frontends SEC(".maps");
+
+/*
+ * slots: a set is a range of them. User space writes a range before a frontend
+ * names it, and writes it again only a grace period after none does. An array
+ * takes a sixth of the time of a hash.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+/*
+ * pods: low bits of a netns cookie -> the one managed cookie that has them, 0
+ * or POD_PLACE_SHARED. It answers what managed would, at a tenth of the time.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, POD_PLACES);
+	__type(key, __u32);
+	__type(value, __u64);
+} pods SEC(".maps");
+
+/* cpus: one element, written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cpu_state);
+} cpus SEC(".maps");
+
+/*
+ * origins: taken by connect, given back when the socket is released. A place
+ * that is taken sends the next socket to spilled.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ORIGIN_PLACES);
+	__type(key, __u32);
+	__type(value, struct origin_place);
+} origins SEC(".maps");
+
+/* spilled: written by connect, freed with the socket. Ten times as slow. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct origin);
+} spilled SEC(".maps");
+
+#endif

@@ -1,0 +1,198 @@
+package l4
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// BenchmarkHook measures the connect4 program by the kernel's own statistics,
+// against an empty program, in rounds that alternate between a pod with the one
+// and a pod with the other. Per variant: median ns/run of both over the rounds,
+// and the median of the rounds' ratios.
+func BenchmarkHook(b *testing.B) {
+	for _, v := range []struct {
+		name    string
+		options Options
+		managed bool
+		to      string
+	}{
+		{"unmanaged", Options{HidePeer: true}, false, "10.1.0.1:7001"},
+		{"unknown-address", Options{HidePeer: true}, true, "10.1.0.1:7001"},
+		{"unknown-address-keep-peer", Options{}, true, "10.1.0.1:7001"},
+		{"l4", Options{HidePeer: true}, true, "10.9.0.1:80"},
+		{"l4-keep-peer", Options{}, true, "10.9.0.1:80"},
+	} {
+		for _, pattern := range []string{"repeat", "exchange"} {
+			b.Run(v.name+"/"+pattern, func(b *testing.B) {
+				stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+				must(b, err)
+				defer stats.Close()
+				base, n := newNode(b), newNode(b)
+				floor, p := base.pod(b, "default/floor"), n.pod(b, "default/client")
+				empty := emptyConnect4(b, base.cgroup)
+				e := n.open(b, v.options)
+				apply(b, e, decisions()...)
+				if v.managed {
+					must(b, e.Enrol(p.Pod))
+				}
+				ours := e.coll.Programs[meshProgMeshConnect4]
+				var floors, costs, ratios []float64
+				for b.Loop() {
+					f := perRun(b, empty, func() { floor.connects(b, pattern, 200, "10.1.0.1:7001") })
+					c := perRun(b, ours, func() { p.connects(b, pattern, 200, v.to) })
+					floors, costs, ratios = append(floors, f), append(costs, c), append(ratios, c/f)
+				}
+				b.ReportMetric(median(floors), "empty-ns/run")
+				b.ReportMetric(median(costs), "ns/run")
+				b.ReportMetric(median(ratios), "x-empty")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// BenchmarkGetpeername is the cost of giving the asked address back.
+func BenchmarkGetpeername(b *testing.B) {
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	must(b, err)
+	defer stats.Close()
+	n := newNode(b)
+	p := n.pod(b, "default/client")
+	e := n.open(b, Options{})
+	apply(b, e, decisions()...)
+	must(b, e.Enrol(p.Pod))
+	var costs []float64
+	for b.Loop() {
+		costs = append(costs, perRun(b, e.coll.Programs[meshProgMeshGetpeername4], func() {
+			p.connects(b, "repeat", 200, "10.9.0.1:80")
+		}))
+	}
+	b.ReportMetric(median(costs), "ns/run")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkConnect is the wall time of connect() to a listener on loopback,
+// getpeername and a reset, with no program, and through the engine.
+func BenchmarkConnect(b *testing.B) {
+	n := newNode(b)
+	p := n.pod(b, "default/client")
+	for _, to := range []string{"10.1.0.1:7001", "10.9.0.1:80"} {
+		b.Run(map[bool]string{true: "l4", false: "direct"}[to == "10.9.0.1:80"], func(b *testing.B) {
+			if to == "10.9.0.1:80" {
+				e := n.open(b, Options{})
+				apply(b, e, decisions()...)
+				must(b, e.Enrol(p.Pod))
+			}
+			b.ResetTimer()
+			p.connects(b, "repeat", b.N, to)
+		})
+	}
+}
+
+// BenchmarkApply is a first load, and the change of one endpoint, with ten
+// endpoints for each service.
+func BenchmarkApply(b *testing.B) {
+	for _, services := range []int{10, 1000, 10_000} {
+		all := make([]*intent.Service, services)
+		for i := range all {
+			all[i] = manyEndpoints(i, 0)
+		}
+		b.Run(fmt.Sprintf("first/%d", services), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				n := newNode(b)
+				e := n.open(b, Options{})
+				b.StartTimer()
+				apply(b, e, all...)
+				b.StopTimer()
+				must(b, e.Close())
+				b.StartTimer()
+			}
+		})
+		b.Run(fmt.Sprintf("one-endpoint/%d", services), func(b *testing.B) {
+			n := newNode(b)
+			e := n.open(b, Options{})
+			apply(b, e, all...)
+			i := 0
+			for b.Loop() {
+				i++
+				next := slices.Clone(all)
+				next[0] = manyEndpoints(0, i%2)
+				apply(b, e, next...)
+			}
+		})
+	}
+}
+
+// BenchmarkGrace is the part of an Apply that waits for running programs.
+func BenchmarkGrace(b *testing.B) {
+	n := newNode(b)
+	e := n.open(b, Options{})
+	for b.Loop() {
+		must(b, e.grace.wait())
+	}
+}
+
+func manyEndpoints(service, missing int) *intent.Service {
+	var ws []*intent.Workload
+	for j := range 10 - missing {
+		ws = append(ws, workload(fmt.Sprintf("w-%d-%d", service, j),
+			fmt.Sprintf("10.%d.%d.%d", 100+j, service/256, service%256)))
+	}
+	return service10(service, ws)
+}
+
+func service10(i int, ws []*intent.Workload) *intent.Service {
+	return service(fmt.Sprintf("s%05d", i), []string{fmt.Sprintf("10.9.%d.%d", i/256, i%256)}, []uint16{80}, ws...)
+}
+
+// connects makes n connections, back to back ("repeat"), or each with an answer
+// of the server in between ("exchange"), which cools the caches.
+func (p *pod) connects(tb testing.TB, pattern string, n int, to string) {
+	tb.Helper()
+	if a := p.do(tb, call{Op: pattern, N: n, Domain: v4, Type: unix.SOCK_STREAM, To: addrPort(to)}); a.Errno != 0 {
+		tb.Fatalf("connect to %s: %v", to, a.Errno)
+	}
+}
+
+func emptyConnect4(tb testing.TB, cgroup *os.File) *ebpf.Program {
+	tb.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "empty", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	must(tb, err)
+	l, err := link.AttachRawLink(link.RawLinkOptions{
+		Target: int(cgroup.Fd()), Program: prog, Attach: ebpf.AttachCGroupInet4Connect,
+	})
+	must(tb, err)
+	tb.Cleanup(func() { l.Close(); prog.Close() })
+	return prog
+}
+
+func perRun(tb testing.TB, prog *ebpf.Program, f func()) float64 {
+	tb.Helper()
+	before, err := prog.Stats()
+	must(tb, err)
+	f()
+	after, err := prog.Stats()
+	must(tb, err)
+	if after.RunCount == before.RunCount {
+		tb.Fatal("the program did not run")
+	}
+	return float64((after.Runtime - before.Runtime).Nanoseconds()) / float64(after.RunCount-before.RunCount)
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}

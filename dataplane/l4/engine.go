@@ -1,0 +1,229 @@
+package l4
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+)
+
+var errClosed = errors.New("the engine is closed")
+
+// Engine is engine 1 on one node. Its methods may be called concurrently.
+type Engine struct {
+	host   Host
+	limits Limits
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	closed    bool
+	state     *state
+	enrolled  map[uint64]string // netns cookie → pod name, "" when not known
+	gateways  map[string]bool
+	managed   table[uint64, uint32]
+	pods      table[uint32, uint64]
+	frontends table[meshFrontendKey, meshFrontend]
+	slots     table[uint32, meshSlot]
+	cpus      *ebpf.Map
+	coll      *ebpf.Collection
+	hooks     []*hook
+	grace     *grace
+	pins      *pins // nil: nothing is pinned
+	closers   []io.Closer
+	neighbors []Neighbour
+}
+
+// Open loads the programs and attaches them to h.Cgroup. Where h.BPFFS holds the
+// state of an earlier process, it is taken over: maps, enrolments and services
+// stay, the programs are replaced one by one in their links, and connections
+// are redirected all the while. The first Apply then replaces the services.
+//
+// Errors: PinError when that state is not complete, is of another ABI, has other
+// limits, or belongs to a running engine; else what the kernel refuses.
+func Open(h Host, o Options) (_ *Engine, err error) {
+	e := &Engine{
+		host: h, limits: o.Limits.withDefaults(), log: h.Log,
+		enrolled: map[uint64]string{},
+	}
+	e.state = newState(e.limits.Slots)
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open engine: %w", err), e.undo())
+		}
+	}()
+	if err := isCgroup2(h.Cgroup); err != nil {
+		return nil, err
+	}
+	if h.BPFFS != "" {
+		if e.pins, err = openPins(h.BPFFS); err != nil {
+			return nil, err
+		}
+		e.closers = append(e.closers, e.pins)
+	}
+	if err := e.load(o); err != nil {
+		return nil, err
+	}
+	if err := e.adopt(); err != nil {
+		return nil, err
+	}
+	if err := e.attach(o); err != nil {
+		return nil, err
+	}
+	if e.neighbors, err = neighboursOf(h.Cgroup, e.hooks); err != nil {
+		return nil, err
+	}
+	for _, n := range e.neighbors {
+		e.log.Warn("another program is on the path of connections",
+			"hook", n.Hook, "program", n.Program, "id", n.ID)
+	}
+	return e, nil
+}
+
+func (e *Engine) load(o Options) error {
+	spec, err := loadMesh()
+	if err != nil {
+		return fmt.Errorf("read mesh programs: %w", err)
+	}
+	if err := e.configure(spec, o); err != nil {
+		return err
+	}
+	var options ebpf.CollectionOptions
+	if e.pins != nil {
+		if err := e.pins.prepare(spec); err != nil {
+			return err
+		}
+		options.Maps.PinPath = e.pins.dir
+	}
+	e.coll, err = ebpf.NewCollectionWithOptions(spec, options)
+	if err != nil {
+		return fmt.Errorf("load mesh programs: %w", explain(err))
+	}
+	e.closers = append(e.closers, closer(func() error { e.coll.Close(); return nil }))
+	e.managed = table[uint64, uint32]{name: meshMapManaged, m: e.coll.Maps[meshMapManaged]}
+	e.frontends = table[meshFrontendKey, meshFrontend]{name: meshMapFrontends, m: e.coll.Maps[meshMapFrontends]}
+	e.slots = table[uint32, meshSlot]{name: meshMapSlots, m: e.coll.Maps[meshMapSlots]}
+	e.pods = table[uint32, uint64]{name: meshMapPods, m: e.coll.Maps[meshMapPods]}
+	e.cpus = e.coll.Maps[meshMapCpus]
+	if e.grace, err = newGrace(); err != nil {
+		return err
+	}
+	e.closers = append(e.closers, e.grace)
+	return nil
+}
+
+// configure sets what the programs take as constants and the maps as sizes.
+func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
+	spec.Maps[meshMapManaged].MaxEntries = e.limits.Managed
+	spec.Maps[meshMapFrontends].MaxEntries = e.limits.Frontends
+	spec.Maps[meshMapSlots].MaxEntries = e.limits.Slots
+	retval, err := haveHelper(asm.FnSetRetval)
+	if err != nil {
+		return err
+	}
+	if !retval {
+		e.log.Warn("this kernel has no bpf_set_retval: a refused connection gets EPERM, not ECONNREFUSED")
+	}
+	places, err := haveHelper(asm.FnSkcToMptcpSock)
+	if err != nil {
+		return err
+	}
+	if _, err := btf.LoadKernelSpec(); err != nil {
+		places = false
+	}
+	for name, value := range map[string]bool{
+		meshVarCfgSetRetval: retval, meshVarCfgPlaces: places, meshVarCfgKeepPeer: !o.HidePeer,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	if o.HidePeer {
+		delete(spec.Programs, meshProgMeshGetpeername4)
+		delete(spec.Programs, meshProgMeshGetpeername6)
+		delete(spec.Programs, meshProgMeshSockRelease)
+	}
+	return nil
+}
+
+func haveHelper(f asm.BuiltinFunc) (bool, error) {
+	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, f)
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return false, fmt.Errorf("try helper %s: %w", f, explain(err))
+	}
+	return err == nil, nil
+}
+
+// adopt reads what an earlier process left in the maps.
+func (e *Engine) adopt() error {
+	if e.pins == nil || e.pins.fresh {
+		return nil
+	}
+	if err := e.reread(); err != nil {
+		return err
+	}
+	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {
+		return err
+	}
+	return e.replace()
+}
+
+// undo takes back a failed Open. State that was there before stays.
+func (e *Engine) undo() error {
+	if e.pins != nil && e.pins.fresh {
+		return e.Remove()
+	}
+	return e.Close()
+}
+
+// Close lets go of the kernel's objects. What is pinned goes on redirecting,
+// without pins the redirection ends; established connections are not touched
+// either way. Closing again does nothing.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.close()
+}
+
+func (e *Engine) close() error {
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	var errs []error
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		errs = append(errs, e.closers[i].Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Remove detaches the programs, removes the pins and closes the engine: nothing
+// of it is left on the node.
+func (e *Engine) Remove() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	var errs []error
+	for _, h := range e.hooks {
+		errs = append(errs, h.unpin())
+	}
+	if e.pins != nil {
+		errs = append(errs, e.pins.remove())
+	}
+	return errors.Join(append(errs, e.close())...)
+}
+
+type closer func() error
+
+// Close calls f.
+func (f closer) Close() error { return f() }

@@ -1,0 +1,136 @@
+package l4
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// Enrol puts a pod under management: from its return on, its connections are
+// decided by the engine. It returns nil only after the kernel has answered that
+// the entry is there and that the programs run for the pod's cgroup. Connections
+// that the pod already has stay as they are. Enrolling again does nothing.
+//
+// A pod whose cgroup is not below Host.Cgroup is refused, and so is one that the
+// applied Snapshot calls a gateway.
+func (e *Engine) Enrol(p Pod) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	if err := e.enrol(p); err != nil {
+		return fmt.Errorf("enrol pod %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (e *Engine) enrol(p Pod) error {
+	if p.Netns == nil || p.Cgroup == nil {
+		return errors.New("network namespace and cgroup are both needed")
+	}
+	if e.gateways[p.Name] {
+		return errors.New("it is a waypoint or gateway, which is never managed")
+	}
+	inside, err := below(p.Cgroup, e.host.Cgroup)
+	if err != nil {
+		return err
+	}
+	if !inside {
+		return fmt.Errorf("its cgroup %s is not below the node's, %s", p.Cgroup.Name(), e.host.Cgroup.Name())
+	}
+	if err := e.effective(p); err != nil {
+		return err
+	}
+	cookie, err := kernel.NetnsCookie(p.Netns)
+	if err != nil {
+		return err
+	}
+	if err := e.manage(cookie); err != nil {
+		return err
+	}
+	e.enrolled[cookie] = p.Name
+	return nil
+}
+
+// manage writes the entry, unless it is there, and reads it back.
+func (e *Engine) manage(cookie uint64) error {
+	var flags uint32
+	if e.managed.m.Lookup(cookie, &flags) == nil {
+		return nil
+	}
+	if have := e.limits.Managed; uint32(len(e.enrolled)) >= have {
+		return CapacityError{Map: e.managed.name, Need: uint32(len(e.enrolled)) + 1, Have: have}
+	}
+	if err := e.managed.put([]uint64{cookie}, []uint32{0}); err != nil {
+		return err
+	}
+	e.enrolled[cookie] = ""
+	if err := e.place(cookie); err != nil {
+		return err
+	}
+	if err := e.managed.m.Lookup(cookie, &flags); err != nil {
+		return fmt.Errorf("read back from map %s: %w", e.managed.name, err)
+	}
+	return nil
+}
+
+// effective fails unless all of the engine's programs run for p's cgroup.
+func (e *Engine) effective(p Pod) error {
+	for _, h := range e.hooks {
+		ids, err := attached(p.Cgroup, h.attach, unix.BPF_F_QUERY_EFFECTIVE)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(ids, h.id) {
+			return fmt.Errorf("program %s does not run for its cgroup %s", h.program, p.Cgroup.Name())
+		}
+	}
+	return nil
+}
+
+// Leave ends the management of a pod. Its open connections stay; getpeername
+// still answers for them. A pod that is not enrolled is no error. Only p.Netns
+// is needed.
+func (e *Engine) Leave(p Pod) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	if err := e.leave(p); err != nil {
+		return fmt.Errorf("pod %s leaves: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (e *Engine) leave(p Pod) error {
+	if p.Netns == nil {
+		return errors.New("its network namespace is needed")
+	}
+	cookie, err := kernel.NetnsCookie(p.Netns)
+	if err != nil {
+		return err
+	}
+	if err := e.managed.remove([]uint64{cookie}); err != nil {
+		return err
+	}
+	delete(e.enrolled, cookie)
+	return e.place(cookie)
+}
+
+// gatewaysOf returns the names, as in Pod, of what may not be enrolled.
+func gatewaysOf(s intent.Snapshot) map[string]bool {
+	names := map[string]bool{}
+	for _, w := range s.Workloads {
+		if w.Gateway {
+			names[w.Namespace+"/"+w.Name] = true
+		}
+	}
+	return names
+}

@@ -1,0 +1,67 @@
+package l4
+
+import (
+	"fmt"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// Event is something that happened in a run of a program, counted beside the
+// run's exit.
+type Event string
+
+// The events.
+const (
+	// Retry: a frontend was read again, since it was being replaced.
+	Retry Event = "retry"
+	// RefuseSlotMiss: a frontend named a slot that is not there, twice, and the
+	// connection was refused. It never happens while only engines write the maps.
+	RefuseSlotMiss Event = "refuse-slot-miss"
+	// OriginLost: a connection was redirected, but the kernel had no memory to
+	// keep the asked address: getpeername answers the endpoint.
+	OriginLost Event = "origin-lost"
+)
+
+var exitNames = map[meshMeshExit]intent.Exit{
+	meshMeshExitEXIT_PASS_UNMANAGED:     intent.PassUnmanaged,
+	meshMeshExitEXIT_PASS_PROTOCOL:      intent.PassProtocol,
+	meshMeshExitEXIT_PASS_NO_VIP:        intent.PassNoVIP,
+	meshMeshExitEXIT_PASS_PASSTHROUGH:   intent.PassPassthrough,
+	meshMeshExitEXIT_REDIRECT:           intent.Redirect,
+	meshMeshExitEXIT_REDIRECT_WAYPOINT:  intent.RedirectWaypoint,
+	meshMeshExitEXIT_REFUSE_NO_WAYPOINT: intent.RefuseNoWaypoint,
+	meshMeshExitEXIT_REFUSE_NO_ENDPOINT: intent.RefuseNoEndpoint,
+	meshMeshExitEXIT_REFUSE_NO_PORT:     intent.RefuseNoPort,
+}
+
+var eventNames = map[meshMeshExit]Event{
+	meshMeshExitEXIT_REFUSE_SLOT_MISS: RefuseSlotMiss,
+	meshMeshExitEVENT_RETRY:           Retry,
+	meshMeshExitEVENT_ORIGIN_LOST:     OriginLost,
+}
+
+// Exits returns how many connects ended with each exit since the maps were made.
+func (e *Engine) Exits() (map[intent.Exit]uint64, error) { return counters(e, exitNames) }
+
+// Events returns how often each event happened since the maps were made.
+func (e *Engine) Events() (map[Event]uint64, error) { return counters(e, eventNames) }
+
+func counters[N ~string](e *Engine, names map[meshMeshExit]N) (map[N]uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, errClosed
+	}
+	var cpus []meshCpuState
+	if err := e.cpus.Lookup(uint32(0), &cpus); err != nil {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	sums := make(map[N]uint64, len(names))
+	for index, name := range names {
+		sums[name] = 0
+		for _, cpu := range cpus {
+			sums[name] += cpu.Exits[index]
+		}
+	}
+	return sums, nil
+}

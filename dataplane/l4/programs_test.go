@@ -1,0 +1,78 @@
+package l4
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// The engine loads where the kernel has no BTF: no program asks for the layout
+// of a kernel type, nor for a kernel function.
+func TestProgramsNeedNoKernelBTF(t *testing.T) {
+	spec, err := loadMesh()
+	must(t, err)
+	if len(spec.Programs) == 0 {
+		t.Fatal("no programs")
+	}
+	for name, prog := range spec.Programs {
+		for i := range prog.Instructions {
+			ins := &prog.Instructions[i]
+			if relo := btf.CORERelocationMetadata(ins); relo != nil {
+				t.Errorf("%s, instruction %d: %v", name, i, relo)
+			}
+			if ins.IsKfuncCall() {
+				t.Errorf("%s, instruction %d calls a kernel function", name, i)
+			}
+		}
+	}
+}
+
+// Every combination of the constants loads, and each constant that is off leaves
+// its helpers out of the loaded program: an older kernel need not have them.
+func TestConstantsExcludeHelpers(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.BPF)
+	const keep, places, retval = 1, 2, 4
+	var calls [8]int
+	for i := range calls {
+		spec, err := loadMesh()
+		must(t, err)
+		must(t, spec.Variables[meshVarCfgKeepPeer].Set(i&keep > 0))
+		must(t, spec.Variables[meshVarCfgPlaces].Set(i&places > 0))
+		must(t, spec.Variables[meshVarCfgSetRetval].Set(i&retval > 0))
+		c, err := ebpf.NewCollection(spec)
+		if err != nil {
+			t.Fatalf("constants %03b: %v", i, err)
+		}
+		calls[i] = helperCalls(t, c.Programs[meshProgMeshConnect4])
+		c.Close()
+	}
+	for _, constant := range []int{keep, places, retval} {
+		if all, without := calls[7], calls[7&^constant]; without >= all {
+			t.Errorf("%d calls with all constants, %d without %03b", all, without, constant)
+		}
+	}
+	if calls[retval|places] != calls[retval] {
+		t.Error("places matter although nothing is kept")
+	}
+}
+
+// helperCalls counts the calls that are left after the verifier has dropped dead
+// code.
+func helperCalls(tb testing.TB, prog *ebpf.Program) int {
+	tb.Helper()
+	info, err := prog.Info()
+	must(tb, err)
+	all, err := info.Instructions()
+	must(tb, err)
+	n := 0
+	for _, ins := range all {
+		if ins.OpCode.JumpOp() == asm.Call {
+			n++
+		}
+	}
+	return n
+}

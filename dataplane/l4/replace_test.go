@@ -1,0 +1,179 @@
+package l4
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// rivals are two services whose endpoints are apart, in version i: the number
+// and order of endpoints, the weights and the target port change.
+func rivals(i int) ([]*intent.Service, map[string][]string) {
+	all := [][]*intent.Workload{
+		{workload("a1", "10.1.0.1", "fd00:1::1"), workload("a2", "10.1.0.2", "fd00:1::2"), workload("a3", "10.1.0.3", "fd00:1::3")},
+		{workload("b1", "10.2.0.1", "fd00:2::1"), workload("b2", "10.2.0.2", "fd00:2::2"), workload("b3", "10.2.0.3", "fd00:2::3")},
+	}
+	vips := [][]string{{"10.9.0.1", "fd00:9::1"}, {"10.9.0.2", "fd00:9::2"}}
+	var services []*intent.Service
+	allowed := map[string][]string{}
+	for s, ws := range all {
+		for j, w := range ws {
+			w.Weight = uint32(1 + (i+j)%5)
+			for _, vip := range vips[s] {
+				for _, a := range w.Addresses {
+					if a.Is4() == addr(vip).Is4() {
+						ask, peer := join(vip, 80), join(a.String(), 7001+uint16(s))
+						allowed[ask] = append(allowed[ask], peer)
+					}
+				}
+			}
+		}
+		svc := service([]string{"a", "b"}[s], vips[s], []uint16{80}, ws[:1+i%3]...)
+		svc.Ports[0].Target = 7001 + uint16(s)
+		services = append(services, svc)
+	}
+	return services, allowed
+}
+
+func join(host string, port uint16) string {
+	if addr(host).Is6() {
+		return "[" + host + "]:" + itoa(int(port))
+	}
+	return host + ":" + itoa(int(port))
+}
+
+const replacing = 3 * time.Second
+
+// Services are replaced at full speed while 8 threads connect: no connection is
+// refused, and none reaches an endpoint of the other service.
+func TestReplacementUnderTraffic(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	services, allowed := rivals(0)
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	var asked []string
+	for ask := range allowed {
+		asked = append(asked, ask)
+	}
+	slices.Sort(asked)
+	versions := 0
+	all := p.hammering(t, asked, func() {
+		for end := time.Now().Add(replacing); time.Now().Before(end); {
+			versions++
+			services, _ := rivals(versions)
+			apply(t, e, services...)
+		}
+	})
+	refused, misrouted, total := badly(all, allowed)
+	events, err := e.Events()
+	must(t, err)
+	t.Logf("%d connections over %d versions, events %v", total, versions, events)
+	if refused+misrouted > 0 || events[RefuseSlotMiss] > 0 {
+		t.Errorf("refused %d, misrouted %d: %v", refused, misrouted, all)
+	}
+	if total < 1000 || versions < 10 {
+		t.Errorf("only %d connections and %d versions: nothing was shown", total, versions)
+	}
+	audited(t, e)
+}
+
+// The same without grace periods being the only protection: frontends flip as
+// fast as the kernel takes them, so that the memory of one is reused for the
+// other while programs read it.
+func TestFlipsWithoutPause(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	services, allowed := rivals(0)
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	asked := []string{"10.9.0.1:80", "10.9.0.2:80"}
+	flips := 0
+	all := p.hammering(t, asked, func() {
+		for end := time.Now().Add(replacing); time.Now().Before(end); {
+			for _, ask := range asked {
+				k := frontendKey(addrPort(ask).Addr(), 80)
+				must(t, e.frontends.m.Put(k, e.state.fronts[k]))
+				flips++
+			}
+		}
+	})
+	refused, misrouted, total := badly(all, allowed)
+	events, err := e.Events()
+	must(t, err)
+	t.Logf("%d connections over %d flips, events %v", total, flips, events)
+	if refused+misrouted > 0 {
+		t.Errorf("refused %d, misrouted %d: %v", refused, misrouted, all)
+	}
+	if total < 1000 || flips < 10_000 {
+		t.Errorf("only %d connections and %d flips: nothing was shown", total, flips)
+	}
+}
+
+// The control: a mesh broken from outside, which takes live slots out of
+// their set before it writes them again, must be caught as refusals and counted.
+func TestDeletingFirstIsCaught(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	services, allowed := rivals(0)
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	set := e.state.byName["default/a"].sets[0]
+	keys, values := slotsOf(set)
+	gone := slices.Clone(values)
+	for i := range gone {
+		gone[i].Generation = 0
+	}
+	ended, cancel := context.WithTimeout(context.Background(), replacing)
+	defer cancel()
+	all := p.hammering(t, []string{"10.9.0.1:80"}, func() {
+		for ended.Err() == nil {
+			must(t, e.slots.put(keys, gone))
+			must(t, e.slots.put(keys, values))
+		}
+	})
+	refused, misrouted, total := badly(all, allowed)
+	events, err := e.Events()
+	must(t, err)
+	if refused == 0 || misrouted > 0 || events[RefuseSlotMiss] != uint64(refused) || events[Retry] < uint64(refused) {
+		t.Errorf("refused %d, misrouted %d of %d, events %v", refused, misrouted, total, events)
+	}
+	for _, one := range all {
+		if one.Errno != 0 && one.Errno != unix.ECONNREFUSED {
+			t.Errorf("a connection ended with %v", one.Errno)
+		}
+	}
+}
+
+// A value that was written for another frontend is not believed: this is what a
+// program reads when the memory of an element is reused under its eyes.
+func TestForeignAndTornValuesAreNotBelieved(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	services, _ := rivals(0)
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	mine, other := frontendKey(addr("10.9.0.1"), 80), frontendKey(addr("10.9.0.2"), 80)
+	torn := e.state.fronts[mine]
+	torn.TargetPort = e.state.fronts[other].TargetPort
+	for name, v := range map[string]meshFrontend{"foreign": e.state.fronts[other], "torn": torn} {
+		must(t, e.frontends.m.Put(mine, v))
+		exits := exitsOf(t, e, func() {
+			if a := p.dial(t, v4, addrPort("10.9.0.1:80")); a.Errno != unix.ECONNREFUSED {
+				t.Errorf("%s: connected to %v, %v", name, a.Peer, a.Errno)
+			}
+		})
+		if exits[intent.Exit(Retry)] != 1 || exits[intent.Exit(RefuseSlotMiss)] != 1 {
+			t.Errorf("%s: %v", name, exits)
+		}
+	}
+}

@@ -1,0 +1,39 @@
+package l4
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// supported returns an intent.UnsupportedError for each part of s that this engine
+// does not carry out, joined; nil when it can carry out all.
+func supported(s intent.Snapshot) error {
+	var missing []error
+	add := func(field, format string, args ...any) {
+		missing = append(missing, intent.UnsupportedError{Resource: fmt.Sprintf(format, args...), Field: field})
+	}
+	for _, svc := range s.Services {
+		if svc.Waypoint != nil {
+			add("waypoint", "service %s", svc.Key())
+		}
+		for _, p := range svc.Ports {
+			if p.Protocol != intent.TCP {
+				add(fmt.Sprintf("port %d/%s", p.Port, p.Protocol), "service %s", svc.Key())
+			}
+		}
+	}
+	for _, w := range s.Workloads {
+		if w.Waypoint != nil {
+			add("waypoint", "workload %s", w.UID)
+		}
+	}
+	for _, p := range s.Policies {
+		add("enforcement", "policy %s", p.Key())
+	}
+	for _, r := range s.Routes {
+		add("route", "service %s", r.Service)
+	}
+	return errors.Join(missing...)
+}

@@ -1,0 +1,83 @@
+// Package dataplane is the engines of one node behind one facade. The agent,
+// the simulated cluster and the bench all call it in the same way.
+package dataplane
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/l4"
+)
+
+// Host is the ground that a Node stands on; see l4.Host for who owns what.
+type Host = l4.Host
+
+// Options choose how a Node is built. The zero value is the default.
+type Options = l4.Options
+
+// Limits are the sizes of a Node's kernel maps.
+type Limits = l4.Limits
+
+// Pod is a pod of the node, by its descriptors.
+type Pod = l4.Pod
+
+// Event is counted beside the exits; see Node.Events.
+type Event = l4.Event
+
+// Difference is what Node.Audit found in one entry of the kernel.
+type Difference = l4.Difference
+
+// Usage is how full one kernel map is.
+type Usage = l4.Usage
+
+// Neighbour is a foreign program on the path of the node's connections.
+type Neighbour = l4.Neighbour
+
+// Node is the dataplane of one node. Its methods may be called concurrently.
+type Node struct {
+	engine *l4.Engine
+}
+
+// Open starts the engines on h, or takes over the state that an earlier process
+// pinned below h.BPFFS. The caller closes the Node, and after that what is in h.
+func Open(h Host, o Options) (*Node, error) {
+	e, err := l4.Open(h, o)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", h.Place.Node, err)
+	}
+	return &Node{engine: e}, nil
+}
+
+// Apply makes s the state of the node; see l4.Engine.Apply for what holds when
+// it returns, with and without an error.
+func (n *Node) Apply(ctx context.Context, s intent.Snapshot) error { return n.engine.Apply(ctx, s) }
+
+// Enrol puts a pod under management, confirmed by the kernel. The descriptors
+// in p stay the caller's and may be closed afterwards.
+func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
+
+// Leave ends the management of a pod; its open connections stay.
+func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }
+
+// Exits returns how many connects ended with each exit of the decision table.
+func (n *Node) Exits() (map[intent.Exit]uint64, error) { return n.engine.Exits() }
+
+// Events returns how often the engine met what should not or rarely happen.
+func (n *Node) Events() (map[Event]uint64, error) { return n.engine.Events() }
+
+// Audit compares the kernel's maps with the applied Snapshot; empty is equal.
+func (n *Node) Audit() ([]Difference, error) { return n.engine.Audit() }
+
+// Usage returns use, limit and memory of each kernel map.
+func (n *Node) Usage() ([]Usage, error) { return n.engine.Usage() }
+
+// Neighbours returns the foreign programs that were found at Open.
+func (n *Node) Neighbours() []Neighbour { return n.engine.Neighbours() }
+
+// Close lets go of the node. What is pinned below Host.BPFFS goes on
+// redirecting; without pins the redirection ends.
+func (n *Node) Close() error { return n.engine.Close() }
+
+// Remove ends the redirection, takes the pins away and closes the node.
+func (n *Node) Remove() error { return n.engine.Remove() }
