@@ -13,20 +13,23 @@ import (
 // Feature is something that a kernel may lack. Probe tries it and returns nil,
 // or why it does not work.
 type Feature struct {
-	Name  string
+	Name string
+	// Since is the first kernel release that has it, where it is not older
+	// than all that duomesh runs on.
+	Since string
 	Probe func() error
 }
 
 // The features that duomesh asks for by name.
 var (
 	// Root is the privilege to load programs and make namespaces.
-	Root = Feature{"root", probeRoot}
+	Root = Feature{Name: "root", Probe: probeRoot}
 	// Cgroup2Mount is a mounted cgroup v2 hierarchy.
-	Cgroup2Mount = Feature{"cgroup2", probeCgroup2}
+	Cgroup2Mount = Feature{Name: "cgroup2", Probe: probeCgroup2}
 	// BTF is the kernel's own type information, /sys/kernel/btf/vmlinux.
-	BTF = Feature{"BTF", probeBTF}
+	BTF = Feature{Name: "BTF", Probe: probeBTF}
 	// BPF is the system call itself, with the rights to use it.
-	BPF = Feature{"BPF", probeBPF}
+	BPF = Feature{Name: "BPF", Probe: probeBPF}
 )
 
 // Missing reports whether err says that the kernel, or this process in it, has

@@ -1,0 +1,192 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Ground is an empty cgroup and an empty network namespace in which programs may
+// be attached without harm to anybody. Where cgroup v2 is missing there is no
+// cgroup, and what needs one says so.
+type Ground struct {
+	cgroup    *os.File
+	noCgroup  error
+	netns     *os.File
+	clsactSet bool
+}
+
+var grounds atomic.Int64
+
+// NewGround makes one. The caller closes it.
+func NewGround() (_ *Ground, err error) {
+	g := new(Ground)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.Close())
+		}
+	}()
+	mount, err := Cgroup2()
+	if err != nil {
+		g.noCgroup = err
+	} else if g.cgroup, err = scratchCgroup(mount); err != nil {
+		return nil, err
+	}
+	if g.netns, err = NewNetns(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func scratchCgroup(mount string) (*os.File, error) {
+	dir := filepath.Join(mount, fmt.Sprintf("duomesh-try-%d-%d", os.Getpid(), grounds.Add(1)))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make a cgroup for a trial: %w", err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the cgroup of a trial: %w", err), os.Remove(dir))
+	}
+	return f, nil
+}
+
+// Close removes both.
+func (g *Ground) Close() error {
+	var errs []error
+	if g.cgroup != nil {
+		errs = append(errs, g.cgroup.Close(), os.Remove(g.cgroup.Name()))
+	}
+	if g.netns != nil {
+		errs = append(errs, g.netns.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Attach attaches a program where its spec says that it belongs. The closer
+// detaches it. An error that Missing knows says that the kernel has no such hook.
+func (g *Ground) Attach(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+	switch spec.Type {
+	case ebpf.CGroupSockAddr, ebpf.CGroupSock, ebpf.CGroupSockopt, ebpf.SockOps, ebpf.CGroupSKB:
+		if g.cgroup == nil {
+			return nil, g.noCgroup
+		}
+		return link.AttachRawLink(link.RawLinkOptions{
+			Target: int(g.cgroup.Fd()), Program: prog, Attach: spec.AttachType,
+		})
+	case ebpf.Tracing:
+		return link.AttachTracing(link.TracingOptions{Program: prog})
+	case ebpf.RawTracepoint:
+		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: prog})
+	case ebpf.TracePoint:
+		group, name, _ := strings.Cut(spec.AttachTo, "/")
+		return AttachTracepoint(group, name, prog)
+	case ebpf.Kprobe:
+		return attachKprobe(prog, spec)
+	case ebpf.SchedCLS:
+		return g.attachInterface(prog, spec)
+	}
+	return nil, fmt.Errorf("attach a program of type %s: %w", spec.Type, errors.ErrUnsupported)
+}
+
+func attachKprobe(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+	atReturn := strings.HasPrefix(spec.SectionName, "kret")
+	if spec.AttachType != ebpf.AttachTraceKprobeMulti {
+		return AttachKprobe(spec.AttachTo, prog, atReturn)
+	}
+	o := link.KprobeMultiOptions{Symbols: []string{spec.AttachTo}}
+	if atReturn {
+		return link.KretprobeMulti(prog, o)
+	}
+	return link.KprobeMulti(prog, o)
+}
+
+func kprobe(symbol string, prog *ebpf.Program) (link.Link, error) {
+	return link.Kprobe(symbol, prog, nil)
+}
+
+func kretprobe(symbol string, prog *ebpf.Program) (link.Link, error) {
+	return link.Kretprobe(symbol, prog, nil)
+}
+
+const loopback = 1 // the number of lo in every namespace
+
+func (g *Ground) attachInterface(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+	if spec.AttachType == ebpf.AttachNone {
+		return io.NopCloser(nil), g.tryClsact(prog)
+	}
+	var l link.Link
+	err := InNetns(g.netns, func() (err error) {
+		l, err = link.AttachTCX(link.TCXOptions{Interface: loopback, Program: prog, Attach: spec.AttachType})
+		return err
+	})
+	return l, err
+}
+
+// tryClsact attaches a filter and removes it again.
+func (g *Ground) tryClsact(prog *ebpf.Program) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(g.netns.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	defer h.Close()
+	if !g.clsactSet {
+		if err := AddClsact(h, loopback); err != nil {
+			return err
+		}
+		g.clsactSet = true
+	}
+	f, err := AddFilter(h, loopback, netlink.HANDLE_MIN_INGRESS, prog, 0)
+	if err != nil {
+		return err
+	}
+	return h.FilterDel(f)
+}
+
+// AddClsact gives an interface the two places for filters of [AddFilter]
+// (tc-bpf(8)); one that has them already is no error.
+func AddClsact(h *netlink.Handle, ifindex int) error {
+	err := h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	switch {
+	case err == nil, errors.Is(err, unix.EEXIST):
+		return nil
+	case errors.Is(err, unix.ENOENT):
+		// The kernel says so of a queueing discipline that it does not know.
+		return fmt.Errorf("add clsact to interface %d: %w: %w", ifindex, ebpf.ErrNotSupported, err)
+	}
+	return fmt.Errorf("add clsact to interface %d: %w", ifindex, err)
+}
+
+// AddFilter makes prog the first filter at parent, HANDLE_MIN_INGRESS or
+// HANDLE_MIN_EGRESS, of an interface with clsact. The program reads class in its
+// context as tc_classid. The filter stays until FilterDel, or until the interface
+// or its qdisc goes.
+func AddFilter(h *netlink.Handle, ifindex int, parent uint32, prog *ebpf.Program, class uint32) (*netlink.BpfFilter, error) {
+	f := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: prog.FD(), Name: "duomesh", DirectAction: true, ClassId: class,
+	}
+	err := h.FilterAdd(f)
+	runtime.KeepAlive(prog)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+		return nil, fmt.Errorf("add a BPF filter to interface %d: %w: %w", ifindex, ebpf.ErrNotSupported, err)
+	case err != nil:
+		return nil, fmt.Errorf("add a BPF filter to interface %d: %w", ifindex, err)
+	}
+	return f, nil
+}

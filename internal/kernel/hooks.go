@@ -1,0 +1,170 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// What the engine and the judge are built on, each found by loading and
+// attaching a program of two instructions. Since is what kernel documentation
+// and history say; docs/compatibility.md has what was seen.
+var (
+	// CgroupConnect is a cgroup program at connect(), attached by a link.
+	CgroupConnect = hookFeature("cgroup connect", "5.7", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect,
+	})
+	// CgroupSendmsg is the same for datagrams.
+	CgroupSendmsg = hookFeature("cgroup sendmsg", "5.7", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupUDP4Sendmsg,
+	})
+	// CgroupRecvmsg lets the reply come from the asked address.
+	CgroupRecvmsg = hookFeature("cgroup recvmsg", "5.7", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupUDP4Recvmsg,
+	})
+	// CgroupGetpeername lets getpeername answer the asked address.
+	CgroupGetpeername = hookFeature("cgroup getpeername", "5.8", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCgroupInet4GetPeername,
+	})
+	// CgroupSockRelease runs when an application lets go of a socket.
+	CgroupSockRelease = hookFeature("cgroup sock_release", "5.9", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSock, AttachType: ebpf.AttachCgroupInetSockRelease,
+	})
+	// CgroupSockOps follows TCP connections of a cgroup.
+	CgroupSockOps = hookFeature("cgroup sockops", "5.7", ebpf.ProgramSpec{
+		Type: ebpf.SockOps, AttachType: ebpf.AttachCGroupSockOps,
+	})
+	// CgroupSockopt is a program at getsockopt().
+	CgroupSockopt = hookFeature("cgroup getsockopt", "5.7", ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockopt, AttachType: ebpf.AttachCGroupGetsockopt,
+	})
+	// NetnsCookies is the number by which programs and processes both know a
+	// network namespace.
+	NetnsCookies = Feature{Name: "netns cookie", Since: "5.14", Probe: probeNetnsCookie}
+	// SetRetval lets a cgroup program choose the error that the application sees.
+	SetRetval = helperFeature("set_retval", "5.18", ebpf.CGroupSockAddr, asm.FnSetRetval)
+	// HeaderOptions lets a sockops program write TCP options.
+	HeaderOptions = helperFeature("header options", "5.10", ebpf.SockOps, asm.FnStoreHdrOpt)
+	// Kprobe is a program at any function of the kernel.
+	Kprobe = hookFeature("kprobe", "", ebpf.ProgramSpec{Type: ebpf.Kprobe, AttachTo: "tcp_v4_connect"})
+	// KprobeMulti is one program at many functions by one link.
+	KprobeMulti = hookFeature("kprobe.multi", "5.18", ebpf.ProgramSpec{
+		Type: ebpf.Kprobe, AttachType: ebpf.AttachTraceKprobeMulti, AttachTo: "tcp_v4_connect",
+	})
+	// Fentry is a program at a function's entry, with typed arguments.
+	Fentry = hookFeature("fentry", "5.5", ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "tcp_v4_connect",
+	})
+	// TpBTF is a tracepoint with typed arguments.
+	TpBTF = hookFeature("tp_btf", "5.5", ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "inet_sock_set_state",
+	})
+	// RawTracepoint is a tracepoint with the arguments as they are.
+	RawTracepoint = hookFeature("raw_tp", "", ebpf.ProgramSpec{Type: ebpf.RawTracepoint, AttachTo: "inet_sock_set_state"})
+	// Tracepoint is a tracepoint of tracefs.
+	Tracepoint = hookFeature("tracepoint", "", ebpf.ProgramSpec{Type: ebpf.TracePoint, AttachTo: "sock/inet_sock_set_state"})
+	// SyscallTracepoint is one at a system call (CONFIG_FTRACE_SYSCALLS).
+	SyscallTracepoint = hookFeature("syscall tracepoint", "", ebpf.ProgramSpec{Type: ebpf.TracePoint, AttachTo: "syscalls/sys_enter_connect"})
+	// TCX is a program at an interface, attached by a link.
+	TCX = hookFeature("tcx", "6.6", ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXIngress})
+	// Clsact is a program at an interface, as a traffic control filter.
+	Clsact = hookFeature("clsact", "4.5", ebpf.ProgramSpec{Type: ebpf.SchedCLS})
+	// MPTCP is the socket protocol of RFC 8684.
+	MPTCP = Feature{Name: "MPTCP", Since: "5.6", Probe: probeMPTCP}
+	// SockDestroy is the kfunc bpf_sock_destroy, which ends sockets.
+	SockDestroy = Feature{Name: "sock_destroy", Since: "6.5", Probe: probeSockDestroy}
+)
+
+// Features are all of them, in the order in which they are shown.
+func Features() []Feature {
+	return []Feature{
+		Root, BPF, Cgroup2Mount, BTF,
+		CgroupConnect, CgroupGetpeername, CgroupSockRelease, CgroupSendmsg, CgroupRecvmsg,
+		CgroupSockOps, CgroupSockopt, NetnsCookies, SetRetval, HeaderOptions, SockDestroy,
+		KprobeMulti, Kprobe, Fentry, TpBTF, RawTracepoint, Tracepoint, SyscallTracepoint,
+		TCX, Clsact, MPTCP,
+	}
+}
+
+// hookFeature is a hook, tried by a program that lets everything pass.
+func hookFeature(name, since string, spec ebpf.ProgramSpec) Feature {
+	return Feature{Name: name, Since: since, Probe: func() error {
+		spec := spec
+		spec.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, pass(spec.Type)), asm.Return()}
+		spec.License = "Dual BSD/GPL"
+		prog, err := ebpf.NewProgram(&spec)
+		if err != nil {
+			return err
+		}
+		defer prog.Close()
+		g, err := NewGround()
+		if err != nil {
+			return err
+		}
+		l, err := g.Attach(prog, &spec)
+		if err == nil {
+			err = l.Close()
+		}
+		return errors.Join(err, g.Close())
+	}}
+}
+
+// pass is what a program returns to let everything go on as without it.
+func pass(t ebpf.ProgramType) int32 {
+	switch t {
+	case ebpf.CGroupSockAddr, ebpf.CGroupSock, ebpf.CGroupSockopt, ebpf.SockOps:
+		return 1
+	case ebpf.SchedCLS:
+		return -1 // TC_ACT_UNSPEC
+	}
+	return 0
+}
+
+func helperFeature(name, since string, t ebpf.ProgramType, helper asm.BuiltinFunc) Feature {
+	return Feature{Name: name, Since: since, Probe: func() error {
+		return features.HaveProgramHelper(t, helper)
+	}}
+}
+
+func probeNetnsCookie() error {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer ns.Close()
+	_, err = NetnsCookie(ns)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+	}
+	return err
+}
+
+func probeMPTCP() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) {
+		return fmt.Errorf("open socket: %w: %w", ebpf.ErrNotSupported, err)
+	}
+	if err != nil {
+		return fmt.Errorf("open socket: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+func probeSockDestroy() error {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return err
+	}
+	var f *btf.Func
+	err = spec.TypeByName("bpf_sock_destroy", &f)
+	if errors.Is(err, btf.ErrNotFound) {
+		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+	}
+	return err
+}

@@ -1,0 +1,50 @@
+package probe
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -type event -type event_kind -type hook -type counter -type link_key -type link_value -type wire_key -type wire_value probe ../../bpf/probe/probe.bpf.c -- -I../../bpf/include
+
+// objects owns the maps that all programs of one Probe share, and loads programs
+// one provider at a time.
+type objects struct {
+	spec *ebpf.CollectionSpec
+	maps probeMaps
+}
+
+func newObjects(o Options) (*objects, error) {
+	spec, err := loadProbe()
+	if err != nil {
+		return nil, fmt.Errorf("read the judge's programs: %w", err)
+	}
+	spec.Maps[probeMapEvents].MaxEntries = uint32(o.RingBytes)
+	spec.Maps[probeMapWire].MaxEntries = o.WireEntries
+	if err := spec.Variables[probeVarCfgUdp].Set(o.UDP); err != nil {
+		return nil, fmt.Errorf("set %s: %w", probeVarCfgUdp, err)
+	}
+	obj := &objects{spec: spec}
+	if err := spec.LoadAndAssign(&obj.maps, nil); err != nil {
+		return nil, fmt.Errorf("make the judge's maps: %w", err)
+	}
+	return obj, nil
+}
+
+// load loads the programs that the fields of into name, a pointer to a struct as
+// [ebpf.CollectionSpec.LoadAndAssign] takes it, and no other.
+func (o *objects) load(into any) error {
+	shared := map[string]*ebpf.Map{
+		probeMapCounters: o.maps.Counters,
+		probeMapEvents:   o.maps.Events,
+		probeMapLinks:    o.maps.Links,
+		probeMapRingFull: o.maps.RingFull,
+		probeMapTaken:    o.maps.Taken,
+		probeMapWatched:  o.maps.Watched,
+		probeMapWire:     o.maps.Wire,
+	}
+	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: shared})
+}
+
+func (o *objects) Close() error { return o.maps.Close() }
