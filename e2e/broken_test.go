@@ -79,20 +79,25 @@ func detach(programs ...string) func(context.Context, *netsim.Cluster) error {
 }
 
 // The layout of a slot in the engine's map: two outcomes of 16 bytes each, two
-// ports of 2 bytes, a threshold of 4.
+// ports of 2 bytes, a threshold and a generation of 4, 4 of padding. A slot
+// without a generation is in no set.
 const (
-	slotBytes   = 40
-	firstAddr   = 0
-	secondAddr  = 16
-	thresholdAt = 36
+	slotBytes    = 48
+	firstAddr    = 0
+	secondAddr   = 16
+	thresholdAt  = 36
+	generationAt = 40
 )
 
-// editSlots rewrites every slot of the clients' node.
+// editSlots rewrites every slot in use on the clients' node.
 func editSlots(edit func(slot []byte)) func(context.Context, *netsim.Cluster) error {
 	return func(_ context.Context, c *netsim.Cluster) error {
 		return eachEntry(c, "slots", func(m *ebpf.Map, key, slot []byte) error {
 			if len(slot) != slotBytes {
 				return fmt.Errorf("a slot has %d bytes, this spec knows %d", len(slot), slotBytes)
+			}
+			if nativeU32(slot[generationAt:]) == 0 {
+				return nil
 			}
 			edit(slot)
 			return m.Update(key, slot, ebpf.UpdateExist)
@@ -236,11 +241,14 @@ var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 		}), "share of v1"),
 		Entry("85/15 instead of 90/10 in the pinned slots", editSlots(eightyFive), "share of v1"),
 		Entry("slots lead to a pod that is not declared", sendTo("v3"), "the application saw what is declared"),
-		Entry("slots emptied: refused by the mesh", func(_ context.Context, c *netsim.Cluster) error {
-			return eachEntry(c, "slots", func(m *ebpf.Map, key, _ []byte) error { return m.Delete(key) })
-		}, "the application saw what is declared"),
+		Entry("slots emptied: refused by the mesh", editSlots(func(slot []byte) { clear(slot) }), "the application saw what is declared"),
 		Entry("unmanaged behind the engine's back", func(_ context.Context, c *netsim.Cluster) error {
-			return eachEntry(c, "managed", func(m *ebpf.Map, key, _ []byte) error { return m.Delete(key) })
+			return eachEntry(c, "pods", func(m *ebpf.Map, key, cookie []byte) error {
+				if nativeU64(cookie) == 0 {
+					return nil
+				}
+				return m.Put(key, make([]byte, len(cookie)))
+			})
 		}, "packets of client to"),
 		Entry("a node that sends packets for v2 elsewhere", rules("a", func(c *netsim.Cluster) [][]string {
 			return [][]string{{"nat", "PREROUTING", "-d", address(c, "v2"), "-j", "DNAT", "--to-destination", address(c, "v1")}}

@@ -144,17 +144,17 @@ func addresses() Scenario {
 		Topology: pair(),
 		Objects:  weighted(Dual, 0, 1),
 		Phases: []Phase{{Loads: []Load{
-			onlyV2("client", fortio(IPv4), 500),
-			onlyV2("client2", fortio(IPv6), 500),
-			onlyV2("client2", fortio(Mapped), 500),
+			onlyV2("client", fortio(IPv4)),
+			onlyV2("client2", fortio(IPv6)),
+			onlyV2("client2", fortio(Mapped)),
 		}}},
 	}
 }
 
 // onlyV2 is a load that v2 must serve alone: an exact gate.
-func onlyV2(from string, to Target, n int) Load {
+func onlyV2(from string, to Target) Load {
 	return Load{
-		From: []string{from}, To: to, Connections: n,
+		From: []string{from}, To: to, Connections: 500,
 		Want: redirected(map[string]float64{"v2": 1}),
 	}
 }
@@ -279,7 +279,7 @@ func bystander() Scenario {
 		Topology: pair(),
 		Objects:  weighted(IPv4, 0, 1),
 		Phases: []Phase{{Loads: []Load{
-			onlyV2("client", fortio(IPv4), 500),
+			onlyV2("client", fortio(IPv4)),
 			{
 				From: []string{"bystander"}, To: fortio(IPv4), Connections: 500,
 				Want: Want{Outcome: RefusedByPeer},

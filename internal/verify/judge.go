@@ -31,7 +31,9 @@ type group struct {
 // judge holds the evidence against what each load wants. It returns how many
 // connections were judged, and the checks.
 func (e *evidence) judge() (int, []report.Check) {
-	checks := []report.Check{e.checkLost()}
+	seen := e.checkLost()
+	sight := sight{whole: seen.Verdict == report.Pass}
+	checks := []report.Check{seen}
 	var all []group
 	for i := range e.loads {
 		all = append(all, e.groups(i)...)
@@ -39,10 +41,24 @@ func (e *evidence) judge() (int, []report.Check) {
 	judged := 0
 	for _, g := range all {
 		judged += len(g.facts)
-		checks = append(checks, g.judge()...)
+		checks = append(checks, g.judge(sight)...)
 	}
-	checks = append(checks, e.checkCount(judged), e.checkUnreported())
-	return judged, append(checks, e.checkWire(all)...)
+	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()))
+	for _, c := range e.checkWire(all) {
+		checks = append(checks, sight.limit(c))
+	}
+	return judged, checks
+}
+
+// sight is how well the judge could see.
+type sight struct{ whole bool }
+
+// limit takes the blame away from a check that rests on a ledger with holes.
+func (s sight) limit(c report.Check) report.Check {
+	if !s.whole && c.Verdict == report.Fail {
+		c.Verdict = report.Inconclusive
+	}
+	return c
 }
 
 // groups splits a load's connections by the change of the phase.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
@@ -52,9 +53,15 @@ func target(h scenario.PodHandle) probe.Target {
 	return t
 }
 
+// settleTime bounds the wait for connections to close after the last client has
+// ended; one that is open longer is judged as it stands.
+const settleTime = 10 * time.Second
+
 // ledger reads everything up to this moment, connections that are closing
 // included.
 func (j *judge) ledger(ctx context.Context) (ledger, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
 	l, err := j.Settle(ctx)
 	if err != nil {
 		return ledger{}, fmt.Errorf("read the ledger: %w", err)

@@ -121,6 +121,21 @@ func TestEachRuleRefuses(t *testing.T) {
 	}
 }
 
+// TestHolesTakeNoBlame: what the ledger alone says against a connection is
+// inconclusive when the ledger has holes; what client and server say stands.
+func TestHolesTakeNoBlame(t *testing.T) {
+	e := good()
+	e.ledger.Lost.Missed = 1
+	e.ledger.active = nil
+	if r := verdictOf(e); r.Verdict != report.Inconclusive {
+		t.Errorf("missing lines: %s %+v", r.Verdict, r.Failed())
+	}
+	e.served[7][0].pod = "v2"
+	if r := verdictOf(e); r.Verdict != report.Fail {
+		t.Errorf("client and server disagree: %s", r.Verdict)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	refused := func(want scenario.Outcome, sent bool) report.Result {
 		e := good()

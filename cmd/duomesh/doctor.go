@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/dataplane/l4"
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/report"
+)
+
+func newDoctorCmd() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what works on this kernel, what falls back, and why",
+		Long: `Loads and attaches every program of the mesh and of the judge, each alone and
+where it harms nobody, and says what follows. Nothing is left behind.
+
+Exit code 1: something that duomesh cannot do without does not work here.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown argument %q: see duomesh doctor --help", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			return runDoctor(cmd.Context(), output, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func runDoctor(ctx context.Context, output string, out io.Writer) error {
+	if os.Geteuid() != 0 {
+		return usagef("root is needed to load BPF programs: run it with sudo")
+	}
+	if err := kernel.BPF.Probe(); err != nil {
+		return fmt.Errorf("this kernel has no usable bpf system call: %w", err)
+	}
+	d, err := diagnose(ctx)
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		err = json.NewEncoder(out).Encode(d)
+	} else {
+		err = printDiagnosis(out, d)
+	}
+	if err != nil {
+		return fmt.Errorf("write diagnosis: %w", err)
+	}
+	if d.Blocked() {
+		return gateError{report.ExitFail}
+	}
+	return nil
+}
+
+func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
+	d, err := kernel.NewDiagnosis()
+	if err != nil {
+		return d, err
+	}
+	d.Features = kernel.TryFeatures(kernel.Features())
+	if d.Engine, err = l4.Trials(); err != nil {
+		return d, err
+	}
+	if d.Judge, err = probe.Trials(); err != nil {
+		return d, err
+	}
+	d.Uses = append(engineUses(d.Features), judgeUses(ctx)...)
+	return d, nil
+}
+
+// engineUses opens a whole engine on an empty cgroup, and says what becomes of
+// what this kernel lacks.
+func engineUses(features []kernel.Trial) []kernel.Use {
+	engine := kernel.Use{For: "redirect connections", Needed: true}
+	if err := tryEngine(); err != nil {
+		engine.Instead = []string{err.Error()}
+		engine.Effect = "the engine does not open"
+		return []kernel.Use{engine}
+	}
+	engine.By = "cgroup programs at connect()"
+	refusal := kernel.Use{For: "refuse connections", By: "bpf_set_retval"}
+	if why := lack(features, kernel.SetRetval); why != "" {
+		refusal.By, refusal.Instead = "return value of the program", []string{why}
+		refusal.Effect = "the application gets EPERM, not ECONNREFUSED"
+	}
+	return []kernel.Use{engine, refusal}
+}
+
+// lack says why a feature does not work, or "".
+func lack(tried []kernel.Trial, f kernel.Feature) string {
+	for _, t := range tried {
+		if t.Name == f.Name && t.Outcome != kernel.Works {
+			return t.Name + ": " + t.Reason
+		}
+	}
+	return ""
+}
+
+func tryEngine() (err error) {
+	g, err := kernel.NewGround()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.Close()) }()
+	cgroup, err := g.Cgroup()
+	if err != nil {
+		return err
+	}
+	e, err := l4.Open(l4.Host{Cgroup: cgroup}, l4.Options{})
+	if err != nil {
+		return err
+	}
+	return e.Close()
+}
+
+// judgeUses opens a whole judge that watches nobody.
+func judgeUses(ctx context.Context) []kernel.Use {
+	p, err := probe.Open(ctx, nil, probe.Options{UDP: true})
+	if err != nil {
+		return []kernel.Use{{
+			For: "observe connections", Needed: true, Instead: []string{err.Error()},
+			Effect: "the judge does not open: no verdicts",
+		}}
+	}
+	var uses []kernel.Use
+	for _, k := range probe.Kinds() {
+		provider := p.Providers()[k]
+		u := kernel.Use{For: "observe " + k.String(), By: provider.Name, Instead: provider.PassedOver}
+		if u.By == "" {
+			u.Effect = "it is not seen: verdicts that rest on it are inconclusive"
+		}
+		uses = append(uses, u)
+	}
+	if err := p.Close(); err != nil {
+		uses = append(uses, kernel.Use{For: "close the judge", Needed: true, Instead: []string{err.Error()}})
+	}
+	return uses
+}

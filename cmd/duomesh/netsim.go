@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+func newNetsimCmd() *cobra.Command {
+	var runDir string
+	cmd := &cobra.Command{
+		Use:   "netsim",
+		Short: "Simulate a cluster on this machine: pods are network namespaces",
+		Example: `  duomesh netsim up -f samples/netsim/fortio.yaml --detach
+  duomesh netsim ls
+  duomesh netsim exec client -- curl -s http://10.96.0.10/
+  duomesh netsim down`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q: see duomesh netsim --help", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.PersistentFlags().StringVar(&runDir, "run-dir", netsim.DefaultRunDir, "`DIR` where clusters say that they live")
+	cmd.AddCommand(newNetsimUpCmd(&runDir), newNetsimApplyCmd(&runDir), newNetsimListCmd(&runDir),
+		newNetsimExecCmd(&runDir), newNetsimDownCmd(&runDir))
+	return cmd
+}
+
+// requireNetsim returns one clear sentence when this machine cannot simulate.
+func requireNetsim() error {
+	if kernel.Root.Probe() != nil {
+		return usagef("root is needed to make network namespaces: run it with sudo")
+	}
+	if err := kernel.Cgroup2Mount.Probe(); err != nil {
+		return usagef("this machine lacks cgroup2: %w", err)
+	}
+	return nil
+}
+
+// loadTopology reads a topology file; what is wrong with it is bad usage.
+func loadTopology(path string) (netsim.File, error) {
+	if path == "" {
+		return netsim.File{}, usagef("a topology is needed: -f FILE (samples/netsim/fortio.yaml is one)")
+	}
+	f, err := netsim.LoadFile(path)
+	if err != nil {
+		return f, usageError{err}
+	}
+	return f, nil
+}
+
+type upFlags struct {
+	runDir  *string
+	file    string
+	id      string
+	pinned  bool
+	detach  bool
+	readyFD int
+}
+
+func newNetsimUpCmd(runDir *string) *cobra.Command {
+	f := upFlags{runDir: runDir}
+	cmd := &cobra.Command{
+		Use:   "up -f FILE",
+		Short: "Build a cluster and hold it until SIGINT, or in the background",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := loadTopology(f.file)
+			if err != nil {
+				return err
+			}
+			if err := requireNetsim(); err != nil {
+				return err
+			}
+			if f.detach {
+				return upDetached(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			}
+			return up(cmd.Context(), f, file, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.file, "file", "f", "", "topology `FILE`")
+	flags.StringVar(&f.id, "id", "", "name of the cluster; random when it is not given")
+	flags.BoolVar(&f.pinned, "pinned", false, "give each node a bpffs where its engine pins programs and maps")
+	flags.BoolVar(&f.detach, "detach", false, "hold the cluster in the background and print its name")
+	flags.IntVar(&f.readyFD, "ready-fd", 0, "")
+	if err := flags.MarkHidden("ready-fd"); err != nil {
+		panic(err) // only when there is no such flag
+	}
+	return cmd
+}
+
+// up holds a cluster until ctx is done.
+func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (err error) {
+	c, err := netsim.Open(ctx, netsim.Config{
+		ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
+		Log: slog.New(slog.NewTextHandler(log, nil)),
+	}, file.Topology)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := c.Apply(ctx, file.Objects); err != nil {
+		return err
+	}
+	if err := c.StartServers(ctx); err != nil {
+		return err
+	}
+	if f.readyFD > 0 {
+		if err := detached(c, f.readyFD); err != nil {
+			return err
+		}
+	} else {
+		printCluster(out, c.State())
+		fmt.Fprintf(out, "\nCluster %s is up until this process ends (Ctrl-C).\n", c.ID())
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func newNetsimApplyCmd(runDir *string) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "apply [CLUSTER] -f FILE",
+		Short: "Replace the services of a running cluster",
+		Long: "Replace the services of a running cluster by those of a topology file. Its nodes and\n" +
+			"pods are not looked at: they are what they were when the cluster came up.",
+		Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := loadTopology(file)
+			if err != nil {
+				return err
+			}
+			s, err := netsim.Find(*runDir, first(args))
+			if err != nil {
+				return usageError{err}
+			}
+			return netsim.ApplyTo(cmd.Context(), *runDir, s.ID, f.Objects)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "topology `FILE`")
+	return cmd
+}
+
+// downTime bounds how long a cluster may take to go down.
+const downTime = time.Minute
+
+func newNetsimDownCmd(runDir *string) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "down [CLUSTER]",
+		Short: "Take a cluster down, and remove what dead ones left",
+		Args:  atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all && len(args) > 0 {
+				return usagef("down: --all and a name exclude each other")
+			}
+			if err := requireNetsim(); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), downTime)
+			defer cancel()
+			if err := netsim.Sweep(ctx, *runDir); err != nil {
+				return err
+			}
+			doomed, err := chosen(*runDir, first(args), all)
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, s := range doomed {
+				errs = append(errs, netsim.Down(ctx, *runDir, s))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "every cluster of this machine")
+	return cmd
+}
+
+// chosen are the clusters that a command is about.
+func chosen(runDir, id string, all bool) ([]netsim.State, error) {
+	if all {
+		return netsim.Clusters(runDir)
+	}
+	s, err := netsim.Find(runDir, id)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return []netsim.State{s}, nil
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s: unknown argument %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef("%s: unknown argument %q", cmd.CommandPath(), args[1])
+	}
+	return nil
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// resolvePod finds a pod of a running cluster by "POD" or "CLUSTER/POD".
+func resolvePod(runDir, name string) (netsim.PodState, error) {
+	p, err := netsim.FindPod(runDir, name)
+	if errors.Is(err, fs.ErrPermission) {
+		return p, usagef("root is needed to look into a cluster: run it with sudo")
+	}
+	if err != nil {
+		return p, usageError{err}
+	}
+	return p, nil
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// openFiles are closed together, once the probe has no more use for them.
+type openFiles []io.Closer
+
+func (o *openFiles) open(what, path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usagef("%s: %w", what, err)
+	}
+	*o = append(*o, f)
+	return f, nil
+}
+
+func closeAll(files openFiles) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// targets are what the flags name, or this network namespace. The files are the
+// caller's to close, also on error.
+func (f probeFlags) targets() (targets []probe.Target, files openFiles, err error) {
+	for _, name := range f.netns {
+		t, err := f.netnsTarget(name, &files)
+		if err != nil {
+			return nil, files, err
+		}
+		targets = append(targets, t)
+	}
+	for _, name := range f.pods {
+		pod, err := resolvePod(f.runDir, name)
+		if err != nil {
+			return nil, files, err
+		}
+		t, err := podTarget(pod, &files)
+		if err != nil {
+			return nil, files, err
+		}
+		targets = append(targets, t)
+	}
+	if len(targets) > 0 {
+		return targets, files, nil
+	}
+	t, err := f.netnsTarget("self", &files)
+	return []probe.Target{t}, files, err
+}
+
+// netnsTarget is a namespace by path or process, with all its interfaces.
+func (f probeFlags) netnsTarget(name string, files *openFiles) (probe.Target, error) {
+	path, cgroup := name, f.cgroup
+	pid, err := strconv.Atoi(name)
+	switch {
+	case name == "self":
+		path = "/proc/self/ns/net"
+	case err == nil:
+		path = fmt.Sprintf("/proc/%d/ns/net", pid)
+		if cgroup == "" {
+			if cgroup, err = cgroupOf(pid); err != nil {
+				return probe.Target{}, err
+			}
+		}
+	}
+	if cgroup == "" {
+		if cgroup, err = kernel.Cgroup2(); err != nil {
+			return probe.Target{}, err
+		}
+	}
+	t := probe.Target{Pod: name}
+	if t.Netns, err = files.open("--netns "+name, path); err != nil {
+		return t, err
+	}
+	if t.Cgroup, err = files.open("--cgroup", cgroup); err != nil {
+		return t, err
+	}
+	t.Links, err = interfaces(t.Netns)
+	return t, err
+}
+
+// interfaces lists all interfaces of a namespace, as ends on the pod's side.
+func interfaces(ns *os.File) ([]probe.Link, error) {
+	var links []probe.Link
+	err := kernel.InNetns(ns, func() error {
+		all, err := net.Interfaces()
+		if err != nil {
+			return fmt.Errorf("list interfaces of %s: %w", ns.Name(), err)
+		}
+		for _, i := range all {
+			links = append(links, probe.Link{Netns: ns, Ifindex: i.Index, Side: probe.SidePod})
+		}
+		return nil
+	})
+	return links, err
+}
+
+// cgroupOf is the cgroup v2 directory of a process: the line "0::" of
+// /proc/PID/cgroup, cgroups(7).
+func cgroupOf(pid int) (string, error) {
+	path := fmt.Sprintf("/proc/%d/cgroup", pid)
+	file, err := os.Open(path)
+	if err != nil {
+		return "", usagef("--netns %d: %w", pid, err)
+	}
+	defer file.Close()
+	root, err := kernel.Cgroup2()
+	if err != nil {
+		return "", err
+	}
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if dir, ok := strings.CutPrefix(lines.Text(), "0::"); ok {
+			return filepath.Join(root, dir), nil
+		}
+	}
+	return "", errors.Join(fmt.Errorf("read %s: no cgroup v2 line", path), lines.Err())
+}
+
+// podTarget opens a pod of a simulated cluster, both ends of its link.
+func podTarget(pod netsim.PodState, files *openFiles) (probe.Target, error) {
+	t := probe.Target{Pod: pod.Name}
+	var err error
+	if t.Netns, err = files.open("--pod "+pod.Name, pod.Netns); err != nil {
+		return t, err
+	}
+	if t.Cgroup, err = files.open("--pod "+pod.Name, pod.Cgroup); err != nil {
+		return t, err
+	}
+	for _, l := range pod.Links {
+		link := probe.Link{Ifindex: l.Ifindex, Side: probe.SideHost}
+		if l.InPod {
+			link.Side = probe.SidePod
+		}
+		if link.Netns, err = files.open("--pod "+pod.Name, l.Netns); err != nil {
+			return t, err
+		}
+		t.Links = append(t.Links, link)
+	}
+	return t, nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
+)
+
+type verifyFlags struct {
+	all      bool
+	list     bool
+	file     string
+	repeat   int
+	seed     uint64
+	junit    string
+	output   string
+	evidence string
+	ring     int
+	single   bool
+}
+
+func newVerifyCmd() *cobra.Command {
+	var f verifyFlags
+	cmd := &cobra.Command{
+		Use:   "verify [--all | SCENARIO... | -f FILE]",
+		Short: "Run scenarios on simulated pods and judge every connection by kernel probes",
+		Example: `  duomesh verify --all
+  duomesh verify clusterip/weight/90-10 --repeat 20
+  duomesh verify -f samples/scenarios/canary.yaml -o json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.all, "all", false, "run every named scenario")
+	flags.BoolVar(&f.list, "list", false, "list the named scenarios and stop")
+	flags.StringVarP(&f.file, "file", "f", "", "run the scenario of a YAML `FILE`")
+	flags.IntVar(&f.repeat, "repeat", 1, "run each scenario `N` times")
+	flags.Uint64Var(&f.seed, "seed", 0, "seed of every random choice; 0 takes one from the clock and prints it")
+	flags.StringVar(&f.junit, "junit", "", "also write JUnit XML to `FILE`")
+	flags.StringVarP(&f.output, "output", "o", "table", "table or json (one line per run)")
+	flags.StringVar(&f.evidence, "evidence", "out/verify", "`DIR` for the connections of runs that did not pass")
+	flags.IntVar(&f.ring, "judge-ring", 0, "size in `BYTES` of the judge's event ring, a power of two; 0 takes the default")
+	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
+	return cmd
+}
+
+func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress io.Writer) error {
+	if f.list {
+		for _, s := range scenario.All() {
+			fmt.Fprintf(out, "%-44s %s\n", s.Name, s.Summary)
+		}
+		return nil
+	}
+	chosen, err := chooseScenarios(f, names)
+	if err != nil {
+		return err
+	}
+	if f.single {
+		for i, s := range chosen {
+			chosen[i] = scenario.Single(s)
+		}
+	}
+	if err := requireHost(); err != nil {
+		return err
+	}
+	if f.seed == 0 {
+		f.seed = uint64(time.Now().UnixNano())
+	}
+	fmt.Fprintf(progress, "seed %d\n", f.seed)
+	results := verify.All(ctx, chosen, verify.Options{
+		World: "netsim", Open: openNetsim, Seed: f.seed, Repeat: f.repeat,
+		Evidence: f.evidence, JudgeRing: f.ring,
+		Done: func(r report.Result) { printProgress(progress, r) },
+	})
+	if err := writeResults(f, results, out); err != nil {
+		return err
+	}
+	return gateError{report.Overall(results).ExitCode()}
+}
+
+func printProgress(w io.Writer, r report.Result) {
+	fmt.Fprintf(w, "%-44s #%-3d %-12s %6d connections %s\n",
+		r.Scenario, r.Run, r.Verdict, r.Connections, r.Elapsed.Round(time.Millisecond))
+}
+
+func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error) {
+	if f.repeat < 1 {
+		return nil, usagef("--repeat %d: must be at least 1", f.repeat)
+	}
+	if f.output != "table" && f.output != "json" {
+		return nil, usagef("--output %s: must be table or json", f.output)
+	}
+	if f.ring < 0 || f.ring&(f.ring-1) != 0 || (f.ring > 0 && f.ring < os.Getpagesize()) {
+		return nil, usagef("--judge-ring %d: must be a power of two, at least one page", f.ring)
+	}
+	ways := 0
+	for _, given := range []bool{f.all, f.file != "", len(names) > 0} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return nil, usagef("name scenarios, or give --all, or -f FILE: one of the three (--list shows the names)")
+	}
+	switch {
+	case f.all:
+		return scenario.All(), nil
+	case f.file != "":
+		s, err := scenario.LoadFile(f.file)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return []scenario.Scenario{s}, nil
+	}
+	return findScenarios(names)
+}
+
+func findScenarios(names []string) ([]scenario.Scenario, error) {
+	var chosen []scenario.Scenario
+	for _, name := range names {
+		s, ok := scenario.Find(name)
+		if !ok {
+			var known []string
+			for _, k := range scenario.All() {
+				known = append(known, k.Name)
+			}
+			slices.Sort(known)
+			return nil, usagef("unknown scenario %s; the scenarios are: %s", name, strings.Join(known, ", "))
+		}
+		chosen = append(chosen, s)
+	}
+	return chosen, nil
+}
+
+func writeResults(f verifyFlags, results []report.Result, out io.Writer) error {
+	if f.junit != "" {
+		if err := writeJUnit(f.junit, results); err != nil {
+			return err
+		}
+	}
+	if f.output == "json" {
+		return report.WriteJSON(out, results)
+	}
+	return report.WriteTable(out, results)
+}
+
+func writeJUnit(path string, results []report.Result) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("write junit: %w", err)
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write junit: %w", err)
+	}
+	defer file.Close()
+	if err := report.WriteJUnit(file, results); err != nil {
+		return err
+	}
+	return file.Close()
+}
