@@ -13,9 +13,14 @@ import (
 	"github.com/duomesh/duomesh/netsim"
 )
 
-// openNetsim is the world of these specs.
+// openNetsim is the world of these specs. Nodes have an agent of their own where
+// the scenario needs that.
 func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error) {
-	c, err := netsim.Open(ctx, netsim.Config{}, t)
+	var cfg netsim.Config
+	if t.Agents {
+		cfg.Agent = agentExe
+	}
+	c, err := netsim.Open(ctx, cfg, t)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if intruding() {
 		os.Exit(intrude())
 	}
+	if holdingCapability() {
+		os.Exit(tryWithCapability())
+	}
 	os.Exit(m.Run())
 }
 

@@ -95,6 +95,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if err := checkTopology(t); err != nil {
 		return nil, err
 	}
+	if t.Agents && cfg.Agent == "" {
+		return nil, fmt.Errorf("%w: agents as processes of their own: no duomesh-agent is at hand", scenario.ErrNotExpressible)
+	}
 	addrs, err := planAddrs(t, cfg.Pods)
 	if err != nil {
 		return nil, err
@@ -146,7 +149,7 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 			}
 		}
 	}
-	if err := c.openMeshes(); err != nil {
+	if err := c.openMeshes(ctx); err != nil {
 		return err
 	}
 	if err := c.enrolManaged(ctx); err != nil {

@@ -37,6 +37,10 @@ type Config struct {
 	// Pinned gives every node a bpffs instance of its own, where its engine
 	// pins programs and maps.
 	Pinned bool
+	// Agent is the path of a duomesh-agent. With it, each node of a Duomesh
+	// cluster runs one as a child of its own, which can be killed and started,
+	// and Pinned is implied; without, the engines live in this process.
+	Agent string
 	// Pods are declared addresses by pod name; the others are allotted.
 	Pods map[string]Addresses
 	// VIPs are declared virtual addresses by service name, at most one of each

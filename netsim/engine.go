@@ -2,14 +2,17 @@ package netsim
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
-// engine is the dataplane of one node of a Duomesh cluster.
+// engine is the dataplane of one node of a Duomesh cluster, in this process.
 type engine struct {
-	node *dataplane.Node
+	node   *dataplane.Node
+	window *window
 }
 
 func openEngine(cfg Config, n *node) (mesh, error) {
@@ -21,10 +24,15 @@ func openEngine(cfg Config, n *node) (mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	return engine{dp}, nil
+	w, err := openWindow(filepath.Join(nodeDir(cfg, n), adminSocket), dp, host.Place)
+	if err != nil {
+		return nil, errors.Join(err, dp.Remove())
+	}
+	return engine{dp, w}, nil
 }
 
-// engineOf returns the dataplane behind a mesh, nil for the meshes without one.
+// engineOf returns the dataplane behind a mesh, nil for the meshes without one
+// in this process.
 func engineOf(m mesh) *dataplane.Node {
 	if e, ok := m.(engine); ok {
 		return e.node
@@ -33,14 +41,31 @@ func engineOf(m mesh) *dataplane.Node {
 }
 
 func (e engine) apply(ctx context.Context, d *desired) error {
-	return e.node.Apply(ctx, d.snapshot)
+	if err := e.node.Apply(ctx, d.snapshot); err != nil {
+		return err
+	}
+	e.window.applied(d.snapshot)
+	return nil
 }
 
-func (e engine) enrol(p *pod) error { return e.node.Enrol(podOf(p)) }
-func (e engine) leave(p *pod) error { return e.node.Leave(podOf(p)) }
+func (e engine) enrol(p *pod) error {
+	if err := e.node.Enrol(podOf(p)); err != nil {
+		return err
+	}
+	e.window.enrolled(p, true)
+	return nil
+}
+
+func (e engine) leave(p *pod) error {
+	if err := e.node.Leave(podOf(p)); err != nil {
+		return err
+	}
+	e.window.enrolled(p, false)
+	return nil
+}
 
 // close removes the pins as well: nobody takes over from a simulated node.
-func (e engine) close() error { return e.node.Remove() }
+func (e engine) close() error { return errors.Join(e.window.close(), e.node.Remove()) }
 
 func podOf(p *pod) dataplane.Pod {
 	return dataplane.Pod{Name: namespace + "/" + p.spec.Name, Netns: p.netns, Cgroup: p.cgroup}

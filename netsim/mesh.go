@@ -3,25 +3,31 @@ package netsim
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim/kubeproxy"
 )
 
 // openMeshes gives every node what carries service addresses.
-func (c *Cluster) openMeshes() error {
+func (c *Cluster) openMeshes(ctx context.Context) error {
 	for _, n := range c.nodes {
+		if err := os.MkdirAll(nodeDir(c.cfg, n), 0o700); err != nil {
+			return fmt.Errorf("make directory of node %s: %w", n.name, err)
+		}
 		var err error
-		switch c.mesh {
-		case scenario.Duomesh:
+		switch {
+		case c.mesh == scenario.Duomesh && c.cfg.Agent != "":
+			n.mesh, err = openAgent(ctx, c.cfg, n)
+		case c.mesh == scenario.Duomesh:
 			n.mesh, err = openEngine(c.cfg, n)
-		case scenario.DNAT:
+		case c.mesh == scenario.DNAT:
 			n.mesh, err = openRules(n)
 		default:
 			n.mesh = noMesh{}
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("node %s: %w", n.name, err)
 		}
 	}
 	return nil

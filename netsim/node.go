@@ -54,7 +54,7 @@ func openNode(c *Cluster, index int, name string) (_ *node, err error) {
 	if err := n.addresses(); err != nil {
 		return n, err
 	}
-	if c.cfg.Pinned {
+	if c.cfg.Pinned || c.cfg.Agent != "" {
 		err = n.mountBPF(filepath.Join(c.cfg.dir(), name))
 	}
 	return n, err

@@ -141,15 +141,23 @@ func (p *Process) Stop(ctx context.Context) {
 	<-p.done
 }
 
+// ended reports whether the process has been waited for.
+func (p *Process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill ends the process with its group; one that has ended is os.ErrProcessDone.
 func (p *Process) kill() error {
 	if !p.group {
 		return p.cmd.Process.Kill()
 	}
-	select {
-	case <-p.done:
+	if p.ended() {
 		return os.ErrProcessDone
-	default:
 	}
 	err := unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 	if errors.Is(err, unix.ESRCH) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -40,10 +41,13 @@ type State struct {
 type NodeState struct {
 	Name string `json:"name"`
 	// Netns is a path that opens the namespace while the cluster lives.
-	Netns  string     `json:"netns"`
-	Cgroup string     `json:"cgroup"`
-	BPFFS  string     `json:"bpffs,omitempty"`
-	Pods   []PodState `json:"pods"`
+	Netns  string `json:"netns"`
+	Cgroup string `json:"cgroup"`
+	BPFFS  string `json:"bpffs,omitempty"`
+	// Admin is where the admin API of the node's engine is reached; nil where
+	// the mesh is not Duomesh.
+	Admin *api.Place `json:"admin,omitempty"`
+	Pods  []PodState `json:"pods"`
 }
 
 // PodState is one pod of a State.
@@ -98,6 +102,9 @@ func (c *Cluster) State() State {
 	}
 	for _, n := range c.nodes {
 		ns := NodeState{Name: n.name, Netns: fdPath(n.space.ns), Cgroup: n.cgroup.Name(), BPFFS: n.bpffs, Pods: []PodState{}}
+		if c.mesh == scenario.Duomesh {
+			ns.Admin = new(n.adminPlace(c.cfg))
+		}
 		for _, p := range n.pods {
 			ns.Pods = append(ns.Pods, c.podState(p))
 		}

@@ -160,6 +160,22 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.enrol(a.Pod, false)
 	case scenario.StopServer:
 		return c.stopServer(ctx, a.Pod)
+	case scenario.Recycle:
+		return c.recycle(ctx, a.Pod)
+	case scenario.Churn:
+		return c.churn(ctx, a)
+	case scenario.KillAgent:
+		agent, err := c.agentOf(a.Node)
+		if err != nil {
+			return err
+		}
+		return agent.kill()
+	case scenario.StartAgent:
+		agent, err := c.agentOf(a.Node)
+		if err != nil {
+			return err
+		}
+		return agent.start(ctx)
 	}
 	return fmt.Errorf("%w: netsim cannot %s", scenario.ErrNotExpressible, a)
 }

@@ -65,6 +65,7 @@ type upFlags struct {
 	file    string
 	id      string
 	pinned  bool
+	agents  bool
 	detach  bool
 	readyFD int
 }
@@ -83,6 +84,9 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if err := requireNetsim(); err != nil {
 				return err
 			}
+			if f.agents && agentBeside() == "" {
+				return usagef("--agents: there is no duomesh-agent beside this program")
+			}
 			if f.detach {
 				return upDetached(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
@@ -93,6 +97,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 	flags.StringVarP(&f.file, "file", "f", "", "topology `FILE`")
 	flags.StringVar(&f.id, "id", "", "name of the cluster; random when it is not given")
 	flags.BoolVar(&f.pinned, "pinned", false, "give each node a bpffs where its engine pins programs and maps")
+	flags.BoolVar(&f.agents, "agents", false, "give each node an agent of its own, the duomesh-agent beside this program")
 	flags.BoolVar(&f.detach, "detach", false, "hold the cluster in the background and print its name")
 	flags.IntVar(&f.readyFD, "ready-fd", 0, "")
 	if err := flags.MarkHidden("ready-fd"); err != nil {
@@ -103,8 +108,12 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 
 // up holds a cluster until ctx is done.
 func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (err error) {
+	agent := ""
+	if f.agents {
+		agent = agentBeside()
+	}
 	c, err := netsim.Open(ctx, netsim.Config{
-		ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
+		Agent: agent, ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
 		Log: slog.New(slog.NewTextHandler(log, nil)),
 	}, file.Topology)
 	if err != nil {

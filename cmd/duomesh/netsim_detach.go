@@ -36,6 +36,9 @@ func upDetached(ctx context.Context, f upFlags, out, log io.Writer) error {
 	if f.pinned {
 		args = append(args, "--pinned")
 	}
+	if f.agents {
+		args = append(args, "--agents")
+	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stderr = log
 	if log == os.Stderr {

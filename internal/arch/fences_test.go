@@ -27,6 +27,7 @@ const (
 	whyWorld      = "a scenario's runner is handed a World and knows none"
 	whyBaseline   = "a baseline may not stand on the product it is compared with"
 	whyImage      = "on Kubernetes the agent comes as an image"
+	whyMachines   = "what runs in a machine is built and started, not linked"
 	whySuites     = "suites call the library, not the other way round"
 	whyProductBin = "a production binary links nothing of the harness"
 )
@@ -62,6 +63,12 @@ var floors = []floor{
 		may:   []string{"dataplane/intent", "dataplane/l4/...", "dataplane/l7/..."},
 		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
 	},
+	{level: 2, pattern: "dataplane/agent/api", may: []string{"internal/kernel/..."}},
+	{
+		level: 3, pattern: "dataplane/agent/admin",
+		may:   []string{"dataplane/agent/api", "dataplane/intent", "dataplane/l4/..."},
+		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
+	},
 	{
 		level: 3, pattern: "internal/ambient/...",
 		may:   []string{"dataplane/intent", "internal/kernel/...", "internal/istiod/..."},
@@ -75,7 +82,10 @@ var floors = []floor{
 
 	{
 		level: 4, pattern: "dataplane/agent/...",
-		may:   []string{"dataplane", "dataplane/intent", "dataplane/source/..."},
+		may: []string{
+			"dataplane", "dataplane/intent", "dataplane/source/...", "dataplane/agent/api", "dataplane/agent/admin",
+			"internal/kernel/...",
+		},
 		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
 	},
 	{
@@ -86,8 +96,8 @@ var floors = []floor{
 	{
 		level: 4, pattern: "netsim/...",
 		may: []string{
-			"dataplane", "dataplane/intent", "internal/scenario/...", "internal/traffic/...",
-			"internal/kernel/...", "internal/controlplane/...",
+			"dataplane", "dataplane/intent", "dataplane/source/...", "dataplane/agent/api", "dataplane/agent/admin",
+			"internal/scenario/...", "internal/traffic/...", "internal/kernel/...", "internal/controlplane/...",
 		},
 		never: map[string]string{"internal/probe/...": whyJudge},
 	},
@@ -98,6 +108,14 @@ var floors = []floor{
 			"dataplane": whyStranger, "dataplane/l4/...": whyStranger, "dataplane/l7/...": whyStranger,
 			"dataplane/source/...": whyStranger, "dataplane/agent/...": whyStranger, "dataplane/cni/...": whyStranger,
 			"netsim/...": whyWorld, "kind/...": whyWorld, "github.com/onsi/ginkgo/v2/...": whySuites,
+		},
+	},
+	{
+		level: 4, pattern: "internal/vmtest/...",
+		may: []string{"internal/scenario/...", "internal/report/...", "internal/testsum/...", "internal/kernel/..."},
+		never: map[string]string{
+			"dataplane": whyMachines, "dataplane/l4/...": whyMachines, "internal/probe/...": whyMachines,
+			"netsim/...": whyMachines,
 		},
 	},
 	{

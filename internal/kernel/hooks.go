@@ -75,6 +75,9 @@ var (
 	TCX = hookFeature("tcx", "6.6", ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXIngress})
 	// Clsact is a program at an interface, as a traffic control filter.
 	Clsact = hookFeature("clsact", "4.5", ebpf.ProgramSpec{Type: ebpf.SchedCLS})
+	// JIT is the kernel's compiler for BPF programs, switched on. Without it they
+	// are interpreted: slower, and some are refused.
+	JIT = Feature{Name: "JIT", Probe: probeJIT}
 	// MPTCP is the socket protocol of RFC 8684.
 	MPTCP = Feature{Name: "MPTCP", Since: "5.6", Probe: probeMPTCP}
 	// SockDestroy is the kfunc bpf_sock_destroy, which ends sockets.
@@ -84,7 +87,7 @@ var (
 // Features are all of them, in the order in which they are shown.
 func Features() []Feature {
 	return []Feature{
-		Root, BPF, Cgroup2Mount, BTF,
+		Root, BPF, Cgroup2Mount, BTF, JIT,
 		CgroupConnect, CgroupGetpeername, CgroupSockRelease, CgroupSendmsg, CgroupRecvmsg,
 		CgroupSockOps, CgroupSockopt, NetnsCookies, SetRetval, HeaderOptions, SockDestroy,
 		KprobeMulti, Kprobe, Fentry, TpBTF, RawTracepoint, Tracepoint, SyscallTracepoint,
@@ -143,6 +146,25 @@ func probeNetnsCookie() error {
 		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 	}
 	return err
+}
+
+func probeJIT() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SocketFilter, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return fmt.Errorf("read program: %w", err)
+	}
+	if size, err := info.JitedSize(); err == nil && size > 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: programs are interpreted (net.core.bpf_jit_enable, CONFIG_BPF_JIT)", ebpf.ErrNotSupported)
 }
 
 func probeMPTCP() error {

@@ -124,8 +124,21 @@ func (t *Trial) conclude(err error) {
 	if errors.As(err, &verifier) {
 		const kept = 12
 		t.Log = verifier.Log[max(0, len(verifier.Log)-kept):]
-		t.Reason = verifier.Error()
+		t.Reason = fmt.Sprintf("the verifier refuses it (%v): %s", verifier.Cause, complaint(verifier.Log))
 	}
+}
+
+// complaint is the verifier's last word before its statistics.
+func complaint(log []string) string {
+	for _, line := range slices.Backward(log) {
+		statistics := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth "}, func(s string) bool {
+			return strings.HasPrefix(line, s)
+		})
+		if !statistics {
+			return line
+		}
+	}
+	return ""
 }
 
 // Innermost is the text of the last error of a chain: the loader adds a hint

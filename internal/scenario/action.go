@@ -1,6 +1,9 @@
 package scenario
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Action is one change of a world.
 type Action interface {
@@ -70,4 +73,37 @@ type Churn struct {
 // String implements Action.
 func (a Churn) String() string {
 	return fmt.Sprintf("change the objects %d times, %d times a second", a.Changes, a.PerSecond)
+}
+
+// validate reports what keeps an action from being done in the topology.
+func (t Topology) validate(a Action) error {
+	switch a := a.(type) {
+	case KillAgent:
+		return t.hasAgent(a.Node)
+	case StartAgent:
+		return t.hasAgent(a.Node)
+	case Churn:
+		if len(a.Between) == 0 || a.Changes < 1 || a.PerSecond < 1 || a.KillEvery < 0 {
+			return errors.New("it needs objects, a number of changes and a rate")
+		}
+		for _, node := range a.Kill {
+			if err := t.hasAgent(node); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hasAgent reports why a node has no agent that could be killed.
+func (t Topology) hasAgent(node string) error {
+	if !t.Agents {
+		return errors.New("the topology has no agents")
+	}
+	for _, n := range t.Nodes {
+		if n.Name == node {
+			return nil
+		}
+	}
+	return fmt.Errorf("node %s is not in the topology", node)
 }

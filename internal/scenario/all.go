@@ -21,6 +21,8 @@ func All() []Scenario {
 		endpointRemoved(),
 		bystander(),
 		enrolAndLeave(),
+		agentKilled(),
+		agentChurn(),
 		dnat(),
 		noMesh(),
 	}

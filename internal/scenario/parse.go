@@ -27,6 +27,16 @@ type fileAction struct {
 	Enrol      string
 	Leave      string
 	StopServer string `yaml:"stopServer"`
+	Recycle    string
+	KillAgent  string `yaml:"killAgent"`
+	StartAgent string `yaml:"startAgent"`
+	Churn      *struct {
+		Between   []Objects
+		Changes   int
+		PerSecond int `yaml:"perSecond"`
+		Kill      []string
+		KillEvery int `yaml:"killEvery"`
+	}
 }
 
 // LoadFile reads a scenario from a YAML file. An error names the file, the line and
@@ -71,23 +81,38 @@ func parse(name string, data []byte) (Scenario, error) {
 func actions(in []fileAction) ([]Action, error) {
 	var out []Action
 	for i, a := range in {
-		var one []Action
-		if a.Apply != nil {
-			one = append(one, Apply{*a.Apply})
-		}
-		if a.Enrol != "" {
-			one = append(one, Enrol{a.Enrol})
-		}
-		if a.Leave != "" {
-			one = append(one, Leave{a.Leave})
-		}
-		if a.StopServer != "" {
-			one = append(one, StopServer{a.StopServer})
-		}
+		one := a.given()
 		if len(one) != 1 {
-			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer", i+1)
+			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, churn", i+1)
 		}
 		out = append(out, one...)
 	}
 	return out, nil
+}
+
+// given are the actions whose keys are there.
+func (a fileAction) given() []Action {
+	var all []Action
+	if a.Apply != nil {
+		all = append(all, Apply{*a.Apply})
+	}
+	if a.Churn != nil {
+		all = append(all, Churn(*a.Churn))
+	}
+	for _, named := range []struct {
+		name   string
+		action Action
+	}{
+		{a.Enrol, Enrol{a.Enrol}},
+		{a.Leave, Leave{a.Leave}},
+		{a.StopServer, StopServer{a.StopServer}},
+		{a.Recycle, Recycle{a.Recycle}},
+		{a.KillAgent, KillAgent{a.KillAgent}},
+		{a.StartAgent, StartAgent{a.StartAgent}},
+	} {
+		if named.name != "" {
+			all = append(all, named.action)
+		}
+	}
+	return all
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/duomesh/duomesh/internal/report"
 )
 
-// The constants of every share gate (docs/architecture.md, "Tolerances").
+// The constants of every share gate (docs/scenarios.md).
 const (
 	// Alpha is the two-sided chance that a right mesh fails one gate.
 	Alpha = 1e-6

@@ -29,6 +29,11 @@ func (s Scenario) Validate() error {
 		}
 	}
 	for i, ph := range s.Phases {
+		for _, a := range append(ph.Before[:len(ph.Before):len(ph.Before)], ph.During...) {
+			if err := s.Topology.validate(a); err != nil {
+				return fmt.Errorf("scenario %s: phase %d: %s: %w", s.Name, i+1, a, err)
+			}
+		}
 		for j, l := range ph.Loads {
 			if err := l.validate(pods, s.services()); err != nil {
 				return fmt.Errorf("scenario %s: phase %d: load %d: %w", s.Name, i+1, j+1, err)
@@ -43,8 +48,11 @@ func (s Scenario) allObjects() []Objects {
 	all := []Objects{s.Objects}
 	for _, ph := range s.Phases {
 		for _, a := range append(ph.Before[:len(ph.Before):len(ph.Before)], ph.During...) {
-			if apply, ok := a.(Apply); ok {
-				all = append(all, apply.Objects)
+			switch a := a.(type) {
+			case Apply:
+				all = append(all, a.Objects)
+			case Churn:
+				all = append(all, a.Between...)
 			}
 		}
 	}

@@ -32,7 +32,7 @@ type Options struct {
 	// JudgeRing is the size of the judge's event ring in bytes; 0 takes the
 	// judge's default.
 	JudgeRing int
-	// Done is told of each result as it comes; nil means nobody.
+	// Done is told of each run as it ends; nil means nobody.
 	Done func(report.Result)
 	// Log is handed to the judge; nil discards.
 	Log *slog.Logger
@@ -47,7 +47,7 @@ func All(ctx context.Context, scenarios []scenario.Scenario, o Options) []report
 	for run := 1; run <= max(o.Repeat, 1); run++ {
 		for _, i := range rng.Perm(len(scenarios)) {
 			r := one(ctx, scenarios[i], o, run, rng.Uint64())
-			if o.Done != nil {
+			if o.Done != nil && r.Reason != interrupted {
 				o.Done(r)
 			}
 			results = append(results, r)
@@ -56,11 +56,14 @@ func All(ctx context.Context, scenarios []scenario.Scenario, o Options) []report
 	return results
 }
 
+// interrupted is the reason of runs that a cancelled context left out.
+const interrupted = "interrupted"
+
 func one(ctx context.Context, s scenario.Scenario, o Options, run int, seed uint64) report.Result {
 	if ctx.Err() != nil {
 		return report.Result{
 			Scenario: s.Name, World: o.World, Run: run, Seed: o.Seed,
-			Verdict: report.NotRun, Reason: "interrupted",
+			Verdict: report.NotRun, Reason: interrupted,
 		}
 	}
 	r := Run(ctx, s, o, seed)

@@ -3,6 +3,8 @@ package file
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -30,7 +32,16 @@ const (
 // After an error the last Snapshot stays in force.
 type Update struct {
 	Snapshot intent.Snapshot
-	Err      error
+	// Version names the content, see Version; "" when it could not be read.
+	Version string
+	Err     error
+}
+
+// Version names a content of a file: two files have the same when they are equal
+// byte by byte. It is the SHA-256 as hexadecimal digits.
+func Version(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // Watch reads the file at path and sends an Update at once, and another each
@@ -149,6 +160,7 @@ func (w *watcher) reload() {
 	w.pending = &Update{Err: err}
 	if err == nil {
 		w.pending = w.parse(data)
+		w.pending.Version = Version(data)
 	}
 }
 

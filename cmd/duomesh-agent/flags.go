@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// flags are the command line.
+type flags struct {
+	source   string
+	cgroup   string
+	bpffs    string
+	node     string
+	locality string
+	enrol    string
+	state    string
+	admin    string
+	metrics  string
+	logLevel string
+	remove   bool
+	kmesh    kmeshFlags
+}
+
+func newCommand(env func(string) string, log io.Writer) *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:   "duomesh-agent --source file:PATH",
+		Short: "The node agent of duomesh",
+		Long: `The node agent of duomesh: it brings what a source declares to the kernel of its
+node, and takes enrolments of pods on a socket that only root reaches.
+
+SIGTERM ends the agent and leaves the engine working: connections are redirected
+by the state that it had, and the next agent takes over. --remove takes the engine
+and all that it pinned away.
+
+Environment: NODE_NAME (for --node), CLUSTER_ID and ISTIO_META_NETWORK (where the
+node stands). POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT and MESH_ID
+are for a control plane, and accepted. XDS_ADDRESS is refused: a control plane as
+source is not in this build.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown argument %q: see duomesh-agent --help", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return start(cmd.Context(), f, env, log)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{kmeshHint(err)} })
+	f.define(cmd, env)
+	return cmd
+}
+
+func (f *flags) define(cmd *cobra.Command, env func(string) string) {
+	set := cmd.Flags()
+	set.StringVar(&f.source, "source", "", "where the desired state comes from: `file:PATH`")
+	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given")
+	set.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "`DIR` in a BPF file system where the engine is pinned; empty: it ends with the agent")
+	set.StringVar(&f.node, "node", env("NODE_NAME"), "`NAME` of the node; the host's when not given")
+	set.StringVar(&f.locality, "locality", "", "`REGION[/ZONE[/SUBZONE]]` of the node")
+	set.StringVar(&f.enrol, "enrol-socket", api.EnrolSocket, "`PATH` of the socket for enrolments; its directory is made for root alone")
+	set.StringVar(&f.state, "state", "", "`FILE` that keeps enrolments for the next agent; beside the socket when not given")
+	set.StringVar(&f.admin, "admin", api.AdminAddress, "`ADDRESS` of the admin API on the loopback; empty: none")
+	set.StringVar(&f.metrics, "metrics", ":15020", "`ADDRESS` of /metrics and /status/metric; empty: none")
+	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
+	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
+	f.kmesh.define(set)
+}
+
+// place is where the node stands.
+func (f flags) place(env func(string) string) (intent.Place, error) {
+	p := intent.Place{Node: f.node, Network: env("ISTIO_META_NETWORK"), Cluster: env("CLUSTER_ID")}
+	if p.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return p, fmt.Errorf("name of the node: %w", err)
+		}
+		p.Node = name
+	}
+	parts := strings.Split(f.locality, "/")
+	if len(parts) > 3 {
+		return p, usagef("--locality %s: want REGION[/ZONE[/SUBZONE]]", f.locality)
+	}
+	for i, to := range []*string{&p.Locality.Region, &p.Locality.Zone, &p.Locality.Subzone}[:len(parts)] {
+		*to = parts[i]
+	}
+	return p, nil
+}
+
+// path returns the file of a source "file:PATH", and refuses others by name.
+func (f flags) path(env func(string) string) (string, error) {
+	kind, path, _ := strings.Cut(f.source, ":")
+	switch {
+	case env("XDS_ADDRESS") != "":
+		return "", usagef("XDS_ADDRESS=%s: a control plane as source is not in this build: unset it and give --source file:PATH", env("XDS_ADDRESS"))
+	case f.source == "":
+		return "", usagef("--source file:PATH is needed")
+	case kind == "xds":
+		return "", usagef("--source %s: xds is not in this build: want file:PATH", f.source)
+	case kind != "file" || path == "":
+		return "", usagef("--source %s: want file:PATH", f.source)
+	}
+	return path, nil
+}
+
+// openCgroup opens the node's directory; the caller closes it.
+func (f flags) openCgroup() (*os.File, error) {
+	dir := f.cgroup
+	if dir == "" {
+		var err error
+		if dir, err = kernel.Cgroup2(); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, usagef("--cgroup: %w", err)
+	}
+	return file, nil
+}
+
+func (f flags) stateFile() string {
+	if f.state != "" {
+		return f.state
+	}
+	return filepath.Join(filepath.Dir(f.enrol), "enrolled.json")
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// try runs the command with an environment of its own.
+func try(ctx context.Context, env map[string]string, args ...string) (code int, said string) {
+	var out, errs bytes.Buffer
+	code = run(ctx, args, func(key string) string { return env[key] }, &out, &errs)
+	return code, out.String() + errs.String()
+}
+
+func TestUsage(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  map[string]string
+		args []string
+		want string
+	}{
+		"no source":         {nil, nil, "--source file:PATH is needed"},
+		"a control plane":   {map[string]string{"XDS_ADDRESS": "istiod:15012"}, []string{"--source", "file:x"}, "XDS_ADDRESS=istiod:15012: a control plane as source is not in this build"},
+		"xds":               {nil, []string{"--source", "xds:istiod:15012"}, "xds is not in this build"},
+		"another source":    {nil, []string{"--source", "http://x"}, "want file:PATH"},
+		"an argument":       {nil, []string{"x"}, `unknown argument "x"`},
+		"an unknown flag":   {nil, []string{"--frob"}, "unknown flag: --frob"},
+		"a locality":        {nil, []string{"--source", "file:x", "--locality", "a/b/c/d"}, "--locality a/b/c/d"},
+		"a log level":       {nil, []string{"--source", "file:x", "--log-level", "loud"}, "--log-level loud"},
+		"another mode":      {nil, []string{"--source", "file:x", "--mode=kernel-native"}, "dual-engine only"},
+		"bypass":            {nil, []string{"--source", "file:x", "--enable-bypass=true"}, "--enable-bypass: not in this agent"},
+		"a flag of Kmesh":   {nil, []string{"--bpf-fs-path=/sys/fs/bpf"}, "use --bpffs"},
+		"remove what":       {nil, []string{"--remove", "--bpffs", ""}, "says where the pins are"},
+		"no such cgroup":    {nil, []string{"--source", "file:x", "--cgroup", "/no/such/dir"}, "--cgroup: open /no/such/dir"},
+		"enable-ipsec":      {nil, []string{"--enable-ipsec"}, "--enable-ipsec is a flag of Kmesh"},
+		"cgroup2-path":      {nil, []string{"--cgroup2-path", "/mnt"}, "use --cgroup"},
+		"an empty XDS host": {map[string]string{"XDS_ADDRESS": ""}, nil, "--source file:PATH is needed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if strings.HasPrefix(name, "no such") || strings.HasPrefix(name, "remove") {
+				kernel.Require(t, kernel.Root)
+			}
+			code, said := try(t.Context(), c.env, c.args...)
+			if code != exitUsage || !strings.Contains(said, c.want) || strings.Count(said, "\n") != 1 {
+				t.Errorf("exit code %d, said %q; want %d, one line with %q", code, said, exitUsage, c.want)
+			}
+		})
+	}
+}
+
+// TestKmeshManifest runs with the flags and the environment that Kmesh's
+// manifests set, but for the control plane, to its end by a signal.
+func TestKmeshManifest(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
+	root, err := kernel.Cgroup2()
+	must(t, err)
+	cgroup, err := os.MkdirTemp(root, "duomesh-agent-cmd-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.Remove(cgroup)) })
+	bpffs, dir := t.TempDir(), t.TempDir()
+	must(t, unix.Mount("none", bpffs, "bpf", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(bpffs, 0)) })
+	intent, socket := filepath.Join(dir, "intent.yaml"), filepath.Join(dir, "enrol.sock")
+	must(t, os.WriteFile(intent, []byte("version: 1\n"), 0o600))
+	env := map[string]string{
+		"NODE_NAME": "worker-1", "CLUSTER_ID": "Kubernetes", "POD_NAME": "p", "POD_NAMESPACE": "n",
+		"INSTANCE_IP": "10.0.0.1", "SERVICE_ACCOUNT": "s", "MESH_ID": "m", "ISTIO_META_NETWORK": "net-1",
+	}
+	args := []string{
+		"--mode=dual-engine", "--enable-bypass=false", "--enable-bpf-log=true",
+		"--source", "file:" + intent, "--cgroup", cgroup, "--bpffs", bpffs, "--enrol-socket", socket,
+		"--admin", "127.0.0.1:0", "--metrics", "",
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	type end struct {
+		code int
+		said string
+	}
+	ended := make(chan end, 1)
+	go func() {
+		code, said := try(ctx, env, args...)
+		ended <- end{code, said}
+	}()
+	awaitAgent(t, socket)
+	if code, said := try(t.Context(), env, args...); code != exitFail || !strings.Contains(said, "node worker-1") || !strings.Contains(said, "another engine") {
+		t.Errorf("a second agent: exit code %d, said %q", code, said)
+	}
+	cancel()
+	e := <-ended
+	if e.code != exitOK || !strings.Contains(e.said, "the agent is ready") {
+		t.Errorf("exit code %d, said %s", e.code, e.said)
+	}
+	pins := filepath.Join(bpffs, "duomesh")
+	if _, err := os.Stat(pins); err != nil {
+		t.Errorf("the dataplane ended with its agent: %v", err)
+	}
+	if code, said := try(t.Context(), env, "--remove", "--bpffs", bpffs, "--enrol-socket", socket); code != exitOK || said != "" {
+		t.Errorf("--remove: exit code %d, said %q", code, said)
+	}
+	for _, path := range []string{pins, filepath.Join(dir, "enrolled.json"), socket} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
+
+func awaitAgent(t *testing.T, socket string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for {
+		_, err := api.List(t.Context(), socket)
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("the agent does not answer: %v", err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

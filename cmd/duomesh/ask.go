@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// askFlags say whose engine is asked.
+type askFlags struct {
+	admin   string
+	runDir  string
+	cluster string
+	node    string
+	output  string
+}
+
+func (f *askFlags) define(cmd *cobra.Command) {
+	set := cmd.Flags()
+	set.StringVar(&f.admin, "admin", "", "`ADDRESS` of an agent's admin API; when not given, a running cluster, or else "+api.AdminAddress)
+	set.StringVar(&f.runDir, "run-dir", netsim.DefaultRunDir, "`DIR` where clusters say that they live")
+	set.StringVar(&f.cluster, "cluster", "", "`NAME` of a running cluster; the only one when not given")
+	set.StringVar(&f.node, "node", "", "`NAME` of one node of the cluster")
+	set.StringVarP(&f.output, "output", "o", "table", "table or json")
+}
+
+// askTime bounds a question to all nodes.
+const askTime = 30 * time.Second
+
+// desk is an engine that can be asked.
+type desk struct {
+	node  string
+	place api.Place
+	// nobody is what to say when it does not answer.
+	nobody string
+}
+
+// desks are the engines that the flags choose. pod narrows them to its node.
+func (f askFlags) desks(pod string) ([]desk, error) {
+	if f.output != "table" && f.output != "json" {
+		return nil, usagef("--output %s: must be table or json", f.output)
+	}
+	if f.admin != "" {
+		if f.cluster != "" || f.node != "" {
+			return nil, usagef("--admin names one agent: --cluster and --node are for running clusters")
+		}
+		return []desk{{place: api.Place{Address: f.admin}}}, nil
+	}
+	s, err := f.running()
+	if err != nil || s == nil {
+		return []desk{{place: api.Place{Address: api.AdminAddress}, nobody: "no cluster is running, and no agent answers"}}, err
+	}
+	node := f.node
+	if pod != "" {
+		p, err := s.Pod(strings.TrimPrefix(pod, "default/")) // the namespace of all simulated pods
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if node != "" && node != p.Node {
+			return nil, usagef("pod %s is on node %s, not on %s", pod, p.Node, node)
+		}
+		node = p.Node
+	}
+	return desksOf(*s, node)
+}
+
+// running is the cluster that is asked, nil when none runs and none is named.
+func (f askFlags) running() (*netsim.State, error) {
+	all, err := netsim.Clusters(f.runDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, usagef("root is needed to look into a cluster: run it with sudo")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 && f.cluster == "" && f.node == "" {
+		return nil, nil
+	}
+	s, err := netsim.Find(f.runDir, f.cluster)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return &s, nil
+}
+
+func desksOf(s netsim.State, node string) ([]desk, error) {
+	var desks []desk
+	var names []string
+	for _, n := range s.Nodes {
+		names = append(names, n.Name)
+		if n.Admin != nil && (node == "" || n.Name == node) {
+			desks = append(desks, desk{node: n.Name, place: *n.Admin})
+		}
+	}
+	switch {
+	case s.Mesh != scenario.Duomesh:
+		return nil, usagef("cluster %s has mesh %s: there is no engine to ask", s.ID, s.Mesh)
+	case len(desks) == 0:
+		return nil, usagef("cluster %s has no node %q: there are %s", s.ID, node, strings.Join(names, ", "))
+	}
+	return desks, nil
+}
+
+// askAll asks every engine the same.
+func askAll[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	var all []T
+	for _, d := range desks {
+		c := api.NewClient(d.place)
+		answer, err := question(ctx, c)
+		err = errors.Join(err, c.Close())
+		var bad api.BadRequestError
+		if errors.As(err, &bad) {
+			return nil, usageError{bad}
+		}
+		switch {
+		case err != nil && d.nobody != "":
+			return nil, fmt.Errorf("%s: %w", d.nobody, err)
+		case err != nil && d.node != "":
+			return nil, fmt.Errorf("node %s: %w", d.node, err)
+		case err != nil:
+			return nil, err
+		}
+		all = append(all, answer)
+	}
+	return all, nil
+}
+
+// printAnswers writes one answer as it came, and several as a JSON array.
+func printAnswers[T any](out io.Writer, all []T) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	if len(all) == 1 {
+		return enc.Encode(all[0])
+	}
+	return enc.Encode(all)
+}
+
+// heading stands above the tables of one node.
+func heading(out io.Writer, desks []desk, i int) {
+	if desks[i].node == "" {
+		return
+	}
+	if i > 0 {
+		fmt.Fprintln(out)
+	}
+	fmt.Fprintf(out, "node %s\n", desks[i].node)
+}

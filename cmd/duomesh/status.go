@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+)
+
+func newStatusCmd() *cobra.Command {
+	var f askFlags
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say how the nodes of a running cluster are, or the agent of this node",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			desks, err := f.desks("")
+			if err != nil {
+				return err
+			}
+			all, err := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
+				return c.Status(ctx, "")
+			})
+			if err != nil {
+				return err
+			}
+			if f.output == "json" {
+				return printAnswers(cmd.OutOrStdout(), all)
+			}
+			for i, s := range all {
+				if i > 0 {
+					fmt.Fprintln(cmd.OutOrStdout())
+				}
+				printStatus(cmd.OutOrStdout(), s)
+			}
+			return nil
+		},
+	}
+	f.define(cmd)
+	return cmd
+}
+
+func printStatus(out io.Writer, s api.Status) {
+	t := newTable(out, "node "+s.Node, "")
+	say := func(what string, format string, args ...any) {
+		t.AppendRow(table.Row{what, fmt.Sprintf(format, args...)})
+	}
+	say("process", "%d, up %s", s.PID, time.Since(s.Started).Round(time.Second))
+	say("source", "%s", s.Source.Name)
+	if s.Applied.Generation == 0 {
+		say("applied", "nothing yet; the kernel goes on with what an earlier agent left")
+	} else {
+		say("applied", "%d updates, the last %s ago: %d services, %d workloads", s.Applied.Generation,
+			time.Since(s.Applied.At).Round(time.Second), s.Applied.Services, s.Applied.Workloads)
+	}
+	if s.Source.Error != "" {
+		say("REFUSED", "%s", strings.ReplaceAll(s.Source.Error, "\n", "; "))
+	}
+	if s.Problem != "" {
+		say("PROBLEM", "%s", s.Problem)
+	}
+	for _, c := range s.Applied.Conflicts {
+		say("conflict", "%s is claimed by %s; the first has it", c.Frontend, strings.Join(c.Services, ", "))
+	}
+	say("audit", "%s", auditWords(s.Audit))
+	for _, n := range s.Neighbours {
+		say("neighbour", "program %s (%d) at %s", n.Program, n.ID, n.Hook)
+	}
+	var pods []string
+	for _, p := range s.Pods {
+		name := p.Name
+		if !p.Watched {
+			name += " (not watched)"
+		}
+		pods = append(pods, name)
+	}
+	say("enrolled", "%d: %s", len(pods), strings.Join(pods, ", "))
+	if s.Unknown > 0 {
+		say("enrolled", "%d more by an earlier agent, of pods that nobody knows any more", s.Unknown)
+	}
+	t.Render()
+}
+
+func auditWords(a *api.Audited) string {
+	switch {
+	case a == nil:
+		return "not made yet"
+	case a.Error != "":
+		return "failed: " + a.Error
+	case a.Differences == 0:
+		return "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
+	}
+	return fmt.Sprintf("%d differences, see `duomesh dump maps`", a.Differences)
+}

@@ -1,0 +1,111 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/l4"
+)
+
+func (h handler) explain(w http.ResponseWriter, r *http.Request) {
+	e, err := h.explained(r.Context(), r.FormValue("from"), r.FormValue("to"), r.FormValue("protocol"))
+	answer(w, e, err)
+}
+
+func (h handler) explained(ctx context.Context, from, to, protocol string) (api.Explanation, error) {
+	e := api.Explanation{Header: header(api.ExplainSchema)}
+	proto, err := protocolOf(protocol)
+	if err != nil {
+		return e, err
+	}
+	dst, err := netip.ParseAddrPort(to)
+	if err != nil || dst.Port() == 0 {
+		return e, api.BadRequestError(fmt.Sprintf("to=%s: want ADDRESS:PORT, for example 10.96.0.10:80", to))
+	}
+	if from == "" {
+		return e, api.BadRequestError("from is missing: want the name of a pod")
+	}
+	status, err := h.node.Status(ctx, "")
+	if err != nil {
+		return e, err
+	}
+	e.Node, e.To, e.Protocol = status.Node, dst, proto.String()
+	snapshot := h.node.Snapshot()
+	e.From, e.Managed = managed(status.Pods, from)
+	caller := intent.Caller{Managed: e.Managed, Place: h.node.Place()}
+	d := intent.Decide(snapshot, caller, dst, proto)
+	e.Exit, e.Service, e.Targets = string(d.Exit), d.Service, targets(d.Targets)
+	exits, err := h.node.Engine().Exits()
+	if err != nil {
+		return e, err
+	}
+	e.Count = exits[d.Exit]
+	e.Why = words(e, d, snapshot, status)
+	return e, h.holdAgainstKernel(&e, status.Applied.Generation > 0)
+}
+
+func protocolOf(name string) (intent.Protocol, error) {
+	switch strings.ToLower(name) {
+	case "", "tcp":
+		return intent.TCP, nil
+	case "udp":
+		return intent.UDP, nil
+	}
+	return 0, api.BadRequestError(fmt.Sprintf("protocol=%s: want tcp or udp", name))
+}
+
+// managed returns the full name of an enrolled pod that is named with or without
+// its namespace.
+func managed(pods []api.Pod, name string) (string, bool) {
+	for _, p := range pods {
+		if p.Name == name || strings.HasSuffix(p.Name, "/"+name) {
+			return p.Name, true
+		}
+	}
+	return name, false
+}
+
+// holdAgainstKernel adds what the kernel's maps have otherwise than the answer
+// assumes.
+func (h handler) holdAgainstKernel(e *api.Explanation, applied bool) error {
+	e.Differences = []api.Difference{}
+	if !applied {
+		e.Why = append(e.Why, "Nothing has been applied since this agent started: the kernel goes on with what an earlier one left.")
+		return nil
+	}
+	found, err := h.node.Engine().Audit()
+	if err != nil {
+		return err
+	}
+	concerned := entriesOf(e.To)
+	for _, d := range found {
+		if slices.ContainsFunc(concerned, func(prefix string) bool { return strings.HasPrefix(d.Entry, prefix) }) {
+			e.Differences = append(e.Differences, differences([]l4.Difference{d})...)
+		}
+	}
+	e.Elsewhere = len(found) - len(e.Differences)
+	switch {
+	case len(e.Differences) > 0:
+		e.Why = append(e.Why, "The kernel has something else for this address: connections go where it says, not where is written here.")
+	case e.Elsewhere > 0:
+		e.Why = append(e.Why, fmt.Sprintf("The kernel's maps differ from what was applied in %d entries: see `duomesh dump maps`.", e.Elsewhere))
+	default:
+		e.Why = append(e.Why, "The kernel's maps are what was applied, entry by entry.")
+	}
+	return nil
+}
+
+// entriesOf are the names under which an audit lists an address and port.
+func entriesOf(to netip.AddrPort) []string {
+	a := to.Addr().Unmap().WithZone("")
+	return []string{
+		netip.AddrPortFrom(a, to.Port()).String() + "/",
+		netip.AddrPortFrom(a, 0).String() + "/",
+	}
+}

@@ -1,0 +1,225 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnrolSocket is where an agent's enrolment socket is by default.
+const EnrolSocket = "/run/duomesh-agent/enrol.sock"
+
+// The operations of the enrolment socket.
+const (
+	OpEnrol = "enrol"
+	OpLeave = "leave"
+	OpList  = "list"
+)
+
+// Names of descriptors that come with a request.
+const (
+	FileNetns  = "netns"
+	FileCgroup = "cgroup"
+)
+
+// Request is one line of JSON to the enrolment socket, a unix stream socket.
+// Descriptors come with its first byte (SCM_RIGHTS). One connection carries one
+// request and one Reply.
+type Request struct {
+	// Version is that of the forms; an agent refuses others by name.
+	Version int    `json:"version"`
+	Op      string `json:"op"`
+	// Pod is "namespace/name", needed by enrol. Leave takes the name of an
+	// enrolled pod, or its network namespace.
+	Pod string `json:"pod,omitempty"`
+	// Cgroup is the pod's cgroup v2 directory, for people, and what is opened
+	// when no descriptor of it comes along.
+	Cgroup string `json:"cgroup,omitempty"`
+	// Files names the descriptors, in their order.
+	Files []string `json:"files,omitempty"`
+}
+
+// Reply is the answer, one line of JSON.
+type Reply struct {
+	Version int `json:"version"`
+	// Error is "" when it was done and the kernel has confirmed it.
+	Error string `json:"error,omitempty"`
+	// Pods answers list.
+	Pods []Pod `json:"pods,omitempty"`
+}
+
+// MaxRequest is the size of the largest request in bytes.
+const MaxRequest = 16 << 10
+
+// maxFiles is one more than a request needs, so that too many are noticed.
+const maxFiles = 3
+
+// Files are the descriptors of a request by their names. Its owner closes it.
+type Files map[string]*os.File
+
+// Close closes all of them.
+func (f Files) Close() error {
+	var errs []error
+	for _, file := range f {
+		errs = append(errs, file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Take returns a descriptor, which is the caller's from now on; nil when there
+// is none of the name.
+func (f Files) Take(name string) *os.File {
+	file := f[name]
+	delete(f, name)
+	return file
+}
+
+// Enrol asks the agent at socket to put a pod under management, and returns when
+// the kernel has confirmed it. The descriptors stay the caller's.
+func Enrol(ctx context.Context, socket, pod string, netns, cgroup *os.File) error {
+	r := Request{Op: OpEnrol, Pod: pod, Cgroup: cgroup.Name(), Files: []string{FileNetns, FileCgroup}}
+	_, err := ask(ctx, socket, r, netns, cgroup)
+	return err
+}
+
+// Leave asks the agent at socket to end the management of a pod. netns may be
+// nil: then the agent must know the pod by its name.
+func Leave(ctx context.Context, socket, pod string, netns *os.File) error {
+	r := Request{Op: OpLeave, Pod: pod}
+	var files []*os.File
+	if netns != nil {
+		r.Files, files = []string{FileNetns}, []*os.File{netns}
+	}
+	_, err := ask(ctx, socket, r, files...)
+	return err
+}
+
+// List asks the agent at socket for its pods.
+func List(ctx context.Context, socket string) ([]Pod, error) {
+	reply, err := ask(ctx, socket, Request{Op: OpList})
+	return reply.Pods, err
+}
+
+func ask(ctx context.Context, socket string, r Request, files ...*os.File) (reply Reply, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s at %s: %w", r.Op, socket, err)
+		}
+	}()
+	r.Version = Version
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return reply, err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	line, err := json.Marshal(r)
+	if err != nil {
+		return reply, err
+	}
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd()))
+	}
+	if _, _, err := c.(*net.UnixConn).WriteMsgUnix(append(line, '\n'), unix.UnixRights(fds...), nil); err != nil {
+		return reply, err
+	}
+	if err := json.NewDecoder(c).Decode(&reply); err != nil {
+		return reply, errors.Join(fmt.Errorf("read the answer: %w", err), ctx.Err())
+	}
+	if reply.Version != Version {
+		return reply, fmt.Errorf("the answer has version %d, this program knows %d", reply.Version, Version)
+	}
+	if reply.Error != "" {
+		return reply, errors.New(reply.Error)
+	}
+	return reply, nil
+}
+
+// ReadRequest reads a request and its descriptors, which are the caller's.
+func ReadRequest(c *net.UnixConn) (_ Request, _ Files, err error) {
+	var got []*os.File
+	defer func() {
+		if err != nil {
+			for _, f := range got {
+				err = errors.Join(err, f.Close())
+			}
+		}
+	}()
+	var line []byte
+	for !bytes.HasSuffix(line, []byte("\n")) {
+		data, rights := make([]byte, MaxRequest), make([]byte, unix.CmsgSpace(4*maxFiles))
+		n, oobn, flags, _, err := c.ReadMsgUnix(data, rights)
+		files, ferr := received(rights[:oobn])
+		got = append(got, files...)
+		line = append(line, data[:n]...)
+		switch {
+		case errors.Is(err, io.EOF):
+			return Request{}, nil, errors.New("read request: it has no end of line")
+		case err != nil:
+			return Request{}, nil, fmt.Errorf("read request: %w", err)
+		case ferr != nil:
+			return Request{}, nil, fmt.Errorf("read descriptors: %w", ferr)
+		case flags&unix.MSG_CTRUNC != 0 || len(got) >= maxFiles:
+			return Request{}, nil, errors.New("read request: it has too many descriptors")
+		case len(line) > MaxRequest:
+			return Request{}, nil, fmt.Errorf("read request: it is larger than %d bytes", MaxRequest)
+		}
+	}
+	var r Request
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, nil, fmt.Errorf("read request: %w", err)
+	}
+	files, err := r.name(got)
+	return r, files, err
+}
+
+// name holds the descriptors against what the request says of them.
+func (r Request) name(got []*os.File) (Files, error) {
+	if len(got) != len(r.Files) {
+		return nil, fmt.Errorf("the request names %d descriptors and brings %d", len(r.Files), len(got))
+	}
+	files := Files{}
+	for i, name := range r.Files {
+		if !slices.Contains([]string{FileNetns, FileCgroup}, name) || files[name] != nil {
+			return nil, fmt.Errorf("the request's descriptor %q is unknown or named twice", name)
+		}
+		files[name] = got[i]
+	}
+	return files, nil
+}
+
+// received makes files of the descriptors in a control message; they have
+// close-on-exec set by ReadMsgUnix.
+func received(rights []byte) ([]*os.File, error) {
+	if len(rights) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue // credentials or what else: not asked for
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	return files, nil
+}

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/duomesh/duomesh/dataplane/agent/admin"
+)
+
+// numbered is an update with its place in the order in which they came.
+type numbered struct {
+	Update
+	n int
+}
+
+// follower applies updates one after the other. While one is being applied only
+// the newest of those that come waits: a state that another has replaced is no
+// state to be in.
+type follower struct {
+	// apply deals with an update that has a state, refuse with one that has none.
+	apply  func(context.Context, numbered)
+	refuse func(numbered)
+	// busy is told when there is something to do, and when there is not.
+	busy func(bool)
+
+	last    int // number of the newest update
+	waiting *numbered
+	running chan struct{} // closed when the Apply that runs is done; nil: none
+}
+
+// run returns when ctx has ended and nothing is being applied.
+func (f *follower) run(ctx context.Context, updates <-chan Update) {
+	for {
+		f.next(ctx)
+		f.busy(f.running != nil)
+		select {
+		case <-ctx.Done():
+			if f.running != nil {
+				<-f.running
+			}
+			return
+		case <-f.running:
+			f.running = nil
+		case u, open := <-updates:
+			if !open {
+				updates = nil
+				continue
+			}
+			f.take(u)
+		}
+	}
+}
+
+func (f *follower) take(u Update) {
+	f.last++
+	n := numbered{u, f.last}
+	if u.Err != nil {
+		f.refuse(n)
+		return
+	}
+	f.waiting = &n
+}
+
+// next begins with the update that waits when no other is being applied.
+func (f *follower) next(ctx context.Context) {
+	if f.waiting == nil || f.running != nil {
+		return
+	}
+	u, done := *f.waiting, make(chan struct{})
+	f.waiting, f.running = nil, done
+	go func() {
+		defer close(done)
+		f.apply(ctx, u)
+	}()
+}
+
+func (a *Agent) follow(ctx context.Context, updates <-chan Update) {
+	f := follower{
+		apply:  a.apply,
+		refuse: func(u numbered) { a.refuse(u, u.Err) },
+		busy:   a.state.busy,
+	}
+	f.run(ctx, updates)
+}
+
+func (a *Agent) apply(ctx context.Context, u numbered) {
+	err := a.node.Apply(ctx, u.Snapshot)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		a.refuse(u, err)
+	default:
+		a.state.succeed(u)
+		a.cfg.Log.Debug("applied", "version", u.Version, "services", len(u.Snapshot.Services))
+	}
+}
+
+func (a *Agent) refuse(u numbered, err error) {
+	a.cfg.Log.Error("an update was refused, the state before it goes on", "version", u.Version, "err", err)
+	a.state.refuse(u, err)
+}
+
+// succeed makes an update the state of the node.
+func (s *state) succeed(u numbered) {
+	applied := admin.Applied(u.Snapshot, 0, u.Version)
+	s.change(func() {
+		applied.Generation = s.status.Applied.Generation + 1
+		s.status.Applied, s.snapshot = applied, u.Snapshot
+		s.see(u, "")
+	})
+	select {
+	case s.applied <- struct{}{}:
+	default: // the audit has not begun with the one before
+	}
+}
+
+func (s *state) refuse(u numbered, err error) {
+	s.change(func() {
+		s.see(u, err.Error())
+		s.status.Source.Errors++
+	})
+}
+
+// see remembers what became of the newest update: one that came while another was
+// being applied may be refused before that one is done.
+func (s *state) see(u numbered, problem string) {
+	if u.n > s.newest {
+		s.newest = u.n
+		s.status.Source.Seen, s.status.Source.Error = u.Version, problem
+	}
+}
+
+func (s *state) busy(is bool) {
+	if status, _, _ := s.get(); status.Source.Busy != is {
+		s.change(func() { s.status.Source.Busy = is })
+	}
+}

@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// Config is what an agent is given. It looks up nothing of its surroundings.
+type Config struct {
+	// Host is the node. Without Host.BPFFS the redirection ends with the agent.
+	Host dataplane.Host
+	// Engine tunes the engine.
+	Engine dataplane.Options
+	// Source names where Updates come from, for people.
+	Source string
+	// EnrolSocket is the path of the enrolment socket. Its directory is made
+	// with mode 0700 when it is not there.
+	EnrolSocket string
+	// State is the file in which enrolments are kept by name for the next
+	// agent. Its directory is made as that of EnrolSocket.
+	State string
+	// Admin is the address of the admin API, on the loopback; "" is none.
+	Admin string
+	// Metrics is the address of the metrics; "" is none.
+	Metrics string
+	// Audit is how often the kernel is compared with what was applied; 0 means
+	// every 30 seconds.
+	Audit time.Duration
+	// Watch is how often the agent looks whether pods and the node's cgroup are
+	// still there; 0 means every second.
+	Watch time.Duration
+	// Log gets what is worth a line; nil discards.
+	Log *slog.Logger
+}
+
+// Update is a new desired state, or why there is none.
+type Update struct {
+	Snapshot intent.Snapshot
+	// Version is the source's name for this state, for example the digest of a
+	// file. It is set with an error, too.
+	Version string
+	// Err is why the source has no state of this version. What was applied
+	// before goes on.
+	Err error
+}
+
+func (c Config) withDefaults() Config {
+	if c.Audit == 0 {
+		c.Audit = 30 * time.Second
+	}
+	if c.Watch == 0 {
+		c.Watch = time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Host.Log == nil {
+		c.Host.Log = c.Log
+	}
+	return c
+}
+
+// onLoopback reports whether an address can be reached from its own host only.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+)
+
+// requestTime bounds how long an enroller may take to say what it wants.
+const requestTime = 5 * time.Second
+
+// podName is "namespace/name" of Kubernetes.
+var podName = regexp.MustCompile(`^[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*$`)
+
+// listenEnrol makes the socket, in the place of one that a dead agent left: the
+// engine's lock says that no other agent lives.
+func listenEnrol(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("enrolment socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("enrolment socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("enrolment socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// serveEnrol answers until the listener is closed; then it waits for what is
+// being answered.
+func (a *Agent) serveEnrol(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := a.enrol.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			a.cfg.Log.Warn("a connection to the enrolment socket failed", "err", err)
+			continue
+		}
+		wg.Go(func() {
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			defer c.Close()
+			a.answerEnrol(c)
+		})
+	}
+}
+
+func (a *Agent) answerEnrol(c *net.UnixConn) {
+	reply := api.Reply{Version: api.Version}
+	pods, err := a.handle(c)
+	if err != nil {
+		a.cfg.Log.Warn("an enrolment request was refused", "err", err)
+		reply.Error = err.Error()
+	}
+	reply.Pods = pods
+	// Fails only when the asker has gone; what was done holds.
+	_ = json.NewEncoder(c).Encode(reply)
+}
+
+func (a *Agent) handle(c *net.UnixConn) ([]api.Pod, error) {
+	if err := onlyRoot(c); err != nil {
+		return nil, err
+	}
+	if err := c.SetDeadline(time.Now().Add(requestTime)); err != nil {
+		return nil, err
+	}
+	r, files, err := api.ReadRequest(c)
+	if err != nil {
+		return nil, err
+	}
+	defer files.Close()
+	if r.Version != api.Version {
+		return nil, fmt.Errorf("the request has version %d, this agent knows %d", r.Version, api.Version)
+	}
+	switch r.Op {
+	case api.OpEnrol:
+		err = a.enrolPod(r, files)
+	case api.OpLeave:
+		err = a.pods.leave(r.Pod, files[api.FileNetns])
+	case api.OpList:
+		pods, _, err := a.pods.list()
+		return pods, err
+	default:
+		err = fmt.Errorf("operation %q is unknown: want %s, %s or %s", r.Op, api.OpEnrol, api.OpLeave, api.OpList)
+	}
+	if err == nil {
+		a.cfg.Log.Info(r.Op, "pod", r.Pod)
+	}
+	return nil, err
+}
+
+func (a *Agent) enrolPod(r api.Request, files api.Files) error {
+	if !podName.MatchString(r.Pod) {
+		return fmt.Errorf("pod %q: want namespace/name", r.Pod)
+	}
+	ns := files[api.FileNetns]
+	if ns == nil {
+		return fmt.Errorf("enrol pod %s: its network namespace did not come along", r.Pod)
+	}
+	cgroup, err := openCgroup(r.Cgroup, files[api.FileCgroup])
+	if err != nil {
+		return fmt.Errorf("enrol pod %s: %w", r.Pod, err)
+	}
+	defer cgroup.Close()
+	if err := a.pods.enrol(r.Pod, ns, cgroup); err != nil {
+		return err
+	}
+	files.Take(api.FileNetns) // it is a.pods' now
+	return nil
+}
+
+// openCgroup opens a pod's cgroup by its path, by which its end is seen, too. A
+// descriptor that came along must be of the same.
+func openCgroup(path string, sent *os.File) (*os.File, error) {
+	dir, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("its cgroup: %w", err)
+	}
+	if sent == nil {
+		return dir, nil
+	}
+	id, err := idOf(sent)
+	if err == nil && !id.at(path) {
+		err = fmt.Errorf("%s is not the path of the cgroup whose descriptor came along", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, nil
+}
+
+// onlyRoot refuses a peer that is not root. The socket's mode says the same; this
+// holds when somebody has changed it.
+func onlyRoot(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, sockErr); err != nil {
+		return fmt.Errorf("who asks: %w", err)
+	}
+	if peer.Uid != 0 {
+		return fmt.Errorf("user %d may not enrol: root alone may", peer.Uid)
+	}
+	return nil
+}

@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// enroller is the part of a Node that enrolments need.
+type enroller interface {
+	Enrol(dataplane.Pod) error
+	Leave(dataplane.Pod) error
+	Usage() ([]dataplane.Usage, error)
+}
+
+// pods knows the enrolled pods by name, and sees their end.
+type pods struct {
+	node enroller
+	file string
+	log  *slog.Logger
+	own  uint64 // inode of the agent's own network namespace
+
+	mu    sync.Mutex
+	known map[string]*pod
+}
+
+// pod is one enrolled pod. The netns descriptor is this package's: it is what
+// the entry in the kernel is taken away by.
+type pod struct {
+	kept
+	netns *os.File // nil: enrolled by an earlier agent, and not found again
+}
+
+// openPods begins with the pods of an earlier agent that are still there.
+func openPods(cfg Config, node enroller) (*pods, error) {
+	p := &pods{node: node, file: cfg.State, log: cfg.Log, known: map[string]*pod{}}
+	var err error
+	if p.own, err = netnsOf("/proc/self/ns/net"); err != nil {
+		return nil, err
+	}
+	before, err := readKept(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := p.entries()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range before {
+		p.recover(k, entries > 0)
+	}
+	return p, p.save()
+}
+
+// recover takes over a pod of an earlier agent. Without entries in the kernel
+// only one whose namespace is found is enrolled, anew.
+func (p *pods) recover(k kept, entries bool) {
+	if !k.CgroupID.at(k.Cgroup) {
+		p.log.Info("a pod ended while no agent ran", "pod", k.Name)
+		return
+	}
+	e := &pod{kept: k}
+	if err := p.find(e); err != nil {
+		p.log.Warn("a pod of an earlier agent cannot be watched", "pod", k.Name, "err", err)
+		if !entries {
+			return
+		}
+	}
+	p.known[k.Name] = e
+	p.log.Info("enrolled by an earlier agent", "pod", k.Name, "watched", e.netns != nil)
+}
+
+// find opens a pod's namespace through one of its processes, and enrols it: what
+// is enrolled already is confirmed.
+func (p *pods) find(e *pod) error {
+	ns, err := netnsOfCookie(e.Cgroup, e.Cookie)
+	if err != nil {
+		return err
+	}
+	if err := p.confirm(e.Name, ns, e.Cgroup); err != nil {
+		return errors.Join(err, ns.Close())
+	}
+	e.netns = ns
+	return nil
+}
+
+func (p *pods) confirm(name string, ns *os.File, cgroup string) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	defer dir.Close()
+	return p.node.Enrol(dataplane.Pod{Name: name, Netns: ns, Cgroup: dir})
+}
+
+// enrol puts a pod under management. On success ns is p's; cgroup stays the
+// caller's, and has its path as its name.
+func (p *pods) enrol(name string, ns, cgroup *os.File) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	inode, err := netnsInode(ns)
+	if err != nil {
+		return err
+	}
+	if inode == p.own {
+		return errors.New("its network namespace is the node's own: a pod on the host's network is never managed")
+	}
+	k := kept{Name: name, Cgroup: cgroup.Name(), Netns: inode}
+	if k.CgroupID, err = idOf(cgroup); err != nil {
+		return err
+	}
+	if k.Cookie, err = kernel.NetnsCookie(ns); err != nil {
+		return err
+	}
+	if err := p.node.Enrol(dataplane.Pod{Name: name, Netns: ns, Cgroup: cgroup}); err != nil {
+		return err
+	}
+	if old := p.known[name]; old != nil {
+		p.forget(old, old.Cookie != k.Cookie)
+	}
+	p.known[name] = &pod{k, ns}
+	p.keep()
+	return nil
+}
+
+// leave ends the management of a pod, by its namespace or by its name. ns stays
+// the caller's.
+func (p *pods) leave(name string, ns *os.File) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.known[name]
+	if ns != nil {
+		cookie, err := kernel.NetnsCookie(ns)
+		if err != nil {
+			return err
+		}
+		if err := p.node.Leave(dataplane.Pod{Name: name, Netns: ns}); err != nil {
+			return err
+		}
+		for _, other := range p.known {
+			if other.Cookie == cookie {
+				p.forget(other, false)
+			}
+		}
+		p.keep()
+		return nil
+	}
+	switch {
+	case e == nil:
+		return fmt.Errorf("no pod %q is enrolled, and no network namespace was given", name)
+	case e.netns == nil:
+		return fmt.Errorf("pod %s was enrolled by an earlier agent and has no process: give its network namespace", name)
+	}
+	if err := p.node.Leave(dataplane.Pod{Name: name, Netns: e.netns}); err != nil {
+		return err
+	}
+	p.forget(e, false)
+	p.keep()
+	return nil
+}
+
+// keep saves what has changed. It has happened in the kernel: that the next agent
+// will not know it is no reason to call it failed.
+func (p *pods) keep() {
+	if err := p.save(); err != nil {
+		p.log.Error("enrolments cannot be kept for the next agent", "err", err)
+	}
+}
+
+// forget drops a pod, with its entry in the kernel when the engine is to be told.
+func (p *pods) forget(e *pod, tell bool) {
+	if p.known[e.Name] == e {
+		delete(p.known, e.Name)
+	}
+	if e.netns == nil {
+		return
+	}
+	if tell {
+		if err := p.node.Leave(dataplane.Pod{Name: e.Name, Netns: e.netns}); err != nil {
+			p.log.Error("the entry of a pod stays", "pod", e.Name, "err", err)
+		}
+	}
+	if err := e.netns.Close(); err != nil {
+		p.log.Error("close a network namespace", "pod", e.Name, "err", err)
+	}
+}
+
+// tidy takes out the pods that have ended, and looks again for those that are
+// not watched.
+func (p *pods) tidy() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := false
+	for _, e := range p.known {
+		if e.CgroupID.at(e.Cgroup) {
+			if e.netns == nil {
+				// Fails as long as the pod has no process: known and shown.
+				_ = p.find(e)
+			}
+			continue
+		}
+		p.log.Info("a pod has ended", "pod", e.Name)
+		p.forget(e, true)
+		changed = true
+	}
+	if changed {
+		p.keep()
+	}
+}
+
+// list returns the known pods by name, and how many entries of the kernel
+// belong to none of them.
+func (p *pods) list() (_ []api.Pod, unknown int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := []api.Pod{}
+	for _, e := range p.known {
+		all = append(all, api.Pod{Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Watched: e.netns != nil})
+	}
+	slices.SortFunc(all, func(a, b api.Pod) int { return strings.Compare(a.Name, b.Name) })
+	entries, err := p.entries()
+	return all, max(0, entries-len(all)), err
+}
+
+// entries is the number of enrolments in the kernel.
+func (p *pods) entries() (int, error) {
+	usage, err := p.node.Usage()
+	for _, u := range usage {
+		if u.Map == "managed" {
+			return int(u.Used), err
+		}
+	}
+	return 0, errors.Join(err, errors.New("the engine has no map of managed pods"))
+}
+
+// Close lets go of the namespaces. The entries in the kernel stay.
+func (p *pods) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, e := range p.known {
+		if e.netns != nil {
+			errs = append(errs, e.netns.Close())
+		}
+	}
+	clear(p.known)
+	return errors.Join(errs...)
+}

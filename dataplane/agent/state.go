@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/duomesh/duomesh/dataplane/agent/admin"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// state is what the agent tells of itself.
+type state struct {
+	// applied gets a value after an Apply, for the audit.
+	applied chan struct{}
+
+	mu       sync.Mutex
+	status   api.Status
+	snapshot intent.Snapshot
+	newest   int           // number of the update that Source.Seen is of
+	changed  chan struct{} // closed and replaced at each change
+}
+
+func newState(cfg Config, started time.Time) *state {
+	return &state{
+		applied: make(chan struct{}, 1), changed: make(chan struct{}),
+		status: api.Status{
+			Node: cfg.Host.Place.Node, PID: os.Getpid(), Started: started,
+			Source: api.Source{Name: cfg.Source},
+		},
+	}
+}
+
+// change runs f under the lock and wakes those who wait for a state.
+func (s *state) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *state) get() (api.Status, intent.Snapshot, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status, s.snapshot, s.changed
+}
+
+func (s *state) generation() uint64 {
+	status, _, _ := s.get()
+	return status.Applied.Generation
+}
+
+// await returns when a version of the source has been applied or refused.
+func (s *state) await(ctx context.Context, seen string) error {
+	for {
+		status, _, changed := s.get()
+		if status.Source.Seen == seen {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *state) fail(err error) { s.change(func() { s.status.Problem = err.Error() }) }
+
+func (s *state) audited(differences int, err error) {
+	a := &api.Audited{At: time.Now(), Differences: differences}
+	if err != nil {
+		a.Error = err.Error()
+	}
+	s.change(func() { s.status.Audit = a })
+}
+
+// adminNode shows an agent on its admin API.
+type adminNode struct{ *Agent }
+
+// Engine implements admin.Node.
+func (n adminNode) Engine() admin.Engine { return n.node }
+
+// Place implements admin.Node.
+func (n adminNode) Place() intent.Place { return n.cfg.Host.Place }
+
+// Snapshot implements admin.Node.
+func (n adminNode) Snapshot() intent.Snapshot {
+	_, s, _ := n.state.get()
+	return s
+}
+
+// Status implements admin.Node.
+func (n adminNode) Status(ctx context.Context, seen string) (api.Status, error) {
+	if seen != "" {
+		if err := n.state.await(ctx, seen); err != nil {
+			return api.Status{}, err
+		}
+	}
+	s, _, _ := n.state.get()
+	s.Neighbours = admin.Neighbours(n.node.Neighbours())
+	var err error
+	s.Pods, s.Unknown, err = n.pods.list()
+	return s, err
+}

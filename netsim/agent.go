@@ -1,0 +1,270 @@
+package netsim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/source/file"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// agentMesh is a node whose engine lives in an agent of its own: a child in the
+// node's namespace and cgroup, fed by a file, that can be killed and started.
+type agentMesh struct {
+	exe    string
+	node   *node
+	dir    string // of the node in the cluster's run directory
+	client *api.Client
+
+	mu      sync.Mutex
+	proc    *Process // nil: none was started
+	writes  int
+	version string // of the file as last written
+}
+
+// Files of a node with an agent, in its directory.
+const (
+	intentFile = "intent.yaml"
+	enrolFile  = "enrol.sock"
+	agentLog   = "agent.log"
+)
+
+// agentPoll is how often an agent that is starting is asked.
+const agentPoll = 10 * time.Millisecond
+
+// openAgent starts the node's agent with an empty state and returns when the
+// kernel has that.
+func openAgent(ctx context.Context, cfg Config, n *node) (_ mesh, err error) {
+	if cfg.Engine != (dataplane.Options{}) {
+		return nil, fmt.Errorf("%w: options of an engine that lives in an agent", scenario.ErrNotExpressible)
+	}
+	exe, err := filepath.Abs(cfg.Agent)
+	if err != nil {
+		return nil, err
+	}
+	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	if err := a.write(newDesired()); err != nil {
+		return nil, err
+	}
+	return a, a.start(ctx)
+}
+
+// agentOf returns the agent of a node.
+func (c *Cluster) agentOf(name string) (*agentMesh, error) {
+	for _, n := range c.nodes {
+		if n.name != name {
+			continue
+		}
+		if a, ok := n.mesh.(*agentMesh); ok {
+			return a, nil
+		}
+		return nil, fmt.Errorf("%w: node %s has no agent of its own", scenario.ErrNotExpressible, name)
+	}
+	_, err := c.Node(name)
+	return nil, err
+}
+
+// AgentArgs are the arguments with which a node's agent is started, for those
+// who want to see what a second one does.
+func (c *Cluster) AgentArgs(node string) ([]string, error) {
+	a, err := c.agentOf(node)
+	if err != nil {
+		return nil, err
+	}
+	return a.args(), nil
+}
+
+func (a *agentMesh) args() []string {
+	return []string{
+		a.exe, "--source", "file:" + filepath.Join(a.dir, intentFile), "--node", a.node.name,
+		"--cgroup", a.node.cgroup.Name(), "--bpffs", a.node.bpffs,
+		"--enrol-socket", filepath.Join(a.dir, enrolFile), "--admin", api.AdminAddress,
+	}
+}
+
+// start starts the agent and returns when it has taken over what is pinned, and
+// the kernel has what the file says.
+func (a *agentMesh) start(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc != nil && !a.proc.ended() {
+		return fmt.Errorf("node %s: its agent runs already", a.node.name)
+	}
+	log, err := os.OpenFile(filepath.Join(a.dir, agentLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open log of the agent: %w", err)
+	}
+	defer log.Close()
+	// It outlives the call.
+	a.proc, err = startIn(context.WithoutCancel(ctx), a.node.space.ns, a.node.own, Command{
+		Argv: a.args(), Env: []string{"PATH=" + os.Getenv("PATH")}, Stdout: log, Stderr: log,
+	})
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, a.proc, a.version)
+}
+
+// kill ends the agent by SIGKILL, and returns when it is dead.
+func (a *agentMesh) kill() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc == nil || a.proc.ended() {
+		return fmt.Errorf("node %s: no agent runs", a.node.name)
+	}
+	if err := a.proc.kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("node %s: kill the agent: %w", a.node.name, err)
+	}
+	<-a.proc.done
+	return nil
+}
+
+// running returns the agent's process, or why there is none.
+func (a *agentMesh) running() (*Process, string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc == nil || a.proc.ended() {
+		return nil, "", fmt.Errorf("its agent does not run%s", a.lastWords())
+	}
+	return a.proc, a.version, nil
+}
+
+// lastWords is the end of the agent's log.
+func (a *agentMesh) lastWords() string {
+	data, err := os.ReadFile(filepath.Join(a.dir, agentLog))
+	if err != nil || len(data) == 0 {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return ": " + lines[len(lines)-1]
+}
+
+// write replaces the agent's file. Each writing is a version of its own: what is
+// waited for is this one, not an equal one before.
+func (a *agentMesh) write(d *desired) error {
+	data, err := file.Marshal(d.snapshot)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.writes++
+	data = fmt.Appendf(data, "# written %d times\n", a.writes)
+	path := filepath.Join(a.dir, intentFile)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return fmt.Errorf("write intent: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write intent: %w", err)
+	}
+	a.version = file.Version(data)
+	return nil
+}
+
+func (a *agentMesh) apply(ctx context.Context, d *desired) error {
+	if err := a.write(d); err != nil {
+		return err
+	}
+	return a.confirm(ctx)
+}
+
+// confirm returns when the agent has applied the file as last written.
+func (a *agentMesh) confirm(ctx context.Context) error {
+	proc, version, err := a.running()
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, proc, version)
+}
+
+// await asks until the agent has dealt with a version, or has ended. One that is
+// starting does not listen yet.
+func (a *agentMesh) await(ctx context.Context, proc *Process, version string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-proc.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	tick := time.NewTicker(agentPoll)
+	defer tick.Stop()
+	for {
+		s, err := a.client.Status(ctx, version)
+		if err == nil {
+			return outcome(s)
+		}
+		select {
+		case <-ctx.Done():
+			if proc.ended() {
+				return fmt.Errorf("its agent ended: %w%s", proc.Wait(), a.lastWords())
+			}
+			return fmt.Errorf("its agent does not answer: %w: %w", context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
+}
+
+func outcome(s api.Status) error {
+	switch {
+	case s.Problem != "":
+		return errors.New(s.Problem)
+	case s.Source.Error != "":
+		return errors.New(s.Source.Error)
+	}
+	return nil
+}
+
+func (a *agentMesh) enrol(p *pod) error {
+	return a.ask(func(ctx context.Context, socket string) error {
+		return api.Enrol(ctx, socket, podOf(p).Name, p.netns, p.cgroup)
+	})
+}
+
+func (a *agentMesh) leave(p *pod) error {
+	return a.ask(func(ctx context.Context, socket string) error {
+		return api.Leave(ctx, socket, podOf(p).Name, p.netns)
+	})
+}
+
+// enrolTime bounds how long an agent may take over one enrolment.
+const enrolTime = 10 * time.Second
+
+func (a *agentMesh) ask(what func(ctx context.Context, socket string) error) error {
+	if _, _, err := a.running(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), enrolTime)
+	defer cancel()
+	return what(ctx, filepath.Join(a.dir, enrolFile))
+}
+
+// close ends the agent. Its pins go with the node's BPF file system.
+func (a *agentMesh) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.client.Close()
+	if a.proc == nil {
+		return err
+	}
+	if killed := a.proc.kill(); killed != nil && !errors.Is(killed, os.ErrProcessDone) {
+		return errors.Join(err, fmt.Errorf("end the agent: %w", killed))
+	}
+	<-a.proc.done
+	return err
+}
