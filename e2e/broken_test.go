@@ -26,6 +26,11 @@ import (
 type brokenWorld struct {
 	*netsim.Cluster
 	sabotage func(ctx context.Context, c *netsim.Cluster) error
+	// deaf makes the world say yes to every later change and do nothing.
+	deaf bool
+	// client and server falsify what the two witnesses report; nil leaves it.
+	client func(conns []traffic.Conn) []traffic.Conn
+	server func(served map[string][]traffic.Conn)
 }
 
 // Apply breaks the mesh after it was brought up as declared.
@@ -33,16 +38,47 @@ func (b *brokenWorld) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := b.Cluster.Apply(ctx, o); err != nil {
 		return err
 	}
+	if b.sabotage == nil {
+		return nil
+	}
 	return b.sabotage(ctx, b.Cluster)
 }
 
-func openBroken(sabotage func(context.Context, *netsim.Cluster) error) scenario.Opener {
+// Do does nothing in a deaf world.
+func (b *brokenWorld) Do(ctx context.Context, a scenario.Action) error {
+	if b.deaf {
+		return nil
+	}
+	return b.Cluster.Do(ctx, a)
+}
+
+// Exec hands the clients' reports on as they are falsified.
+func (b *brokenWorld) Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error) {
+	conns, err := b.Cluster.Exec(ctx, pod, l, seen)
+	if b.client != nil {
+		conns = b.client(conns)
+	}
+	return conns, err
+}
+
+// Served hands the servers' reports on as they are falsified.
+func (b *brokenWorld) Served(ctx context.Context) (map[string][]traffic.Conn, error) {
+	served, err := b.Cluster.Served(ctx)
+	if b.server != nil {
+		b.server(served)
+	}
+	return served, err
+}
+
+func openBroken(b brokenWorld) scenario.Opener {
 	return func(ctx context.Context, t scenario.Topology) (scenario.World, error) {
 		c, err := netsim.Open(ctx, netsim.Config{Pinned: true}, t)
 		if err != nil {
 			return nil, err
 		}
-		return &brokenWorld{c, sabotage}, nil
+		world := b
+		world.Cluster = c
+		return &world, nil
 	}
 }
 
@@ -222,19 +258,26 @@ func extra(ctx context.Context, c *netsim.Cluster) error {
 	return nil
 }
 
+// expectRefused runs a scenario in a broken world: the named check must fail.
+func expectRefused(ctx context.Context, name string, b brokenWorld, check string) {
+	GinkgoHelper()
+	s, found := scenario.Find(name)
+	Expect(found).To(BeTrue())
+	r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openBroken(b)}, 1)
+	Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+	var names []string
+	for _, f := range r.Failed() {
+		names = append(names, f.Name)
+	}
+	Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+}
+
 var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 	DescribeTable("is refused", func(ctx SpecContext, sabotage func(context.Context, *netsim.Cluster) error, check string) {
-		s, found := scenario.Find("clusterip/weight/90-10")
-		Expect(found).To(BeTrue())
-		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openBroken(sabotage)}, 1)
-		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
-		var names []string
-		for _, f := range r.Failed() {
-			names = append(names, f.Name)
-		}
-		Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+		expectRefused(ctx, "clusterip/weight/90-10", brokenWorld{sabotage: sabotage}, check)
 	},
 		Entry("connect program detached", detach("mesh_connect4"), "the application saw what is declared"),
+		Entry("connect program detached, by the packets", detach("mesh_connect4"), "the first packet went as declared"),
 		Entry("getpeername program detached", detach("mesh_getpeername4"), "getpeername answers the asked address"),
 		Entry("50/50 instead of 90/10 in the pinned slots", editSlots(func(slot []byte) {
 			copy(slot[secondAddr:], slot[firstAddr:firstAddr+16])
@@ -259,6 +302,59 @@ var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 		Entry("a process of the pod outside the mesh's cgroup", bypass, "packets of client to"),
 		Entry("connections that no client reports", extra, "every connect that the kernel saw was reported"),
 	)
+
+	DescribeTable("is refused when a witness says something else", func(ctx SpecContext, b brokenWorld, check string) {
+		expectRefused(ctx, "clusterip/weight/90-10", b, check)
+	},
+		Entry("a client that asked for another port", brokenWorld{client: func(conns []traffic.Conn) []traffic.Conn {
+			conns[0].Asked = netip.AddrPortFrom(conns[0].Asked.Addr(), 81)
+			return conns
+		}}, "client and kernel agree on what was asked"),
+		Entry("a client that keeps a connection to itself", brokenWorld{client: func(conns []traffic.Conn) []traffic.Conn {
+			return conns[1:]
+		}}, "every declared connection was reported"),
+		Entry("a server that keeps a connection to itself", brokenWorld{server: func(served map[string][]traffic.Conn) {
+			served["v1"] = served["v1"][1:]
+		}}, "client and server agree"),
+		Entry("a server that names another socket", brokenWorld{server: func(served map[string][]traffic.Conn) {
+			served["v1"][0].Cookie++
+		}}, "the server's kernel saw it arrive"),
+		Entry("a server that tells of a connection that nobody made", brokenWorld{server: func(served map[string][]traffic.Conn) {
+			served["v1"] = append(served["v1"], traffic.Conn{Role: traffic.Server, ID: 1 << 60})
+		}}, "every connection that servers saw was made by a client"),
+	)
+
+	DescribeTable("is refused in scenarios of other kinds", func(ctx SpecContext, name string, b brokenWorld, check string) {
+		expectRefused(ctx, name, b, check)
+	},
+		Entry("no endpoints, and no engine either", "endpoints/none/500", brokenWorld{sabotage: detach("mesh_connect4")},
+			"the first packet went as declared"),
+		Entry("undeclared port, and no engine", "ports/undeclared/500", brokenWorld{sabotage: detach("mesh_connect4")},
+			"packets of client to"),
+		Entry("weights that do not change", "clusterip/weight-change/90-10-to-10-90", brokenWorld{deaf: true},
+			"after the change: share of v1"),
+		Entry("an endpoint that stays", "endpoints/removed/under-load", brokenWorld{deaf: true},
+			"after the change: the application saw what is declared"),
+		Entry("an enrolment that does not happen", "managed/enrol-and-leave/3000", brokenWorld{deaf: true},
+			"after the change: the application saw what is declared"),
+		Entry("a pod's own address that is rewritten on the way", "pod-ip/direct/500", brokenWorld{
+			sabotage: rules("a", func(c *netsim.Cluster) [][]string {
+				return [][]string{{"nat", "PREROUTING", "-d", address(c, "v2"), "-j", "DNAT", "--to-destination", address(c, "v1")}}
+			}),
+		}, "the way is as declared"),
+	)
+
+	It("is refused where rewritten packets were declared to go straight", func(ctx SpecContext) {
+		s, found := scenario.Find("baseline/dnat/90-10")
+		Expect(found).To(BeTrue())
+		s.Phases[0].Loads[0].Want.Via = scenario.ViaNone
+		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openNetsim}, 1)
+		if r.Verdict == report.NotRun {
+			Skip("NOT RUN: " + r.Reason)
+		}
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+		Expect(explain(r)).To(ContainSubstring("the way is as declared"))
+	}, SpecTimeout(time.Minute))
 
 	It("is refused where there is no mesh at all", func(ctx SpecContext) {
 		s, found := scenario.Find("clusterip/weight/90-10")

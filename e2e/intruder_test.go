@@ -3,10 +3,12 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -24,8 +26,11 @@ import (
 const nobody = 65534
 
 // intruderEnv makes this test binary play the intruder; its value is the
-// directory of the engine's pins.
-const intruderEnv = "DUOMESH_E2E_INTRUDER"
+// directory of the engine's pins. mapEnv is the number of the map "managed".
+const (
+	intruderEnv = "DUOMESH_E2E_INTRUDER"
+	mapEnv      = "DUOMESH_E2E_MAP"
+)
 
 func intruding() bool { return os.Getenv(intruderEnv) != "" }
 
@@ -34,6 +39,9 @@ type attempt struct {
 	What string
 	// Refused is the error it got; empty means that it got through.
 	Refused string
+	// Rights is set when the error says that rights are missing, and not that
+	// there was nothing to reach.
+	Rights bool
 }
 
 // intrude is the unprivileged process: it drops every privilege, tries, and
@@ -58,15 +66,8 @@ func intrude() int {
 	return 0
 }
 
+// attempts is all that the intruder tries.
 func attempts(pins string) []attempt {
-	var all []attempt
-	try := func(what string, err error) {
-		a := attempt{What: what}
-		if err != nil {
-			a.Refused = err.Error()
-		}
-		all = append(all, a)
-	}
 	for _, port := range []int{929, 930} { // how Kmesh enrols and releases
 		for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
 			// The connect itself may succeed or not: it must change nothing,
@@ -74,23 +75,59 @@ func attempts(pins string) []attempt {
 			_ = dial(kind, port)
 		}
 	}
-	_, err := ebpf.NewMapFromID(1)
-	try("open a map by its number", err)
-	_, err = ebpf.MapGetNextID(0)
-	try("list maps", err)
-	_, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
-	try("make a map", err)
-	_, err = ebpf.LoadPinnedMap(filepath.Join(pins, "managed"), nil)
-	try("open the pinned map of managed pods", err)
-	_, err = os.ReadDir(pins)
-	try("list the pins", err)
-	try("remove the pins", os.Remove(filepath.Join(pins, "managed")))
-	_, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP)
-	try("open a raw socket", err)
+	id, err := strconv.ParseUint(os.Getenv(mapEnv), 10, 32)
+	if err != nil {
+		return nil // the spec misses the attempts
+	}
+	all := reaches(pins, ebpf.MapID(id))
+	all = append(all, newAttempt("remove the pins", os.Remove(filepath.Join(pins, "managed"))))
 	for what, door := range doors(pins) {
-		try(what, door())
+		all = append(all, newAttempt(what, door()))
 	}
 	return all
+}
+
+// reaches are the ways to the engine that only missing rights can shut: the
+// control walks them as root.
+func reaches(pins string, managed ebpf.MapID) []attempt {
+	_, byID := ebpf.NewMapFromID(managed)
+	_, list := ebpf.MapGetNextID(0)
+	_, made := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
+	_, pinned := ebpf.LoadPinnedMap(filepath.Join(pins, "managed"), nil)
+	_, read := os.ReadDir(pins)
+	_, raw := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP)
+	return []attempt{
+		newAttempt("open the map of managed pods by its number", byID),
+		newAttempt("list maps", list),
+		newAttempt("make a map", made),
+		newAttempt("open the pinned map of managed pods", pinned),
+		newAttempt("list the pins", read),
+		newAttempt("open a raw socket", raw),
+	}
+}
+
+func newAttempt(what string, err error) attempt {
+	a := attempt{What: what}
+	if err != nil {
+		a.Refused = err.Error()
+		a.Rights = errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	}
+	return a
+}
+
+// managedMap returns the number of the pinned map of managed pods.
+func managedMap(pins string) (ebpf.MapID, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pins, "managed"), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, _ := info.ID()
+	return id, nil
 }
 
 func dial(kind, port int) error {
@@ -125,9 +162,16 @@ var _ = Describe("an unprivileged process in a pod", Label("netsim"), func() {
 		pins := filepath.Join(must(c.Node("a")).BPFFS, "duomesh", "abi-1")
 		Expect(filepath.Join(pins, "managed")).To(BeAnExistingFile(), "the intruder is given the wrong directory")
 		Expect(enrolSocketOf(pins)).To(BeAnExistingFile(), "the intruder is given the wrong directory")
+		managed := must(managedMap(pins))
+		for _, a := range reaches(pins, managed) {
+			Expect(a.Refused).To(BeEmpty(), "the control, with every right: %s", a.What)
+		}
 		for _, pod := range []string{"inside", "outside"} {
-			tried := intruder(ctx, c, pod, pins)
+			tried := intruder(ctx, c, pod, pins, managed)
 			Expect(len(tried)).To(BeNumerically(">=", 12))
+			for _, a := range tried[:len(reaches(pins, managed))] {
+				Expect(a.Rights).To(BeTrue(), "%s: %s: %s", pod, a.What, a.Refused)
+			}
 			for _, a := range tried {
 				Expect(a.Refused).NotTo(BeEmpty(), "%s: got through: %s", pod, a.What)
 			}
@@ -137,11 +181,12 @@ var _ = Describe("an unprivileged process in a pod", Label("netsim"), func() {
 })
 
 // intruder runs the unprivileged process in a pod and returns what it tried.
-func intruder(ctx SpecContext, c *netsim.Cluster, pod, pins string) []attempt {
+func intruder(ctx SpecContext, c *netsim.Cluster, pod, pins string, managed ebpf.MapID) []attempt {
 	GinkgoHelper()
 	var out, errs bytes.Buffer
 	p := must(c.Start(ctx, pod, netsim.Command{
-		Argv: []string{"/proc/self/exe"}, Env: []string{intruderEnv + "=" + pins}, Stdout: &out, Stderr: &errs,
+		Argv: []string{"/proc/self/exe"}, Env: []string{intruderEnv + "=" + pins, fmt.Sprintf("%s=%d", mapEnv, managed)},
+		Stdout: &out, Stderr: &errs,
 	}))
 	Expect(p.Wait()).To(Succeed(), errs.String())
 	var tried []attempt

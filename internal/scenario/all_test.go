@@ -40,6 +40,9 @@ func TestValidateRefuses(t *testing.T) {
 			load(s).To.Pod = "v1"
 		},
 		`scenario x: phase 1: load 1: via "magic" is unknown`: func(s *Scenario) { load(s).Want.Via = "magic" },
+		"scenario x: phase 1: load 1: via waypoint is not judged yet: no rule says what to expect of it": func(s *Scenario) {
+			load(s).Want.Via = ViaWaypoint
+		},
 		"scenario x: pod v1 is declared twice": func(s *Scenario) {
 			s.Topology.Nodes[1].Pods[0].Name = "v1"
 		},

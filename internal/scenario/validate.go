@@ -136,7 +136,9 @@ func (w Want) validate(pods map[string]bool, n int) error {
 		return fmt.Errorf("outcome %q is unknown", w.Outcome)
 	}
 	switch w.Via {
-	case ViaNone, ViaSocket, ViaDNAT, ViaProxy, ViaWaypoint:
+	case ViaNone, ViaSocket, ViaDNAT:
+	case ViaProxy, ViaWaypoint:
+		return fmt.Errorf("via %s is not judged yet: no rule says what to expect of it", w.Via)
 	default:
 		return fmt.Errorf("via %q is unknown", w.Via)
 	}

@@ -27,6 +27,7 @@ var rules = [...]rule{
 	{"client and server agree", ruleServer, false},
 	{"getpeername answers the asked address", rulePeerName, false},
 	{"the server sees the client's own address", ruleSource, false},
+	{"the way is as declared", ruleVia, false},
 	{"the socket's peer is as declared", rulePeer, true},
 	{"the server's kernel saw it arrive", ruleAccepted, true},
 	{"the first packet went as declared", ruleFirstPacket, true},
@@ -193,6 +194,22 @@ func ruleSource(f fact, w scenario.Want) string {
 	return ""
 }
 
+// ruleVia holds where the server was reached against what was asked: the same
+// address where nothing stands between, another where something redirects.
+func ruleVia(f fact, w scenario.Want) string {
+	if w.Outcome != scenario.Connected || len(f.servers) != 1 {
+		return "" // ruleServer has failed
+	}
+	at, asked := plain(f.servers[0].Local), plain(f.Asked)
+	if w.Via == scenario.ViaNone && at != asked {
+		return fmt.Sprintf("served at %s, asked for %s, and nothing was to redirect", at, asked)
+	}
+	if w.Via != scenario.ViaNone && at == asked {
+		return fmt.Sprintf("served at %s as asked: nothing has redirected", at)
+	}
+	return ""
+}
+
 // rulePeer holds the kernel's own view of the client's socket.
 func rulePeer(f fact, w scenario.Want) string {
 	want, ok := f.wantPeer(w)
@@ -227,9 +244,13 @@ func ruleAccepted(f fact, w scenario.Want) string {
 	}
 	s := f.servers[0]
 	for _, l := range f.accepted {
-		if plain(l.Local) == plain(s.Local) && plain(l.Peer) == plain(s.Peer) {
-			return ""
+		if plain(l.Local) != plain(s.Local) || plain(l.Peer) != plain(s.Peer) {
+			continue
 		}
+		if dst := l.WireDst(probe.SidePod); len(dst) != 1 || dst[0] != plain(s.Local) {
+			return fmt.Sprintf("SYN on the link of %s to %s, want %s", s.pod, addresses(dst), s.Local)
+		}
+		return ""
 	}
 	return fmt.Sprintf("%d kernel lines for the socket of %s, none from %s", len(f.accepted), s.pod, s.Peer)
 }

@@ -18,6 +18,9 @@ import (
 type evidence struct {
 	loads  []loadEvidence
 	served map[uint64][]servedConn
+	// known are the IDs of all client connections of the run, this phase's and
+	// those before it: servers report since the world opened.
+	known  map[uint64]bool
 	ledger ledger
 	pods   map[string]scenario.PodHandle
 	change window
@@ -48,12 +51,13 @@ type gatherer struct {
 	world    scenario.World
 	options  Options
 	topology scenario.Topology
+	known    map[uint64]bool
 }
 
 func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, error) {
 	for _, a := range ph.Before {
 		if err := g.world.Do(ctx, a); err != nil {
-			return evidence{}, fmt.Errorf("%s: %w", a, err)
+			return evidence{}, meshError{fmt.Errorf("%s: %w", a, err)}
 		}
 	}
 	e := evidence{pods: map[string]scenario.PodHandle{}}
@@ -115,7 +119,7 @@ func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *win
 	start := monotonic()
 	for _, a := range actions {
 		if err := g.world.Do(ctx, a); err != nil {
-			return fmt.Errorf("%s: %w", a, err)
+			return meshError{fmt.Errorf("%s: %w", a, err)}
 		}
 	}
 	*w = window{start, monotonic()}
@@ -164,6 +168,12 @@ func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error
 			e.served[c.ID] = append(e.served[c.ID], servedConn{pod, c})
 		}
 	}
+	for _, le := range e.loads {
+		for _, c := range le.conns {
+			g.known[c.ID] = true
+		}
+	}
+	e.known = g.known
 	e.ledger, err = judge.ledger(ctx)
 	return err
 }

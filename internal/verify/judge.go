@@ -23,6 +23,8 @@ type fact struct {
 type group struct {
 	name  string
 	facts []fact
+	// least is how many connections must be in it for it to say anything.
+	least int
 	// wants has one member, or two for connections asked for while a change
 	// was being made: each may follow either.
 	wants []scenario.Want
@@ -43,7 +45,9 @@ func (e *evidence) judge() (int, []report.Check) {
 		judged += len(g.facts)
 		checks = append(checks, g.judge(sight)...)
 	}
-	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()))
+	checks = append(checks, e.checkChange(all)...)
+	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()),
+		e.checkGhosts(), sight.limit(e.checkGhostLines()))
 	for _, c := range e.checkWire(all) {
 		checks = append(checks, sight.limit(c))
 	}
@@ -65,14 +69,15 @@ func (s sight) limit(c report.Check) report.Check {
 func (e *evidence) groups(i int) []group {
 	le := e.loads[i]
 	name := le.load.To.String()
-	before := group{name: name, wants: []scenario.Want{le.load.Want}}
+	least := max(1, le.load.Connections/20)
+	before := group{name: name, wants: []scenario.Want{le.load.Want}, least: least}
 	if le.load.Then == nil {
 		for _, c := range le.conns {
 			before.facts = append(before.facts, e.fact(c))
 		}
 		return []group{before}
 	}
-	after := group{name: name + " after the change", wants: []scenario.Want{*le.load.Then}}
+	after := group{name: name + " after the change", wants: []scenario.Want{*le.load.Then}, least: least}
 	while := group{name: name + " during the change", wants: []scenario.Want{le.load.Want, *le.load.Then}}
 	before.name += " before the change"
 	for _, c := range le.conns {
@@ -102,6 +107,24 @@ func (e *evidence) fact(c clientConn) fact {
 		f.accepted = append(f.accepted, e.ledger.passive[socket{s.pod, s.Cookie}]...)
 	}
 	return f
+}
+
+// checkChange finds groups that are too small to show what they stand for: a
+// change that came after the last connection has shown nothing.
+func (e *evidence) checkChange(all []group) []report.Check {
+	var checks []report.Check
+	for _, g := range all {
+		if g.least == 0 {
+			continue
+		}
+		c := report.Checkf(g.name+": enough connections", len(g.facts) >= g.least,
+			"%d, at least %d", len(g.facts), g.least)
+		if c.Verdict != report.Pass {
+			c.Verdict = report.Inconclusive
+		}
+		checks = append(checks, c)
+	}
+	return checks
 }
 
 // checkCount finds connections that were declared and never reported.
@@ -138,6 +161,42 @@ func (e *evidence) checkUnreported() report.Check {
 	}
 	return report.Checkf("every connect that the kernel saw was reported", extra == 0,
 		"%d connects that no client reported", extra)
+}
+
+// checkGhosts finds connections that servers report and no client has made.
+func (e *evidence) checkGhosts() report.Check {
+	ghosts := 0
+	for id, conns := range e.served {
+		if !e.known[id] {
+			ghosts += len(conns)
+		}
+	}
+	return report.Checkf("every connection that servers saw was made by a client", ghosts == 0,
+		"%d connections that no client reported", ghosts)
+}
+
+// checkGhostLines finds connections that arrived in a pod's kernel, or SYNs that
+// reached its link, and that no server reports.
+func (e *evidence) checkGhostLines() report.Check {
+	reported := map[socket]bool{}
+	for _, conns := range e.served {
+		for _, c := range conns {
+			reported[socket{c.pod, c.Cookie}] = true
+		}
+	}
+	ghosts, strays := 0, 0
+	for s, lines := range e.ledger.passive {
+		if !reported[s] {
+			ghosts += len(lines)
+		}
+	}
+	for _, s := range e.ledger.Stray {
+		if s.Direction == probe.In && s.Side == probe.SidePod {
+			strays++
+		}
+	}
+	return report.Checkf("every arrival that the kernel saw was reported", ghosts+strays == 0,
+		"%d connections that no server reported, %d SYNs that became no connection", ghosts, strays)
 }
 
 // plain writes a v4-mapped address as IPv4.

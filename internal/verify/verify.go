@@ -71,8 +71,16 @@ func one(ctx context.Context, s scenario.Scenario, o Options, run int, seed uint
 	return r
 }
 
+// meshError is a fault in what is judged: the mesh did not take what was
+// declared.
+type meshError struct{ error }
+
+// Unwrap returns the cause.
+func (m meshError) Unwrap() error { return m.error }
+
 // Run runs one scenario once. A world that cannot express the scenario gives
-// NotRun; a fault of the harness itself, Inconclusive with the fault as reason.
+// NotRun; a mesh that does not take what is declared, Fail; a fault of the
+// harness itself, Inconclusive; each with the reason.
 func Run(ctx context.Context, s scenario.Scenario, o Options, seed uint64) report.Result {
 	start := time.Now()
 	r := report.Result{Scenario: s.Name, World: o.World, Verdict: report.Pass}
@@ -80,9 +88,12 @@ func Run(ctx context.Context, s scenario.Scenario, o Options, seed uint64) repor
 	if err == nil {
 		err = run(ctx, s, o, seed, &r)
 	}
+	var mesh meshError
 	switch {
 	case errors.Is(err, scenario.ErrNotExpressible):
 		r.Verdict, r.Reason = report.NotRun, err.Error()
+	case errors.As(err, &mesh) && ctx.Err() == nil:
+		r.Verdict, r.Reason = report.Fail, err.Error()
 	case err != nil:
 		r.Verdict, r.Reason = r.Verdict.Worse(report.Inconclusive), err.Error()
 	case r.Connections == 0:
@@ -99,9 +110,9 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 	}
 	defer func() { err = errors.Join(err, world.Close()) }()
 	if err := world.Apply(ctx, s.Objects); err != nil {
-		return fmt.Errorf("apply the first objects: %w", err)
+		return meshError{fmt.Errorf("apply the first objects: %w", err)}
 	}
-	g := gatherer{world: world, options: o, topology: s.Topology}
+	g := gatherer{world: world, options: o, topology: s.Topology, known: map[uint64]bool{}}
 	for i, ph := range s.Phases {
 		e, err := g.gather(ctx, ph)
 		if err != nil {

@@ -35,13 +35,16 @@ func good() evidence {
 	}
 	served := traffic.Conn{Role: traffic.Server, ID: 7, Cookie: 71, Local: server, Peer: local}
 	syn := probe.SYN{Side: probe.SidePod, Direction: probe.Out, Src: local, Dst: server, Count: 1}
+	arrived := syn
+	arrived.Direction = probe.In
 	return evidence{
 		loads:  []loadEvidence{{load: load, asked: vip, conns: []clientConn{{"client", client}}}},
 		served: map[uint64][]servedConn{7: {{"v1", served}}},
+		known:  map[uint64]bool{7: true},
 		ledger: bySocket(probe.Ledger{
 			Lines: []probe.Line{
 				{Pod: "client", Cookie: 70, Role: probe.RoleActive, Asked: vip, Local: local, Peer: server, SynSentAt: 105, Wire: []probe.SYN{syn}},
-				{Pod: "v1", Cookie: 71, Role: probe.RolePassive, Local: server, Peer: local},
+				{Pod: "v1", Cookie: 71, Role: probe.RolePassive, Local: server, Peer: local, Wire: []probe.SYN{arrived}},
 			},
 			Wire:      []probe.WireCount{{Pod: "client", Side: probe.SidePod, Direction: probe.Out, Dst: server, Packets: 5, SYNs: 1}},
 			Providers: seeing,
@@ -92,6 +95,25 @@ func TestEachRuleRefuses(t *testing.T) {
 		{"the socket's peer is as declared", func(e *evidence) { line(e).Peer = other }},
 		{"the server's kernel saw it arrive", func(e *evidence) { delete(e.ledger.passive, socket{"v1", 71}) }},
 		{"the first packet went as declared", func(e *evidence) { line(e).Wire[0].Dst = other }},
+		{"the server's kernel saw it arrive", func(e *evidence) { e.ledger.passive[socket{"v1", 71}][0].Wire[0].Dst = other }},
+		{"the way is as declared", func(e *evidence) { e.loads[0].load.Want.Via = scenario.ViaNone }},
+		{"the way is as declared", func(e *evidence) {
+			e.loads[0].load.Want.Via = scenario.ViaDNAT
+			e.served[7][0].Local = vip
+		}},
+		{"every connection that servers saw was made by a client", func(e *evidence) {
+			e.served[0] = []servedConn{{"v1", traffic.Conn{Cookie: 72}}}
+		}},
+		{"every arrival that the kernel saw was reported", func(e *evidence) {
+			e.ledger.passive[socket{"v1", 99}] = []probe.Line{{Pod: "v1", Cookie: 99}}
+		}},
+		{"every arrival that the kernel saw was reported", func(e *evidence) {
+			e.ledger.Stray = []probe.StraySYN{{Pod: "v1", SYN: probe.SYN{Side: probe.SidePod, Direction: probe.In, Dst: server}}}
+		}},
+		{"after the change: enough connections", func(e *evidence) {
+			then := e.loads[0].load.Want
+			e.loads[0].load.Then, e.change = &then, window{1000, 2000}
+		}},
 		{"every declared connection was reported", func(e *evidence) { e.loads[0].load.Connections = 2 }},
 		{"every connect that the kernel saw was reported", func(e *evidence) {
 			e.ledger.active[socket{"client", 99}] = []probe.Line{{Pod: "client", Cookie: 99, Asked: vip}}
@@ -198,6 +220,7 @@ func TestRunFaults(t *testing.T) {
 	}{
 		{fmt.Errorf("%w: no IPv6 here", scenario.ErrNotExpressible), report.NotRun},
 		{errors.New("no space left"), report.Inconclusive},
+		{meshError{errors.New("map frontends is full")}, report.Fail},
 	} {
 		open := func(context.Context, scenario.Topology) (scenario.World, error) { return nil, c.err }
 		r := Run(t.Context(), s, Options{World: "fake", Open: open}, 1)
