@@ -94,13 +94,49 @@ choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 		c->port = f->target_port;
 }
 
+static __always_inline bool are_flipping(void)
+{
+	__u32 only = 0;
+	const __u32 *n = bpf_map_lookup_elem(&flips, &only);
+
+	return n && READ_ONCE(*n);
+}
+
+/*
+ * find_frontend looks a key up. A hash map replaces an element by putting the
+ * new one at the head of its bucket and then taking the old one out: a lookup
+ * that stands on another element of the bucket meanwhile finds neither. So a
+ * miss counts only when no frontend was being replaced, or when every one of
+ * FLIP_LOOKS walks from the head missed: each would have to meet the same few
+ * nanoseconds of another replacement in the same bucket.
+ */
+#define FLIP_LOOKS 8
+
+static __always_inline const struct frontend *
+find_frontend(struct cpu_state *cpu, const struct frontend_key *k)
+{
+	const struct frontend *f = bpf_map_lookup_elem(&frontends, k);
+
+	if (f || !are_flipping())
+		return f;
+	for (int i = 1; i < FLIP_LOOKS; i++) {
+		f = bpf_map_lookup_elem(&frontends, k);
+		if (f) {
+			count(cpu, EVENT_RETRY);
+			return f;
+		}
+	}
+	return NULL;
+}
+
 /* no_frontend tells a service's undeclared port from an unknown address. */
-static __always_inline enum mesh_exit no_frontend(const struct frontend_key *k)
+static __always_inline enum mesh_exit no_frontend(struct cpu_state *cpu,
+						  const struct frontend_key *k)
 {
 	struct frontend_key addr_only = *k;
 
 	addr_only.port = 0;
-	if (bpf_map_lookup_elem(&frontends, &addr_only))
+	if (find_frontend(cpu, &addr_only))
 		return EXIT_REFUSE_NO_PORT;
 	return EXIT_PASS_NO_VIP;
 }
@@ -110,11 +146,11 @@ static __always_inline void try_choose(struct cpu_state *cpu,
 				       const struct frontend_key *k,
 				       struct choice *c)
 {
-	const struct frontend *from = bpf_map_lookup_elem(&frontends, k);
+	const struct frontend *from = find_frontend(cpu, k);
 	struct frontend f;
 
 	if (!from)
-		c->exit = no_frontend(k);
+		c->exit = no_frontend(cpu, k);
 	else if (!read_frontend(k, from, &f))
 		c->exit = EVENT_RETRY;
 	else if (f.flags & FRONTEND_ADDR_ONLY)

@@ -26,6 +26,17 @@ struct {
 } frontends SEC(".maps");
 
 /*
+ * flips: one element, above 0 from before the first frontend of a plan is
+ * replaced or removed until a grace period after the last. See find_frontend().
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} flips SEC(".maps");
+
+/*
  * slots: a set is a range of them. User space writes a range before a frontend
  * names it, and writes it again only a grace period after none does. An array
  * takes a sixth of the time of a hash.

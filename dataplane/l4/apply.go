@@ -71,6 +71,11 @@ func (e *Engine) carryOut(p *plan) error {
 			return err
 		}
 	}
+	if p.replaces {
+		if err := e.flipping(true); err != nil {
+			return err
+		}
+	}
 	if err := e.flip(p.putKeys, p.put); err != nil {
 		return err
 	}
@@ -84,9 +89,22 @@ func (e *Engine) carryOut(p *plan) error {
 		if err := e.grace.wait(); err != nil {
 			return err
 		}
+		if err := e.flipping(false); err != nil {
+			return err
+		}
 	}
 	e.collect()
 	return nil
+}
+
+// flipping tells the programs whether frontends are being replaced. It stays on
+// after an error: that costs a miss a few more looks, until the next Apply.
+func (e *Engine) flipping(on bool) error {
+	var n uint32
+	if on {
+		n = 1
+	}
+	return e.flips.put([]uint32{0}, []uint32{n})
 }
 
 // flip points frontends to their new sets, each in one atomic step.

@@ -30,6 +30,7 @@ type Engine struct {
 	pods      table[uint32, uint64]
 	frontends table[meshFrontendKey, meshFrontend]
 	slots     table[uint32, meshSlot]
+	flips     table[uint32, uint32]
 	cpus      *ebpf.Map
 	coll      *ebpf.Collection
 	hooks     []*hook
@@ -112,6 +113,7 @@ func (e *Engine) load(o Options) error {
 	e.frontends = table[meshFrontendKey, meshFrontend]{name: meshMapFrontends, m: e.coll.Maps[meshMapFrontends]}
 	e.slots = table[uint32, meshSlot]{name: meshMapSlots, m: e.coll.Maps[meshMapSlots]}
 	e.pods = table[uint32, uint64]{name: meshMapPods, m: e.coll.Maps[meshMapPods]}
+	e.flips = table[uint32, uint32]{name: meshMapFlips, m: e.coll.Maps[meshMapFlips]}
 	e.cpus = e.coll.Maps[meshMapCpus]
 	if e.grace, err = newGrace(); err != nil {
 		return err
@@ -171,6 +173,9 @@ func (e *Engine) adopt() error {
 		return err
 	}
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {
+		return err
+	}
+	if err := e.flipping(false); err != nil { // it may have been killed while it did
 		return err
 	}
 	return e.replace()

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // The stages of a slow program, in its map.
@@ -91,6 +93,7 @@ func stageOf(tb testing.TB, m *ebpf.Map) (v uint64) {
 // A grace period that begins while a program runs ends after the program. The
 // control is an update of a plain array, which does not wait.
 func TestGraceOutlastsARunningProgram(t *testing.T) {
+	kernel.Require(t, kernel.JIT) // an interpreter takes no callbacks, which make the program slow
 	n := newNode(t)
 	p := n.pod(t, "default/client")
 	stage := slowConnect4(t, n.cgroup)

@@ -104,6 +104,7 @@ type meshSlot struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	meshMapCpus              = "cpus"
+	meshMapFlips             = "flips"
 	meshMapFrontends         = "frontends"
 	meshMapManaged           = "managed"
 	meshMapOrigins           = "origins"
@@ -178,6 +179,7 @@ type meshProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type meshMapSpecs struct {
 	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Flips     *ebpf.MapSpec `ebpf:"flips"`
 	Frontends *ebpf.MapSpec `ebpf:"frontends"`
 	Managed   *ebpf.MapSpec `ebpf:"managed"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
@@ -220,6 +222,7 @@ func (o *meshObjects) Close() error {
 // It can be passed to loadMeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type meshMaps struct {
 	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Flips     *ebpf.Map `ebpf:"flips"`
 	Frontends *ebpf.Map `ebpf:"frontends"`
 	Managed   *ebpf.Map `ebpf:"managed"`
 	Origins   *ebpf.Map `ebpf:"origins"`
@@ -231,6 +234,7 @@ type meshMaps struct {
 func (m *meshMaps) Close() error {
 	return _MeshClose(
 		m.Cpus,
+		m.Flips,
 		m.Frontends,
 		m.Managed,
 		m.Origins,

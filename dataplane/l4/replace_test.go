@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -115,6 +116,83 @@ func TestFlipsWithoutPause(t *testing.T) {
 	if total < 1000 || flips < 10_000 {
 		t.Errorf("only %d connections and %d flips: nothing was shown", total, flips)
 	}
+}
+
+// crowd is many services in few buckets, so that the neighbours of a frontend
+// in its bucket are replaced while it is looked up.
+const crowd = 32
+
+func crowded() ([]*intent.Service, []string, map[string][]string) {
+	var services []*intent.Service
+	var asked []string
+	allowed := map[string][]string{}
+	for s := range crowd {
+		ask := join("10.9.1."+itoa(s+1), 80)
+		backend := workload("w"+itoa(s), "10.1.1."+itoa(s+1))
+		services = append(services, service("s"+itoa(s), []string{"10.9.1." + itoa(s+1)}, []uint16{80}, backend))
+		asked = append(asked, ask)
+		allowed[ask] = []string{join("10.1.1."+itoa(s+1), 7001)}
+	}
+	return services, asked, allowed
+}
+
+// Neighbours in one bucket of the hash are replaced as fast as the kernel takes
+// them: no lookup may take that for an unknown address or port. It goes on until
+// a lookup has met a replacement.
+func TestCrowdedFlips(t *testing.T) {
+	wrong, total, events := crowdedFlips(t, true, func(e *Engine) bool {
+		events, err := e.Events()
+		must(t, err)
+		return events[Retry] > 0
+	})
+	t.Logf("%d connections, %d not redirected, events %v", total, wrong, events)
+	if wrong > 0 || events[RefuseSlotMiss] > 0 {
+		t.Errorf("%d of %d connections were not redirected", wrong, total)
+	}
+	if events[Retry] == 0 {
+		t.Skip("NOT RUN: no lookup met a replacement on this machine")
+	}
+}
+
+// The control: where the programs are not told, a lookup that meets a
+// replacement takes a service's address for unknown.
+func TestCrowdedFlipsUntoldAreCaught(t *testing.T) {
+	wrong, total, _ := crowdedFlips(t, false, func(e *Engine) bool {
+		exits, err := e.Exits()
+		must(t, err)
+		return exits[intent.RefuseNoPort]+exits[intent.PassNoVIP] > 0
+	})
+	t.Logf("%d connections, %d not redirected", total, wrong)
+	if wrong == 0 {
+		t.Skip("NOT RUN: no lookup met a replacement on this machine")
+	}
+}
+
+// crowdedFlips replaces frontends without a pause under 8 connectors until
+// enough says so, but not for ever.
+func crowdedFlips(t *testing.T, told bool, enough func(*Engine) bool) (wrong, total int, events map[Event]uint64) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true, Limits: Limits{Frontends: 2 * crowd}})
+	services, asked, allowed := crowded()
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	must(t, e.flipping(told))
+	keys, values := slices.Collect(maps.Keys(e.state.fronts)), []meshFrontend(nil)
+	for _, k := range keys {
+		values = append(values, e.state.fronts[k])
+	}
+	all := p.hammering(t, asked, func() {
+		for end := time.Now().Add(8 * replacing); time.Now().Before(end) && !enough(e); {
+			for range 100 {
+				must(t, e.frontends.put(keys, values))
+			}
+		}
+	})
+	refused, misrouted, total := badly(all, allowed)
+	events, err := e.Events()
+	must(t, err)
+	return refused + misrouted, total, events
 }
 
 // The control: a mesh broken from outside, which takes live slots out of

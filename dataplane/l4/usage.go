@@ -30,6 +30,7 @@ func (e *Engine) Usage() ([]Usage, error) {
 		{Map: meshMapFrontends, Used: uint32(len(e.state.fronts)), Limit: e.limits.Frontends},
 		{Map: meshMapSlots, Used: e.state.slots, Limit: e.limits.Slots},
 		{Map: meshMapPods},
+		{Map: meshMapFlips},
 		{Map: meshMapCpus},
 		{Map: meshMapOrigins},
 		{Map: meshMapSpilled},
