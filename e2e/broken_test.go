@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -209,6 +210,23 @@ func rules(node string, specs func(c *netsim.Cluster) [][]string) func(context.C
 	}
 }
 
+// refuseInPod ends the redirection and lets the pod's own packet filter refuse:
+// the application sees the same error, and no packet leaves the pod.
+func refuseInPod(ctx context.Context, c *netsim.Cluster) error {
+	h, err := c.Pod("client")
+	if err != nil {
+		return err
+	}
+	err = kernel.InNetns(h.Netns, func() error {
+		ipt, err := iptables.New()
+		if err != nil {
+			return err
+		}
+		return ipt.Append("filter", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "REJECT", "--reject-with", "tcp-reset")
+	})
+	return errors.Join(err, detach("mesh_connect4")(ctx, c))
+}
+
 func address(c *netsim.Cluster, pod string) string {
 	h, err := c.Pod(pod)
 	if err != nil {
@@ -329,6 +347,8 @@ var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 	},
 		Entry("no endpoints, and no engine either", "endpoints/none/500", brokenWorld{sabotage: detach("mesh_connect4")},
 			"the first packet went as declared"),
+		Entry("no endpoints, no engine, and a packet filter in the pod that refuses",
+			"endpoints/none/500", brokenWorld{sabotage: refuseInPod}, "the first packet went as declared"),
 		Entry("undeclared port, and no engine", "ports/undeclared/500", brokenWorld{sabotage: detach("mesh_connect4")},
 			"packets of client to"),
 		Entry("weights that do not change", "clusterip/weight-change/90-10-to-10-90", brokenWorld{deaf: true},

@@ -18,6 +18,10 @@ import (
 // long as it lives: a directory whose lock is free belongs to a dead one. The
 // directory of all clusters is locked while one is claimed or swept.
 
+// mark is the file that says that a directory is a cluster's: nothing without it
+// is ever removed, whatever somebody names as the run directory.
+const mark = ".duomesh-cluster"
+
 // runDir is the run directory of a living cluster. The cluster owns it.
 type runDir struct {
 	path string
@@ -40,6 +44,9 @@ func claimRunDir(cfg Config) (*runDir, error) {
 	lock, err := lockDir(path, unix.LOCK_EX)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
+	}
+	if err := os.WriteFile(filepath.Join(path, mark), nil, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("mark run directory: %w", err), lock.Close(), os.RemoveAll(path))
 	}
 	return &runDir{path: path, lock: lock}, nil
 }
@@ -147,6 +154,9 @@ func Sweep(ctx context.Context, runDir string) error {
 
 func sweepOne(ctx context.Context, runDir, id string) error {
 	path := filepath.Join(runDir, id)
+	if _, err := os.Lstat(filepath.Join(path, mark)); err != nil || !label.MatchString(id) {
+		return nil // not a cluster's
+	}
 	gone, err := dead(path)
 	if err != nil || !gone {
 		return err

@@ -7,18 +7,15 @@ import "github.com/duomesh/duomesh/bench/plan"
 // work that the kernel books to no process, and a load that sleeps and wakes
 // ten thousand times a second makes a lot of it. The quietest trial shows how
 // much. The zero value is not ready: make one.
-type Quiet map[quietKey]float64
-
-type quietKey struct {
-	placement plan.Placement
-	mode      plan.Mode
-}
+//
+// Each variant is held against itself: what one makes the kernel do for nobody
+// in particular is its own cost, and no reason to measure it again.
+type Quiet map[plan.Cell]float64
 
 // Learn takes a trial into account.
 func (q Quiet) Learn(t Trial) {
-	k := quietKey{t.Placement, t.Mode}
-	if least, ok := q[k]; !ok || t.Rest() < least {
-		q[k] = t.Rest()
+	if least, ok := q[t.Cell]; !ok || t.Rest() < least {
+		q[t.Cell] = t.Rest()
 	}
 }
 
@@ -26,5 +23,5 @@ func (q Quiet) Learn(t Trial) {
 // trial has above the quietest of its kind so far. A first trial has nothing to
 // stand beside: all its rest counts.
 func (q Quiet) Foreign(t Trial) float64 {
-	return max(t.Rest()-q[quietKey{t.Placement, t.Mode}], 0)
+	return max(t.Rest()-q[t.Cell], 0)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 type benchFlags struct {
@@ -144,7 +145,7 @@ func checkOutput(output string) error {
 }
 
 func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.Writer) error {
-	if err := requireHost(); err != nil {
+	if err := requireHost(kernel.TCX); err != nil {
 		return err
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)

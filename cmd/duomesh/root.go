@@ -48,14 +48,18 @@ func newRootCmd() *cobra.Command {
 }
 
 // requireHost returns one clear sentence when this machine cannot run a
-// simulated cluster.
-func requireHost() error {
+// simulated cluster, or lacks something more that the command needs.
+func requireHost(more ...kernel.Feature) error {
 	if os.Geteuid() != 0 {
 		return usagef("root is needed to load BPF programs and make network namespaces: run it with sudo")
 	}
-	for _, f := range []kernel.Feature{kernel.Cgroup2Mount, kernel.BPF, kernel.BTF} {
+	for _, f := range append([]kernel.Feature{kernel.Cgroup2Mount, kernel.BPF, kernel.BTF}, more...) {
 		if err := f.Probe(); err != nil {
-			return usagef("this kernel lacks %s: %w", f.Name, err)
+			since := ""
+			if f.Since != "" {
+				since = " (Linux " + f.Since + ")"
+			}
+			return usagef("this kernel lacks %s%s: %w", f.Name, since, err)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/verify"
@@ -72,7 +74,11 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 			chosen[i] = scenario.Single(s)
 		}
 	}
-	if err := requireHost(); err != nil {
+	if err := requireHost(kernel.TCX); err != nil {
+		return err
+	}
+	junit, err := openJUnit(f.junit)
+	if err != nil {
 		return err
 	}
 	if f.seed == 0 {
@@ -84,7 +90,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 		Evidence: f.evidence, JudgeRing: f.ring,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
-	if err := writeResults(f, results, out); err != nil {
+	if err := errors.Join(writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
 		return err
 	}
 	return gateError{report.Overall(results).ExitCode()}
@@ -145,28 +151,32 @@ func findScenarios(names []string) ([]scenario.Scenario, error) {
 }
 
 func writeResults(f verifyFlags, results []report.Result, out io.Writer) error {
-	if f.junit != "" {
-		if err := writeJUnit(f.junit, results); err != nil {
-			return err
-		}
-	}
 	if f.output == "json" {
 		return report.WriteJSON(out, results)
 	}
 	return report.WriteTable(out, results)
 }
 
-func writeJUnit(path string, results []report.Result) error {
+// openJUnit makes the file before anything runs, so that a long run is not lost
+// to a wrong path. No path, no file.
+func openJUnit(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("write junit: %w", err)
+		return nil, usagef("--junit %s: %w", path, err)
 	}
 	file, err := os.Create(path)
 	if err != nil {
-		return fmt.Errorf("write junit: %w", err)
+		return nil, usagef("--junit %s: %w", path, err)
 	}
-	defer file.Close()
-	if err := report.WriteJUnit(file, results); err != nil {
-		return err
+	return file, nil
+}
+
+// writeJUnit fills the file and closes it.
+func writeJUnit(file *os.File, results []report.Result) error {
+	if file == nil {
+		return nil
 	}
-	return file.Close()
+	return errors.Join(report.WriteJUnit(file, results), file.Close())
 }

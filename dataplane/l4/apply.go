@@ -40,6 +40,9 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	}
 	e.state.adopt(p, s)
 	e.gateways = gatewaysOf(s)
+	if err := e.evict(); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	return nil
 }
 

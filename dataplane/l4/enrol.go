@@ -17,7 +17,8 @@ import (
 // that the pod already has stay as they are. Enrolling again does nothing.
 //
 // A pod whose cgroup is not below Host.Cgroup is refused, and so is one that the
-// applied Snapshot calls a gateway.
+// applied Snapshot calls a gateway; one that a later Snapshot calls so leaves
+// with that Apply.
 func (e *Engine) Enrol(p Pod) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -117,11 +118,31 @@ func (e *Engine) leave(p Pod) error {
 	if err != nil {
 		return err
 	}
+	return e.release(cookie)
+}
+
+func (e *Engine) release(cookie uint64) error {
 	if err := e.managed.remove([]uint64{cookie}); err != nil {
 		return err
 	}
 	delete(e.enrolled, cookie)
 	return e.place(cookie)
+}
+
+// evict ends the management of pods that the applied Snapshot has come to call
+// gateways. A pod that an earlier process enrolled has no name until it is
+// enrolled again, and is refused then.
+func (e *Engine) evict() error {
+	for cookie, name := range e.enrolled {
+		if !e.gateways[name] {
+			continue
+		}
+		if err := e.release(cookie); err != nil {
+			return fmt.Errorf("gateway %s leaves: %w", name, err)
+		}
+		e.log.Warn("a managed pod has become a gateway and is managed no more", "pod", name)
+	}
+	return nil
 }
 
 // gatewaysOf returns the names, as in Pod, of what may not be enrolled.

@@ -109,3 +109,21 @@ func TestNeighboursAreNamed(t *testing.T) {
 	}
 	t.Errorf("the foreign program is not in %v", e.Neighbours())
 }
+
+// A managed pod that becomes a gateway leaves with the Apply that says so: a
+// waypoint whose own connections are redirected would loop.
+func TestManagedPodBecomesGateway(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	apply(t, e, decisions()...)
+	must(t, e.Enrol(p.Pod))
+	must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
+	gateway := workload("gw", "10.3.0.1")
+	gateway.Gateway, gateway.Namespace, gateway.Name = true, "default", "client"
+	must(t, e.Apply(context.Background(), intent.Snapshot{
+		Services: decisions(), Workloads: []*intent.Workload{gateway},
+	}))
+	must(t, connected(t, p, "10.9.0.1:80", "10.9.0.1:80"))
+	audited(t, e)
+}

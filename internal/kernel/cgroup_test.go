@@ -45,3 +45,28 @@ func TestNetnsCookie(t *testing.T) {
 		t.Errorf("two namespaces have one cookie: %v", seen)
 	}
 }
+
+// fakeTB records how Require ends a test.
+type fakeTB struct {
+	testing.TB
+	ended string
+}
+
+func (f *fakeTB) Helper()               {}
+func (f *fakeTB) Skipf(string, ...any)  { f.ended += "skip " }
+func (f *fakeTB) Fatalf(string, ...any) { f.ended += "fatal " }
+
+func TestRequire(t *testing.T) {
+	missing := Feature{Name: "warp", Probe: func() error { return ErrNoCgroup2 }}
+	unclear := Feature{Name: "fog", Probe: func() error { return errors.New("?") }}
+	for _, c := range []struct{ promise, want string }{
+		{"", "skip fatal "}, {"root,warp", "fatal fatal "},
+	} {
+		t.Setenv(PromiseEnv, c.promise)
+		tb := &fakeTB{TB: t}
+		Require(tb, missing, unclear)
+		if tb.ended != c.want {
+			t.Errorf("promise %q: %s, want %s", c.promise, tb.ended, c.want)
+		}
+	}
+}

@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -42,15 +44,25 @@ func Missing(err error) bool {
 		errors.Is(err, ErrNoCgroup2)
 }
 
+// PromiseEnv lists, with commas, the features that a lane of tests promises:
+// there a missing one is a failure, so that nothing turns green by skipping.
+const PromiseEnv = "DUOMESH_PROMISE"
+
+func promised(f Feature) bool {
+	return slices.Contains(strings.Split(os.Getenv(PromiseEnv), ","), f.Name)
+}
+
 // Require ends the test where the kernel lacks a feature: it is shown as NOT RUN
-// with the reason, and counted. A feature that fails in an unclear way fails the
-// test.
+// with the reason, and counted. A promised feature that is missing, and one that
+// fails in an unclear way, fail the test.
 func Require(tb testing.TB, features ...Feature) {
 	tb.Helper()
 	for _, f := range features {
 		err := f.Probe()
 		switch {
 		case err == nil:
+		case promised(f):
+			tb.Fatalf("kernel feature %s is promised (%s): %v", f.Name, PromiseEnv, err)
 		case Missing(err):
 			tb.Skipf("NOT RUN: %s: %v", f.Name, err)
 		default:

@@ -153,6 +153,19 @@ func (l Ledger) Leaks(pod string, vip netip.AddrPort) []WireCount {
 	return leaks
 }
 
+// Blind lists what a verdict needs and nothing on this kernel sees: what was
+// asked, what was established, what was on the wire. With any of it missing,
+// nothing in this ledger may pass.
+func (l Ledger) Blind() []Kind {
+	var blind []Kind
+	for _, k := range []Kind{Asked, Established, WireSyn} {
+		if l.Providers[k].Name == "" {
+			blind = append(blind, k)
+		}
+	}
+	return blind
+}
+
 // Lost says what the judge missed, by cause.
 type Lost struct {
 	// Ring counts events that found no room in the ring, by kind.

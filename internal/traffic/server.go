@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"time"
 )
 
 // ServerConfig is what one server process does.
@@ -51,11 +53,22 @@ type server struct {
 	listeners []net.Listener
 	web       *web
 
+	// accepting is above zero while listeners are read.
+	accepting sync.WaitGroup
+
 	mu      sync.Mutex
 	open    map[*session]struct{}
 	stopped bool
 	wg      sync.WaitGroup
 }
+
+// How long a server that is told to stop goes on for those who are there: after
+// drainTime without a new connection nobody waits to be accepted, after
+// finishTime open connections are reset.
+const (
+	drainTime  = 100 * time.Millisecond
+	finishTime = 5 * time.Second
+)
 
 // serve is the child process that answers: ServerConfig and then commands come
 // as JSON lines on in; its end ends the server.
@@ -77,6 +90,7 @@ func serve(in io.Reader, out io.Writer) error {
 	s.lines.put(line{Event: eventReady})
 	err := s.obey(dec)
 	s.stop()
+	s.accepting.Wait()
 	s.wg.Wait()
 	return errors.Join(err, s.web.close(), s.lines.close())
 }
@@ -97,7 +111,7 @@ func (s *server) listen(cfg ServerConfig) error {
 		}
 	}
 	for _, l := range s.listeners {
-		s.wg.Go(func() { s.accept(l) })
+		s.accepting.Go(func() { s.accept(l) })
 	}
 	return nil
 }
@@ -113,15 +127,18 @@ func listenAddrs(addrs []netip.Addr, port uint16) []string {
 	return all
 }
 
-// accept runs until the listener is closed. Other errors (a connection that was
-// reset while it waited, no descriptors left) concern one connection.
+// accept runs until the listener is closed, or its deadline passes with nobody
+// waiting; then it closes it. A connection that was reset while it waited is
+// none; after another error (no descriptors left) it pauses, as net/http does.
 func (s *server) accept(l net.Listener) {
 	for {
 		c, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+			l.Close()
 			return
-		}
-		if err != nil {
+		case err != nil:
+			time.Sleep(acceptPause)
 			continue
 		}
 		if ses := s.admit(c.(*net.TCPConn)); ses != nil {
@@ -129,6 +146,9 @@ func (s *server) accept(l net.Listener) {
 		}
 	}
 }
+
+// acceptPause keeps a server without descriptors from spinning.
+const acceptPause = 5 * time.Millisecond
 
 // obey carries out commands until in ends.
 func (s *server) obey(dec *json.Decoder) error {
@@ -143,7 +163,7 @@ func (s *server) obey(dec *json.Decoder) error {
 		}
 		switch c.Do {
 		case cmdStop:
-			s.stop()
+			s.retire()
 			s.lines.put(line{Event: eventStopped, Token: c.Token})
 		case cmdSync:
 			s.sync(c.Token)
@@ -169,6 +189,36 @@ func (s *server) sync(token uint64) {
 		}
 		s.lines.put(line{Event: eventSynced, Token: token})
 	})
+}
+
+// retire stops as a rollout does: those who wait are accepted, those who are
+// open are served to their end, and who is still there after finishTime is
+// reset.
+func (s *server) retire() {
+	for _, l := range s.listeners {
+		l.(*net.TCPListener).SetDeadline(time.Now().Add(drainTime)) // fails only when closed
+	}
+	s.accepting.Wait()
+	late := time.After(finishTime)
+	for _, done := range s.sessions() {
+		select {
+		case <-done:
+		case <-late:
+			s.stop()
+			return
+		}
+	}
+	s.stop()
+}
+
+func (s *server) sessions() []chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var open []chan struct{}
+	for ses := range s.open {
+		open = append(open, ses.done)
+	}
+	return open
 }
 
 // stop closes the listeners and resets what is open. It may be repeated.

@@ -30,7 +30,7 @@ var rules = [...]rule{
 	{"the way is as declared", ruleVia, false},
 	{"the socket's peer is as declared", rulePeer, true},
 	{"the server's kernel saw it arrive", ruleAccepted, true},
-	{"the first packet went as declared", ruleFirstPacket, true},
+	{"the first packet went as declared", ruleFirstPacket, true}, // or was never made
 }
 
 func (g group) judge(sight sight) []report.Check {
@@ -263,8 +263,8 @@ func ruleFirstPacket(f fact, w scenario.Want) string {
 	got := f.lines[0].WireDst(probe.SidePod)
 	want, sent := f.wantPeer(w)
 	if !sent {
-		if len(got) > 0 {
-			return fmt.Sprintf("refused by the mesh, and yet packets to %s", addresses(got))
+		if len(got) > 0 || f.lines[0].SynSentAt != 0 {
+			return fmt.Sprintf("refused by the mesh, and yet the socket began to connect; packets to %s", addresses(got))
 		}
 		return ""
 	}

@@ -83,16 +83,6 @@ func bySocket(l probe.Ledger) ledger {
 	return out
 }
 
-// blind says what the judge could not see at all on this kernel, or "".
-func (l ledger) blind() string {
-	for _, k := range []probe.Kind{probe.Asked, probe.Established, probe.WireSyn} {
-		if p, ok := l.Providers[k]; !ok || p.Name == "" {
-			return "; nothing on this kernel sees " + k.String()
-		}
-	}
-	return ""
-}
-
 func (l ledger) providers() map[string]string {
 	names := map[string]string{}
 	for k, p := range l.Providers {
@@ -103,9 +93,12 @@ func (l ledger) providers() map[string]string {
 
 func (e *evidence) checkLost() report.Check {
 	c := report.Check{Name: "the judge missed nothing", Verdict: report.Pass, Detail: e.ledger.Lost.String()}
-	if blind := e.ledger.blind(); e.ledger.Lost.Total() > 0 || blind != "" {
+	blind := e.ledger.Blind()
+	if len(blind) > 0 {
+		c.Detail += fmt.Sprintf("; nothing on this kernel sees %v", blind)
+	}
+	if e.ledger.Lost.Total() > 0 || len(blind) > 0 {
 		c.Verdict = report.Inconclusive
-		c.Detail += blind
 	}
 	return c
 }
