@@ -1,6 +1,9 @@
 package scenario
 
-import "testing"
+import (
+	"math"
+	"testing"
+)
 
 func TestAllAreValid(t *testing.T) {
 	names := map[string]bool{}
@@ -42,6 +45,15 @@ func TestValidateRefuses(t *testing.T) {
 		`scenario x: phase 1: load 1: via "magic" is unknown`: func(s *Scenario) { load(s).Want.Via = "magic" },
 		"scenario x: phase 1: load 1: via waypoint is not judged yet: no rule says what to expect of it": func(s *Scenario) {
 			load(s).Want.Via = ViaWaypoint
+		},
+		"scenario x: phase 1: load 1: share of v1: NaN is not between 0 and 1": func(s *Scenario) {
+			load(s).Want.Split = map[string]float64{"v1": math.NaN()}
+		},
+		"scenario x: phase 1: load 1: 2000000 connections, at most 1000000": func(s *Scenario) {
+			load(s).Connections = 2_000_000
+		},
+		"scenario x: phase 1: load 1: client pod client is named twice": func(s *Scenario) {
+			load(s).From = []string{"client", "client"}
 		},
 		"scenario x: pod v1 is declared twice": func(s *Scenario) {
 			s.Topology.Nodes[1].Pods[0].Name = "v1"

@@ -1,6 +1,9 @@
 package scenario
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Validate reports what makes a scenario useless or self-contradictory, naming
 // it: an unknown pod or service, shares that do not sum to 1, a gate of too
@@ -85,13 +88,22 @@ func (o Objects) validate(pods map[string]bool) error {
 	return nil
 }
 
+// MaxConnections bounds one load: all its lines are kept for the verdict.
+const MaxConnections = 1_000_000
+
 func (l Load) validate(pods, services map[string]bool) error {
 	if len(l.From) == 0 || l.Connections < len(l.From) {
 		return fmt.Errorf("%d connections from %d pods", l.Connections, len(l.From))
 	}
-	for _, p := range l.From {
+	if l.Connections > MaxConnections {
+		return fmt.Errorf("%d connections, at most %d", l.Connections, MaxConnections)
+	}
+	for i, p := range l.From {
 		if !pods[p] {
 			return fmt.Errorf("client pod %s is not in the topology", p)
+		}
+		if slices.Contains(l.From[:i], p) {
+			return fmt.Errorf("client pod %s is named twice", p)
 		}
 	}
 	if l.To.Pod != "" && !pods[l.To.Pod] {
@@ -147,6 +159,9 @@ func (w Want) validate(pods map[string]bool, n int) error {
 		share := w.Split[pod]
 		if !pods[pod] {
 			return fmt.Errorf("server pod %s is not in the topology", pod)
+		}
+		if !(share >= 0 && share <= 1) {
+			return fmt.Errorf("share of %s: %g is not between 0 and 1", pod, share)
 		}
 		sum += share
 		if w.Unweighed {
