@@ -25,10 +25,10 @@ type ran struct {
 	stdout, stderr string
 }
 
-// duomesh runs the command with an attribute that may hide things from it.
-func duomesh(ctx context.Context, bin string, attr *syscall.SysProcAttr, args ...string) ran {
+// duomesh runs the command in the checkout.
+func duomesh(ctx context.Context, bin string, args ...string) ran {
 	GinkgoHelper()
-	return duomeshIn(ctx, must(filepath.Abs("..")), bin, attr, args...)
+	return duomeshIn(ctx, must(filepath.Abs("..")), bin, nil, args...)
 }
 
 func duomeshIn(ctx context.Context, dir, bin string, attr *syscall.SysProcAttr, args ...string) ran {
@@ -56,7 +56,7 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 
 	It("prints a table, writes JUnit and exits with 0", func(ctx SpecContext) {
 		junit := filepath.Join(GinkgoT().TempDir(), "deep", "junit.xml")
-		r := duomesh(ctx, bin, nil, "verify", "-f", "samples/scenarios/canary.yaml", "--junit", junit)
+		r := duomesh(ctx, bin, "verify", "-f", "samples/scenarios/canary.yaml", "--junit", junit)
 		Expect(r.code).To(Equal(0), r.stdout+r.stderr)
 		Expect(r.stdout).To(ContainSubstring("verdict pass: 1 passed"))
 		var suite struct {
@@ -70,14 +70,14 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 
 	It("is inconclusive, exit 3, when the judge loses events", func(ctx SpecContext) {
 		dir := GinkgoT().TempDir()
-		r := duomesh(ctx, bin, nil, "verify", "clusterip/weight/90-10", "--judge-ring", strconv.Itoa(os.Getpagesize()), "--evidence", dir)
+		r := duomesh(ctx, bin, "verify", "clusterip/weight/90-10", "--judge-ring", strconv.Itoa(os.Getpagesize()), "--evidence", dir)
 		Expect(r.code).To(Equal(3), r.stdout+r.stderr)
 		Expect(r.stdout).To(ContainSubstring("the judge missed nothing"))
 		Expect(must(os.ReadDir(dir))).NotTo(BeEmpty(), "no evidence was kept")
 	}, SpecTimeout(time.Minute))
 
 	DescribeTable("refuses bad input with one sentence and exit 2", func(ctx SpecContext, want string, args ...string) {
-		r := duomesh(ctx, bin, nil, args...)
+		r := duomesh(ctx, bin, args...)
 		Expect(r.code).To(Equal(2), r.stdout+r.stderr)
 		Expect(r.stdout).To(BeEmpty())
 		Expect(r.stderr).To(HavePrefix("duomesh: "))
@@ -115,7 +115,7 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 	// machine keeps its own.
 	DescribeTable("names what the kernel lacks", func(ctx SpecContext, hide, want string) {
 		script := `mount --make-rprivate / && ` + hide + ` && exec "$0" verify --all`
-		r := duomesh(ctx, must(exec.LookPath("unshare")), nil, "-m", "sh", "-ec", script, bin)
+		r := duomesh(ctx, must(exec.LookPath("unshare")), "-m", "sh", "-ec", script, bin)
 		Expect(r.code).To(Equal(2), r.stdout+r.stderr)
 		Expect(r.stderr).To(HavePrefix("duomesh: this kernel lacks " + want))
 		Expect(bytes.Count([]byte(r.stderr), []byte("\n"))).To(Equal(1), r.stderr)
