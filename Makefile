@@ -22,6 +22,18 @@ test: preflight-test
 	scripts/ensure-packages.sh test
 	scripts/test.sh
 
+## test-kernel: run programs, scenarios and providers on other kernels, in virtual machines (KERNELS="…" KERNELS_FULL=1 choose)
+test-kernel: export KERNELS := $(KERNELS)
+test-kernel: export KERNELS_FULL := $(KERNELS_FULL)
+test-kernel: preflight-test-kernel
+	scripts/ensure-packages.sh test-kernel
+	scripts/test-kernel.sh $(ARGS)
+
+## compatibility: run the kernel matrix and write docs/compatibility.md from it
+compatibility: preflight-compatibility
+	scripts/ensure-packages.sh test-kernel
+	scripts/test-kernel.sh -write-compatibility docs/compatibility.md $(ARGS)
+
 ## build: build the commands into bin/
 build:
 	scripts/build.sh
@@ -52,9 +64,9 @@ clean:
 
 ## help: list the targets
 help:
-	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full test build generate lint verify fmt clean help
+.PHONY: bench bench-full test test-kernel compatibility build generate lint verify fmt clean help

@@ -355,7 +355,7 @@ var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 			"after the change: share of v1"),
 		Entry("an endpoint that stays", "endpoints/removed/under-load", brokenWorld{deaf: true},
 			"after the change: the application saw what is declared"),
-		Entry("an enrolment that does not happen", "managed/enrol-and-leave/3000", brokenWorld{deaf: true},
+		Entry("an enrolment that does not happen", "managed/enrol-and-leave/12000", brokenWorld{deaf: true},
 			"after the change: the application saw what is declared"),
 		Entry("a pod's own address that is rewritten on the way", "pod-ip/direct/500", brokenWorld{
 			sabotage: rules("a", func(c *netsim.Cluster) [][]string {

@@ -146,6 +146,12 @@ func (p Plan) Validate() error {
 	if p.Blocks < 0 || p.MinBlocks < 1 || p.Blocks == 0 && p.Budget <= 0 {
 		fail("blocks %d, least %d, budget %v: must be above zero", p.Blocks, p.MinBlocks, p.Budget)
 	}
+	if p.Warmup > time.Minute || p.Duration > time.Hour {
+		fail("warm-up %v and duration %v: at most a minute and an hour", p.Warmup, p.Duration)
+	}
+	if !(p.ForeignLimit >= 0 && p.ForeignLimit <= 1) || p.Repeats < 0 {
+		fail("foreign limit %g and repeats %d: the first must be between 0 and 1, the second not below 0", p.ForeignLimit, p.Repeats)
+	}
 	errs = append(errs, p.Load.validate(p.Duration))
 	return errors.Join(errs...)
 }
@@ -158,7 +164,12 @@ func (l Load) validate(d time.Duration) error {
 		return fmt.Errorf("reply %d bytes: at most %d", l.ReplyBytes, maxReply)
 	case l.Connections < 1 || l.MaxProcs < 1:
 		return fmt.Errorf("connections %d and processors %d: must be above zero", l.Connections, l.MaxProcs)
-	case l.PerSecond*d.Seconds() < 2:
+	case l.PayloadBytes > maxPayload || l.Connections > maxClients || l.MaxProcs > maxClients:
+		return fmt.Errorf("payload %d bytes, connections %d, processors %d: at most %d, %d and %d",
+			l.PayloadBytes, l.Connections, l.MaxProcs, maxPayload, maxClients, maxClients)
+	case !(l.PerSecond <= maxRate): // also what is not a number
+		return fmt.Errorf("rate %g per second: at most %g", l.PerSecond, float64(maxRate))
+	case !(l.PerSecond*d.Seconds() >= 2):
 		return fmt.Errorf("rate %g per second for %v: fewer than two requests", l.PerSecond, d)
 	}
 	return nil
@@ -167,6 +178,13 @@ func (l Load) validate(d time.Duration) error {
 // maxReply is the largest reply that fortio's client takes whole (its buffer is
 // 128 KiB, headers included).
 const maxReply = 120 << 10
+
+// The bounds of what one machine is asked to do.
+const (
+	maxPayload = 16 << 20
+	maxClients = 4096
+	maxRate    = 1e6
+)
 
 func known[T ~string](what string, given, all []T) error {
 	if len(given) == 0 {

@@ -11,6 +11,8 @@ import (
 const (
 	maxClientShare = 0.70
 	maxMissedShare = 0.001
+	// maxDisturbed is the share of kept trials that others may have disturbed.
+	maxDisturbed = 0.10
 )
 
 // checks says whether the figures may be believed. Saturated clients and missed
@@ -26,6 +28,7 @@ func checks(r Run, s Summary) []report.Check {
 		checkBlocks(s),
 		checkAnswers(kept),
 		checkConnections(kept),
+		checkQuiet(s.Noise),
 	}
 	if c, ok := checkRedirects(kept); ok {
 		all = append(all, c)
@@ -47,6 +50,18 @@ func checkBlocks(s Summary) report.Check {
 		want = s.Plan.MinBlocks
 	}
 	return report.Checkf("enough blocks", s.Blocks >= want, "%d whole blocks, at least %d wanted", s.Blocks, want)
+}
+
+// checkQuiet makes a run on a busy machine inconclusive: nothing is wrong with
+// what was measured, but its figures say more of the neighbours.
+func checkQuiet(n Noise) report.Check {
+	kept := n.Trials - n.Repeated
+	c := report.Checkf("the machine was ours", float64(n.Kept) <= maxDisturbed*float64(kept),
+		"%d of %d kept trials were disturbed by others, at most %.0f %% wanted", n.Kept, kept, 100*maxDisturbed)
+	if c.Verdict != report.Pass {
+		c.Verdict = report.Inconclusive
+	}
+	return c
 }
 
 func checkAnswers(kept []Trial) report.Check {

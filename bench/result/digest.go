@@ -97,6 +97,12 @@ func (d digested) podCPU() float64 {
 	return d.perRequest(float64((d.CPU.Client + d.CPU.Server).Nanoseconds()) / 1e3)
 }
 
+// machineCPU is microseconds of the whole machine per request, less this program:
+// work that the kernel books to no pod is in it.
+func (d digested) machineCPU() float64 {
+	return d.perRequest(float64((d.CPU.Machine - d.CPU.Harness).Nanoseconds()) / 1e3)
+}
+
 func (d digested) packets() float64 {
 	return d.perRequest(float64(d.Client.PacketsIn + d.Client.PacketsOut))
 }

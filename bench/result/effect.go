@@ -19,6 +19,7 @@ func effectOf(base, mine []digested, g Group, seed uint64) (*Effect, error) {
 		AddedP50: p50.Added, AddedP90: p90.Added, AddedP99: p99.Added, AddedMean: mean.Added,
 		RatioP50: p50.Ratio, RatioP90: p90.Ratio, RatioP99: p99.Ratio, RatioMean: mean.Ratio,
 		RatioPerSecond: rate.Ratio, RatioCPU: cpu.Ratio, AddedCPU: cpu.Added,
+		RatioMachine: c.single(digested.machineCPU).Ratio,
 		AddedPackets: c.added(digested.packets),
 	}
 	e.P = stats.MannWhitney(c.medians(base), c.medians(mine))

@@ -119,8 +119,11 @@ type Effect struct {
 	// RatioPerSecond is throughput, RatioCPU the CPU of both pods per request.
 	RatioPerSecond stats.Interval `json:"ratio_per_second"`
 	RatioCPU       stats.Interval `json:"ratio_cpu"`
-	AddedCPU       stats.Interval `json:"added_cpu_us"`
-	AddedPackets   stats.Interval `json:"added_packets"`
+	// RatioMachine is the CPU of the whole machine per request, this program's
+	// own left out.
+	RatioMachine stats.Interval `json:"ratio_machine"`
+	AddedCPU     stats.Interval `json:"added_cpu_us"`
+	AddedPackets stats.Interval `json:"added_packets"`
 	// P is the Mann-Whitney test on the p50 of trials, HolmP the same adjusted
 	// for all comparisons of the run.
 	P     float64 `json:"p"`

@@ -59,6 +59,10 @@ func keepAliveTargets(where string, e Effect) []Target {
 		{where + ": p50", band, ratioText(e.RatioP50), stats.Inside(e.RatioP50, bandLow, bandHigh)},
 		{where + ": CPU per request", band, ratioText(e.RatioCPU), stats.Inside(e.RatioCPU, bandLow, bandHigh)},
 		{
+			where + ": CPU per request, whole machine", band, ratioText(e.RatioMachine),
+			stats.Inside(e.RatioMachine, bandLow, bandHigh),
+		},
+		{
 			where + ": packets", fmt.Sprintf("0 more per request (to %.2f)", packetsBand),
 			fmt.Sprintf("%+.4f [%+.4f, %+.4f]", e.AddedPackets.Estimate, e.AddedPackets.Low, e.AddedPackets.High),
 			stats.Inside(e.AddedPackets, -packetsBand, packetsBand),

@@ -28,6 +28,7 @@ enum hook {
 	HOOK_RELEASE,
 	HOOK_INGRESS,
 	HOOK_EGRESS,
+	HOOK_FUNCTION,
 };
 
 struct event {

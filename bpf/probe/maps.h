@@ -30,6 +30,17 @@ struct {
 	__type(value, struct link_value);
 } links SEC(".maps");
 
+/* classes: class of a traffic control filter -> the interface that has it, for
+ * programs that cannot ask which one they run on. Written and deleted by user
+ * space. A class has 16 bits. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65535);
+	__type(key, __u32);
+	__type(value, struct link_key);
+} classes SEC(".maps");
+
 /* wire: packets by link, direction and destination. Inserted by on_wire, never
  * deleted; preallocated, so that a burst of packets cannot fail to allocate. */
 struct {

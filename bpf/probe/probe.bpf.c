@@ -16,6 +16,7 @@
 #include "sock.h"
 #include "state.h"
 #include "syscall.h"
+#include "function.h"
 #include "wire.h"
 
 /* Types that Go needs and that no map names: a mention keeps them in BTF. */
@@ -131,14 +132,85 @@ int state_raw_again(struct bpf_raw_tracepoint_args *ctx)
 	return on_state_raw(sk, ctx->args[1], ctx->args[2]);
 }
 
+/*
+ * The same by the function that changes a connection's state. At its entry the
+ * socket still has the old one.
+ */
+SEC("fentry/tcp_set_state")
+int BPF_PROG(state_fentry, struct sock *typed, int new)
+{
+	const struct sock *sk = address_of(ctx);
+	int old = state_of(sk);
+
+	take(sk, old, new);
+	return on_state_btf(typed, sk, old, new);
+}
+
+SEC("fentry/tcp_set_state")
+int BPF_PROG(state_fentry_again, struct sock *typed, int new)
+{
+	const struct sock *sk = address_of(ctx);
+	int old = state_of(sk);
+
+	return missed(sk, old, new) ? on_state_btf(typed, sk, old, new) : 0;
+}
+
+SEC("kprobe/tcp_set_state")
+int state_kprobe(struct pt_regs *ctx)
+{
+	const struct sock *sk = (const struct sock *)argument(ctx, cfg_arg1);
+
+	return on_state_raw(sk, state_of(sk), argument(ctx, cfg_arg2));
+}
+
+SEC("kprobe.multi/tcp_set_state")
+int state_multi(struct pt_regs *ctx)
+{
+	const struct sock *sk = (const struct sock *)argument(ctx, cfg_arg1);
+
+	return on_state_raw(sk, state_of(sk), argument(ctx, cfg_arg2));
+}
+
+SEC("fentry/inet_stream_connect")
+int BPF_PROG(connect_fentry, struct socket *socket, struct sockaddr *to)
+{
+	function_asked(BPF_CORE_READ(socket, sk), BPF_CORE_READ(socket, state),
+		       to, bpf_get_socket_cookie(socket->sk));
+	return 0;
+}
+
+SEC("kprobe/inet_stream_connect")
+int connect_kprobe(struct pt_regs *ctx)
+{
+	return connect_raw(ctx);
+}
+
+SEC("kprobe.multi/inet_stream_connect")
+int connect_multi(struct pt_regs *ctx)
+{
+	return connect_raw(ctx);
+}
+
 SEC("tcx/ingress")
 int wire_ingress(struct __sk_buff *skb)
 {
-	return on_wire(skb, HOOK_INGRESS);
+	return on_wire(skb, link_of(skb), HOOK_INGRESS);
 }
 
 SEC("tcx/egress")
 int wire_egress(struct __sk_buff *skb)
 {
-	return on_wire(skb, HOOK_EGRESS);
+	return on_wire(skb, link_of(skb), HOOK_EGRESS);
+}
+
+SEC("tc")
+int filter_ingress(struct __sk_buff *skb)
+{
+	return on_wire(skb, class_link_of(skb), HOOK_INGRESS);
+}
+
+SEC("tc")
+int filter_egress(struct __sk_buff *skb)
+{
+	return on_wire(skb, class_link_of(skb), HOOK_EGRESS);
 }

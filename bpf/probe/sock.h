@@ -14,6 +14,11 @@ static __always_inline __u64 cookie_of(const struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 }
 
+static __always_inline int state_of(const struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_state);
+}
+
 static __always_inline void read_addresses(struct event *e,
 					   const struct sock *sk)
 {

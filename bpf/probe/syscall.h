@@ -27,6 +27,16 @@ static __always_inline struct sock *sock_of(__u32 fd)
 	return BPF_CORE_READ(socket, sk);
 }
 
+/* set_asked: where IPv6 has its flow label, IPv4 has the address. */
+static __always_inline void set_asked(struct event *e,
+				      const struct sockaddr_in6 *to)
+{
+	if (to->sin6_family == AF_INET)
+		map_v4(e->dst, to->sin6_flowinfo);
+	else
+		__builtin_memcpy(e->dst, &to->sin6_addr, sizeof(e->dst));
+}
+
 static __always_inline void syscall_asked(__u32 fd, const void *user)
 {
 	struct sock *sk = sock_of(fd);
@@ -56,10 +66,7 @@ static __always_inline void syscall_asked(__u32 fd, const void *user)
 	e->protocol = BPF_CORE_READ(sk, sk_protocol);
 	e->family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	e->dport = to.sin6_port;
-	if (to.sin6_family == AF_INET)
-		map_v4(e->dst, to.sin6_flowinfo);
-	else
-		__builtin_memcpy(e->dst, &to.sin6_addr, sizeof(e->dst));
+	set_asked(e, &to);
 	submit(e);
 }
 

@@ -174,9 +174,19 @@ static __always_inline void report_syn(struct __sk_buff *skb,
 	submit(e);
 }
 
-static __always_inline int on_wire(struct __sk_buff *skb, enum hook hook)
+/* class_link_of finds the link by the class of the filter that runs: the kernel
+ * puts it there before each program (net/sched/cls_bpf.c). */
+static __always_inline struct link_value *class_link_of(struct __sk_buff *skb)
 {
-	struct link_value *link = link_of(skb);
+	__u32 class = skb->tc_classid;
+	struct link_key *key = bpf_map_lookup_elem(&classes, &class);
+
+	return key ? bpf_map_lookup_elem(&links, key) : NULL;
+}
+
+static __always_inline int on_wire(struct __sk_buff *skb,
+				   struct link_value *link, enum hook hook)
+{
 	struct packet p = {};
 	bool ok;
 

@@ -145,7 +145,7 @@ func checkOutput(output string) error {
 }
 
 func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.Writer) error {
-	if err := requireHost(kernel.TCX); err != nil {
+	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)

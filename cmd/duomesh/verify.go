@@ -74,7 +74,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 			chosen[i] = scenario.Single(s)
 		}
 	}
-	if err := requireHost(kernel.TCX); err != nil {
+	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
 	}
 	junit, err := openJUnit(f.junit)

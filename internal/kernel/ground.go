@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,10 +22,9 @@ import (
 // be attached without harm to anybody. Where cgroup v2 is missing there is no
 // cgroup, and what needs one says so.
 type Ground struct {
-	cgroup    *os.File
-	noCgroup  error
-	netns     *os.File
-	clsactSet bool
+	cgroup   *os.File
+	noCgroup error
+	netns    *os.File
 }
 
 var grounds atomic.Int64
@@ -140,11 +140,8 @@ func (g *Ground) tryClsact(prog *ebpf.Program) error {
 		return fmt.Errorf("open rtnetlink: %w", err)
 	}
 	defer h.Close()
-	if !g.clsactSet {
-		if err := AddClsact(h, loopback); err != nil {
-			return err
-		}
-		g.clsactSet = true
+	if _, err := AddClsact(h, loopback); err != nil {
+		return err
 	}
 	f, err := AddFilter(h, loopback, netlink.HANDLE_MIN_INGRESS, prog, 0)
 	if err != nil {
@@ -154,19 +151,23 @@ func (g *Ground) tryClsact(prog *ebpf.Program) error {
 }
 
 // AddClsact gives an interface the two places for filters of [AddFilter]
-// (tc-bpf(8)); one that has them already is no error.
-func AddClsact(h *netlink.Handle, ifindex int) error {
-	err := h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+// (tc-bpf(8)). It returns what it added, to be removed with QdiscDel; nil where the
+// interface has them already.
+func AddClsact(h *netlink.Handle, ifindex int) (netlink.Qdisc, error) {
+	q := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}})
+	}}
+	err := h.QdiscAdd(q)
 	switch {
-	case err == nil, errors.Is(err, unix.EEXIST):
-		return nil
+	case err == nil:
+		return q, nil
+	case errors.Is(err, unix.EEXIST):
+		return nil, nil
 	case errors.Is(err, unix.ENOENT):
 		// The kernel says so of a queueing discipline that it does not know.
-		return fmt.Errorf("add clsact to interface %d: %w: %w", ifindex, ebpf.ErrNotSupported, err)
+		return nil, fmt.Errorf("add clsact to interface %d: %w: %w", ifindex, ebpf.ErrNotSupported, err)
 	}
-	return fmt.Errorf("add clsact to interface %d: %w", ifindex, err)
+	return nil, fmt.Errorf("add clsact to interface %d: %w", ifindex, err)
 }
 
 // AddFilter makes prog the first filter at parent, HANDLE_MIN_INGRESS or
@@ -176,7 +177,8 @@ func AddClsact(h *netlink.Handle, ifindex int) error {
 func AddFilter(h *netlink.Handle, ifindex int, parent uint32, prog *ebpf.Program, class uint32) (*netlink.BpfFilter, error) {
 	f := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
+			// Filters of one priority are told apart by their handle.
+			LinkIndex: ifindex, Parent: parent, Handle: rand.Uint32() | 1, Priority: 1, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: prog.FD(), Name: "duomesh", DirectAction: true, ClassId: class,
 	}

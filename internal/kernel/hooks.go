@@ -75,6 +75,9 @@ var (
 	TCX = hookFeature("tcx", "6.6", ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXIngress})
 	// Clsact is a program at an interface, as a traffic control filter.
 	Clsact = hookFeature("clsact", "4.5", ebpf.ProgramSpec{Type: ebpf.SchedCLS})
+	// PacketHook is a program at an interface in either form: without it nobody
+	// sees packets.
+	PacketHook = Feature{Name: "tcx or clsact", Probe: probePacketHook}
 	// JIT is the kernel's compiler for BPF programs, switched on. Without it they
 	// are interpreted: slower, and some are refused.
 	JIT = Feature{Name: "JIT", Probe: probeJIT}
@@ -146,6 +149,13 @@ func probeNetnsCookie() error {
 		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 	}
 	return err
+}
+
+func probePacketHook() error {
+	if err := TCX.Probe(); err == nil || !Missing(err) {
+		return err
+	}
+	return Clsact.Probe()
 }
 
 func probeJIT() error {

@@ -56,7 +56,7 @@ type ground struct {
 
 func newGround(tb testing.TB) *ground {
 	tb.Helper()
-	kernel.Require(tb, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
+	kernel.Require(tb, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF)
 	g := &ground{tb: tb, client: mustNetns(tb), server: mustNetns(tb)}
 	g.connect()
 	root, err := kernel.Cgroup2()

@@ -41,14 +41,17 @@ type ladder struct {
 // ladders are all the ways that this build knows.
 func ladders(o Options) []ladder {
 	return []ladder{
-		{kinds: []Kind{Asked}, sensors: []sensor{&cgroupAsked{udp: o.UDP, late: o.late}, &syscallAsked{}}},
+		{kinds: []Kind{Asked}, sensors: []sensor{
+			&cgroupAsked{udp: o.UDP, late: o.late},
+			&connectFentry{}, &connectMulti{}, &connectKprobe{}, &syscallAsked{},
+		}},
 		{kinds: []Kind{Released}, sensors: []sensor{&cgroupRelease{}}},
 		{
 			kinds:   []Kind{SynSent, Established, Closed},
-			sensors: []sensor{&stateBTF{}, &stateRaw{}},
+			sensors: []sensor{&stateBTF{}, &stateFentry{}, &stateRaw{}, &stateMulti{}, &stateKprobe{}},
 			need:    true,
 		},
-		{kinds: []Kind{WireSyn}, sensors: []sensor{&tcxWire{}}},
+		{kinds: []Kind{WireSyn}, sensors: []sensor{&tcxWire{}, &filterWire{}}},
 	}
 }
 

@@ -25,6 +25,9 @@ func newObjects(o Options) (*objects, error) {
 	if err := spec.Variables[probeVarCfgUdp].Set(o.UDP); err != nil {
 		return nil, fmt.Errorf("set %s: %w", probeVarCfgUdp, err)
 	}
+	if err := setArgumentOffsets(spec); err != nil {
+		return nil, err
+	}
 	obj := &objects{spec: spec}
 	if err := spec.LoadAndAssign(&obj.maps, nil); err != nil {
 		return nil, fmt.Errorf("make the judge's maps: %w", err)
@@ -36,6 +39,7 @@ func newObjects(o Options) (*objects, error) {
 // [ebpf.CollectionSpec.LoadAndAssign] takes it, and no other.
 func (o *objects) load(into any) error {
 	shared := map[string]*ebpf.Map{
+		probeMapClasses:  o.maps.Classes,
 		probeMapCounters: o.maps.Counters,
 		probeMapEvents:   o.maps.Events,
 		probeMapLinks:    o.maps.Links,

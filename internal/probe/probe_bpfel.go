@@ -57,13 +57,14 @@ const (
 type probeHook uint32
 
 const (
-	probeHookHOOK_CONNECT probeHook = 1
-	probeHookHOOK_SENDMSG probeHook = 2
-	probeHookHOOK_SYSCALL probeHook = 3
-	probeHookHOOK_STATE   probeHook = 4
-	probeHookHOOK_RELEASE probeHook = 5
-	probeHookHOOK_INGRESS probeHook = 6
-	probeHookHOOK_EGRESS  probeHook = 7
+	probeHookHOOK_CONNECT  probeHook = 1
+	probeHookHOOK_SENDMSG  probeHook = 2
+	probeHookHOOK_SYSCALL  probeHook = 3
+	probeHookHOOK_STATE    probeHook = 4
+	probeHookHOOK_RELEASE  probeHook = 5
+	probeHookHOOK_INGRESS  probeHook = 6
+	probeHookHOOK_EGRESS   probeHook = 7
+	probeHookHOOK_FUNCTION probeHook = 8
 )
 
 type probeLinkKey struct {
@@ -98,28 +99,40 @@ type probeWireValue struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	probeMapCounters        = "counters"
-	probeMapEvents          = "events"
-	probeMapLinks           = "links"
-	probeMapRingFull        = "ring_full"
-	probeMapTaken           = "taken"
-	probeMapWatched         = "watched"
-	probeMapWire            = "wire"
-	probeProgAskedConnect4  = "asked_connect4"
-	probeProgAskedConnect6  = "asked_connect6"
-	probeProgAskedSendmsg4  = "asked_sendmsg4"
-	probeProgAskedSendmsg6  = "asked_sendmsg6"
-	probeProgOnEnterConnect = "on_enter_connect"
-	probeProgOnSockRelease  = "on_sock_release"
-	probeProgStateBtf       = "state_btf"
-	probeProgStateBtfAgain  = "state_btf_again"
-	probeProgStateRaw       = "state_raw"
-	probeProgStateRawAgain  = "state_raw_again"
-	probeProgWireEgress     = "wire_egress"
-	probeProgWireIngress    = "wire_ingress"
-	probeVarCfgUdp          = "cfg_udp"
-	probeVarMentionEvent    = "mention_event"
-	probeVarMentionHook     = "mention_hook"
+	probeMapClasses           = "classes"
+	probeMapCounters          = "counters"
+	probeMapEvents            = "events"
+	probeMapLinks             = "links"
+	probeMapRingFull          = "ring_full"
+	probeMapTaken             = "taken"
+	probeMapWatched           = "watched"
+	probeMapWire              = "wire"
+	probeProgAskedConnect4    = "asked_connect4"
+	probeProgAskedConnect6    = "asked_connect6"
+	probeProgAskedSendmsg4    = "asked_sendmsg4"
+	probeProgAskedSendmsg6    = "asked_sendmsg6"
+	probeProgConnectFentry    = "connect_fentry"
+	probeProgConnectKprobe    = "connect_kprobe"
+	probeProgConnectMulti     = "connect_multi"
+	probeProgFilterEgress     = "filter_egress"
+	probeProgFilterIngress    = "filter_ingress"
+	probeProgOnEnterConnect   = "on_enter_connect"
+	probeProgOnSockRelease    = "on_sock_release"
+	probeProgStateBtf         = "state_btf"
+	probeProgStateBtfAgain    = "state_btf_again"
+	probeProgStateFentry      = "state_fentry"
+	probeProgStateFentryAgain = "state_fentry_again"
+	probeProgStateKprobe      = "state_kprobe"
+	probeProgStateMulti       = "state_multi"
+	probeProgStateRaw         = "state_raw"
+	probeProgStateRawAgain    = "state_raw_again"
+	probeProgWireEgress       = "wire_egress"
+	probeProgWireIngress      = "wire_ingress"
+	probeVarCfgArg1           = "cfg_arg1"
+	probeVarCfgArg2           = "cfg_arg2"
+	probeVarCfgUdp            = "cfg_udp"
+	probeVarMentionEvent      = "mention_event"
+	probeVarMentionHook       = "mention_hook"
 )
 
 // loadProbe returns the embedded CollectionSpec for probe.
@@ -164,24 +177,34 @@ type probeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeProgramSpecs struct {
-	AskedConnect4  *ebpf.ProgramSpec `ebpf:"asked_connect4"`
-	AskedConnect6  *ebpf.ProgramSpec `ebpf:"asked_connect6"`
-	AskedSendmsg4  *ebpf.ProgramSpec `ebpf:"asked_sendmsg4"`
-	AskedSendmsg6  *ebpf.ProgramSpec `ebpf:"asked_sendmsg6"`
-	OnEnterConnect *ebpf.ProgramSpec `ebpf:"on_enter_connect"`
-	OnSockRelease  *ebpf.ProgramSpec `ebpf:"on_sock_release"`
-	StateBtf       *ebpf.ProgramSpec `ebpf:"state_btf"`
-	StateBtfAgain  *ebpf.ProgramSpec `ebpf:"state_btf_again"`
-	StateRaw       *ebpf.ProgramSpec `ebpf:"state_raw"`
-	StateRawAgain  *ebpf.ProgramSpec `ebpf:"state_raw_again"`
-	WireEgress     *ebpf.ProgramSpec `ebpf:"wire_egress"`
-	WireIngress    *ebpf.ProgramSpec `ebpf:"wire_ingress"`
+	AskedConnect4    *ebpf.ProgramSpec `ebpf:"asked_connect4"`
+	AskedConnect6    *ebpf.ProgramSpec `ebpf:"asked_connect6"`
+	AskedSendmsg4    *ebpf.ProgramSpec `ebpf:"asked_sendmsg4"`
+	AskedSendmsg6    *ebpf.ProgramSpec `ebpf:"asked_sendmsg6"`
+	ConnectFentry    *ebpf.ProgramSpec `ebpf:"connect_fentry"`
+	ConnectKprobe    *ebpf.ProgramSpec `ebpf:"connect_kprobe"`
+	ConnectMulti     *ebpf.ProgramSpec `ebpf:"connect_multi"`
+	FilterEgress     *ebpf.ProgramSpec `ebpf:"filter_egress"`
+	FilterIngress    *ebpf.ProgramSpec `ebpf:"filter_ingress"`
+	OnEnterConnect   *ebpf.ProgramSpec `ebpf:"on_enter_connect"`
+	OnSockRelease    *ebpf.ProgramSpec `ebpf:"on_sock_release"`
+	StateBtf         *ebpf.ProgramSpec `ebpf:"state_btf"`
+	StateBtfAgain    *ebpf.ProgramSpec `ebpf:"state_btf_again"`
+	StateFentry      *ebpf.ProgramSpec `ebpf:"state_fentry"`
+	StateFentryAgain *ebpf.ProgramSpec `ebpf:"state_fentry_again"`
+	StateKprobe      *ebpf.ProgramSpec `ebpf:"state_kprobe"`
+	StateMulti       *ebpf.ProgramSpec `ebpf:"state_multi"`
+	StateRaw         *ebpf.ProgramSpec `ebpf:"state_raw"`
+	StateRawAgain    *ebpf.ProgramSpec `ebpf:"state_raw_again"`
+	WireEgress       *ebpf.ProgramSpec `ebpf:"wire_egress"`
+	WireIngress      *ebpf.ProgramSpec `ebpf:"wire_ingress"`
 }
 
 // probeMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeMapSpecs struct {
+	Classes  *ebpf.MapSpec `ebpf:"classes"`
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
 	Links    *ebpf.MapSpec `ebpf:"links"`
@@ -195,6 +218,8 @@ type probeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type probeVariableSpecs struct {
+	CfgArg1      *ebpf.VariableSpec `ebpf:"cfg_arg1"`
+	CfgArg2      *ebpf.VariableSpec `ebpf:"cfg_arg2"`
 	CfgUdp       *ebpf.VariableSpec `ebpf:"cfg_udp"`
 	MentionEvent *ebpf.VariableSpec `ebpf:"mention_event"`
 	MentionHook  *ebpf.VariableSpec `ebpf:"mention_hook"`
@@ -220,6 +245,7 @@ func (o *probeObjects) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeMaps struct {
+	Classes  *ebpf.Map `ebpf:"classes"`
 	Counters *ebpf.Map `ebpf:"counters"`
 	Events   *ebpf.Map `ebpf:"events"`
 	Links    *ebpf.Map `ebpf:"links"`
@@ -231,6 +257,7 @@ type probeMaps struct {
 
 func (m *probeMaps) Close() error {
 	return _ProbeClose(
+		m.Classes,
 		m.Counters,
 		m.Events,
 		m.Links,
@@ -245,6 +272,8 @@ func (m *probeMaps) Close() error {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probeVariables struct {
+	CfgArg1      *ebpf.Variable `ebpf:"cfg_arg1"`
+	CfgArg2      *ebpf.Variable `ebpf:"cfg_arg2"`
 	CfgUdp       *ebpf.Variable `ebpf:"cfg_udp"`
 	MentionEvent *ebpf.Variable `ebpf:"mention_event"`
 	MentionHook  *ebpf.Variable `ebpf:"mention_hook"`
@@ -254,18 +283,27 @@ type probeVariables struct {
 //
 // It can be passed to loadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type probePrograms struct {
-	AskedConnect4  *ebpf.Program `ebpf:"asked_connect4"`
-	AskedConnect6  *ebpf.Program `ebpf:"asked_connect6"`
-	AskedSendmsg4  *ebpf.Program `ebpf:"asked_sendmsg4"`
-	AskedSendmsg6  *ebpf.Program `ebpf:"asked_sendmsg6"`
-	OnEnterConnect *ebpf.Program `ebpf:"on_enter_connect"`
-	OnSockRelease  *ebpf.Program `ebpf:"on_sock_release"`
-	StateBtf       *ebpf.Program `ebpf:"state_btf"`
-	StateBtfAgain  *ebpf.Program `ebpf:"state_btf_again"`
-	StateRaw       *ebpf.Program `ebpf:"state_raw"`
-	StateRawAgain  *ebpf.Program `ebpf:"state_raw_again"`
-	WireEgress     *ebpf.Program `ebpf:"wire_egress"`
-	WireIngress    *ebpf.Program `ebpf:"wire_ingress"`
+	AskedConnect4    *ebpf.Program `ebpf:"asked_connect4"`
+	AskedConnect6    *ebpf.Program `ebpf:"asked_connect6"`
+	AskedSendmsg4    *ebpf.Program `ebpf:"asked_sendmsg4"`
+	AskedSendmsg6    *ebpf.Program `ebpf:"asked_sendmsg6"`
+	ConnectFentry    *ebpf.Program `ebpf:"connect_fentry"`
+	ConnectKprobe    *ebpf.Program `ebpf:"connect_kprobe"`
+	ConnectMulti     *ebpf.Program `ebpf:"connect_multi"`
+	FilterEgress     *ebpf.Program `ebpf:"filter_egress"`
+	FilterIngress    *ebpf.Program `ebpf:"filter_ingress"`
+	OnEnterConnect   *ebpf.Program `ebpf:"on_enter_connect"`
+	OnSockRelease    *ebpf.Program `ebpf:"on_sock_release"`
+	StateBtf         *ebpf.Program `ebpf:"state_btf"`
+	StateBtfAgain    *ebpf.Program `ebpf:"state_btf_again"`
+	StateFentry      *ebpf.Program `ebpf:"state_fentry"`
+	StateFentryAgain *ebpf.Program `ebpf:"state_fentry_again"`
+	StateKprobe      *ebpf.Program `ebpf:"state_kprobe"`
+	StateMulti       *ebpf.Program `ebpf:"state_multi"`
+	StateRaw         *ebpf.Program `ebpf:"state_raw"`
+	StateRawAgain    *ebpf.Program `ebpf:"state_raw_again"`
+	WireEgress       *ebpf.Program `ebpf:"wire_egress"`
+	WireIngress      *ebpf.Program `ebpf:"wire_ingress"`
 }
 
 func (p *probePrograms) Close() error {
@@ -274,10 +312,19 @@ func (p *probePrograms) Close() error {
 		p.AskedConnect6,
 		p.AskedSendmsg4,
 		p.AskedSendmsg6,
+		p.ConnectFentry,
+		p.ConnectKprobe,
+		p.ConnectMulti,
+		p.FilterEgress,
+		p.FilterIngress,
 		p.OnEnterConnect,
 		p.OnSockRelease,
 		p.StateBtf,
 		p.StateBtfAgain,
+		p.StateFentry,
+		p.StateFentryAgain,
+		p.StateKprobe,
+		p.StateMulti,
 		p.StateRaw,
 		p.StateRawAgain,
 		p.WireEgress,

@@ -295,11 +295,11 @@ func enrolAndLeave() Scenario {
 	outside := Want{Outcome: RefusedByPeer}
 	load := func(first Want, then *Want) []Load {
 		return []Load{{
-			From: []string{"bystander"}, To: fortio(IPv4), Connections: 3000, Want: first, Then: then,
+			From: []string{"bystander"}, To: fortio(IPv4), Connections: 12000, Want: first, Then: then,
 		}}
 	}
 	return Scenario{
-		Name:     "managed/enrol-and-leave/3000",
+		Name:     "managed/enrol-and-leave/12000",
 		Summary:  "a running pod is enrolled and leaves again, under load and at rest",
 		Topology: pair(),
 		Objects:  weighted(IPv4, 0, 1),

@@ -55,6 +55,9 @@ func TestValidateRefuses(t *testing.T) {
 		"scenario x: phase 1: load 1: client pod client is named twice": func(s *Scenario) {
 			load(s).From = []string{"client", "client"}
 		},
+		"scenario x: phase 1: load 1: then without anything during the phase": func(s *Scenario) {
+			load(s).Then = &load(s).Want
+		},
 		"scenario x: pod v1 is declared twice": func(s *Scenario) {
 			s.Topology.Nodes[1].Pods[0].Name = "v1"
 		},

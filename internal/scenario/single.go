@@ -1,29 +1,63 @@
 package scenario
 
+import "slices"
+
 // singles is the number of connections of each client pod in a scenario made
-// small: with an even number, a change in the middle has some on either side.
+// small.
 const singles = 4
 
+// atOnce is the number of loads, each a process for each client pod, that an
+// emulated machine runs side by side.
+const atOnce = 10
+
 // Single makes a scenario small: a few connections of each client pod, one after
-// the other. Shares of some connections are not judged then, everything else is.
-// It is for kernels that are emulated, where thousands would take too long.
+// the other. Shares of some connections are not judged then, and what is changed
+// under load is changed between two loads; everything else stays. It is for
+// kernels that are emulated, where thousands would take too long.
 func Single(s Scenario) Scenario {
 	small := s
 	small.Phases = nil
 	for _, ph := range s.Phases {
-		loads := make([]Load, len(ph.Loads))
-		for i, l := range ph.Loads {
-			l.Connections, l.Workers = singles*len(l.From), 1
-			l.Want.Unweighed = true
-			if l.Then != nil {
-				then := *l.Then
-				then.Unweighed = true
-				l.Then = &then
-			}
-			loads[i] = l
-		}
-		ph.Loads = loads
-		small.Phases = append(small.Phases, ph)
+		small.Phases = append(small.Phases, ph.small()...)
 	}
 	return small
+}
+
+// small makes at least two phases of one with a change: few connections would all
+// be over before the change is made.
+func (ph Phase) small() []Phase {
+	before := make([]Load, len(ph.Loads))
+	after := make([]Load, len(ph.Loads))
+	for i, l := range ph.Loads {
+		before[i] = l.small(l.Want)
+		after[i] = before[i]
+		if l.Then != nil {
+			after[i] = l.small(*l.Then)
+		}
+	}
+	phases := chunks(ph.Before, before)
+	if len(ph.During) > 0 {
+		phases = append(phases, chunks(ph.During, after)...)
+	}
+	return phases
+}
+
+func (l Load) small(want Want) Load {
+	l.Connections, l.Workers = singles*len(l.From), 1
+	l.Want, l.Then = want, nil
+	l.Want.Unweighed = true
+	return l
+}
+
+// chunks makes phases of at most atOnce loads; first is done before the first.
+func chunks(first []Action, loads []Load) []Phase {
+	var phases []Phase
+	for some := range slices.Chunk(loads, atOnce) {
+		phases = append(phases, Phase{Loads: some})
+	}
+	if len(phases) == 0 {
+		phases = []Phase{{}}
+	}
+	phases[0].Before = first
+	return phases
 }

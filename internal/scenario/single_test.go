@@ -12,16 +12,46 @@ func TestSingleKeepsEveryScenarioValid(t *testing.T) {
 		if err := small.Validate(); err != nil {
 			t.Error(err)
 		}
+		loads := 0
 		for i, ph := range small.Phases {
 			for j, l := range ph.Loads {
-				if l.Connections != singles*len(l.From) || !l.Want.Unweighed {
+				loads++
+				if l.Connections != singles*len(l.From) || !l.Want.Unweighed || l.Then != nil {
 					t.Errorf("scenario %s: phase %d: load %d is not small: %+v", s.Name, i+1, j+1, l)
 				}
-				if before := s.Phases[i].Loads[j]; before.Want.Unweighed || before.Then != nil && before.Then.Unweighed {
+			}
+		}
+		want := 0
+		for _, ph := range s.Phases {
+			want += len(ph.Loads)
+			if len(ph.During) > 0 {
+				want += len(ph.Loads)
+			}
+			for _, l := range ph.Loads {
+				if l.Want.Unweighed || l.Then != nil && l.Then.Unweighed {
 					t.Errorf("scenario %s itself was changed", s.Name)
 				}
 			}
 		}
+		if loads != want {
+			t.Errorf("scenario %s: %d loads, want %d", s.Name, loads, want)
+		}
+	}
+}
+
+func TestSmallPhases(t *testing.T) {
+	before, during := []Action{Enrol{"a"}}, []Action{Leave{"a"}}
+	ph := Phase{Before: before, Loads: make([]Load, 2*atOnce+1), During: during}
+	ph.Loads[0] = Load{Want: Want{Outcome: Connected}, Then: &Want{Outcome: RefusedByMesh}}
+	got := ph.small()
+	if len(got) != 6 || len(got[2].Loads) != 1 {
+		t.Fatalf("%d phases, want 3 before the change and 3 after", len(got))
+	}
+	if got[0].Before[0] != before[0] || got[1].Before != nil || got[3].Before[0] != during[0] || got[0].During != nil {
+		t.Errorf("actions are not where they belong: %+v", got)
+	}
+	if got[0].Loads[0].Want.Outcome != Connected || got[3].Loads[0].Want.Outcome != RefusedByMesh {
+		t.Errorf("wants are not where they belong: %+v, %+v", got[0].Loads[0], got[3].Loads[0])
 	}
 }
 

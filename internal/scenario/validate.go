@@ -38,6 +38,9 @@ func (s Scenario) Validate() error {
 			}
 		}
 		for j, l := range ph.Loads {
+			if l.Then != nil && len(ph.During) == 0 {
+				return fmt.Errorf("scenario %s: phase %d: load %d: then without anything during the phase", s.Name, i+1, j+1)
+			}
 			if err := l.validate(pods, s.services()); err != nil {
 				return fmt.Errorf("scenario %s: phase %d: load %d: %w", s.Name, i+1, j+1, err)
 			}

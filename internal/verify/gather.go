@@ -16,7 +16,7 @@ import (
 
 // evidence is all that three witnesses said of one phase.
 type evidence struct {
-	loads  []loadEvidence
+	loads  []*loadEvidence
 	served map[uint64][]servedConn
 	// known are the IDs of all client connections of the run, this phase's and
 	// those before it: servers report since the world opened.
@@ -30,7 +30,17 @@ type evidence struct {
 type loadEvidence struct {
 	load  scenario.Load
 	asked netip.AddrPort
+
+	mu    sync.Mutex // while clients report
 	conns []clientConn
+}
+
+func (le *loadEvidence) report(pod string, conns []traffic.Conn) {
+	le.mu.Lock()
+	defer le.mu.Unlock()
+	for _, c := range conns {
+		le.conns = append(le.conns, clientConn{pod, c})
+	}
 }
 
 type clientConn struct {
@@ -89,30 +99,61 @@ func (g *gatherer) handles(e *evidence) error {
 }
 
 // drive runs the loads of a phase side by side and makes the changes when half
-// of the connections of each load are through.
+// of the first connections of each load are through. A load that a change
+// concerns has a last part that starts when the changes have been made: however
+// long they took, there is something to judge after them.
 func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) error {
 	half := newHalfway(ph.Loads)
+	changed := make(chan struct{})
 	group, ctx := errgroup.WithContext(ctx)
-	e.loads = make([]loadEvidence, len(ph.Loads))
+	e.loads = make([]*loadEvidence, len(ph.Loads))
 	for i, l := range ph.Loads {
 		asked, err := g.world.Resolve(l.To)
 		if err != nil {
 			return errors.Join(fmt.Errorf("load %d: %w", i+1, err), group.Wait())
 		}
-		e.loads[i] = loadEvidence{load: l, asked: asked}
-		g.startLoad(ctx, group, &e.loads[i], half.counter(i))
+		le := &loadEvidence{load: l, asked: asked}
+		e.loads[i] = le
+		first, last := parts(l)
+		g.startLoad(ctx, group, le, part{connections: first, done: half.counter(i)})
+		if last > 0 {
+			g.startLoad(ctx, group, le, part{connections: last, after: changed, done: func() {}})
+		}
 	}
 	if len(ph.During) > 0 {
 		group.Go(func() error {
-			select {
-			case <-half.reached:
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := await(ctx, half.reached); err != nil {
+				return err
 			}
+			defer close(changed)
 			return g.change(ctx, ph.During, &e.change)
 		})
 	}
 	return group.Wait()
+}
+
+// part is some connections of a load; after, where set, is waited for.
+type part struct {
+	connections int
+	after       <-chan struct{}
+	done        func()
+}
+
+// parts splits a load into what runs into the change and what comes after it.
+func parts(l scenario.Load) (first, last int) {
+	if l.Then != nil {
+		last = max(l.Connections/4, len(l.From))
+	}
+	return l.Connections - last, last
+}
+
+func await(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *window) error {
@@ -126,31 +167,30 @@ func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *win
 	return nil
 }
 
-// startLoad starts one child in each client pod; the results are appended to le
-// under a lock of its own.
-func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loadEvidence, done func()) {
-	var mu sync.Mutex
+// startLoad starts one child in each client pod for a part of a load.
+func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loadEvidence, p part) {
 	l := le.load
 	workers := l.Workers
 	if workers == 0 {
 		workers = 4
 	}
 	for i, pod := range l.From {
-		n := l.Connections / len(l.From)
-		if i < l.Connections%len(l.From) {
+		n := p.connections / len(l.From)
+		if i < p.connections%len(l.From) {
 			n++
 		}
 		spec := traffic.Load{To: le.asked, Connections: n, Workers: workers, Bytes: 64}
 		group.Go(func() error {
-			conns, err := g.world.Exec(ctx, pod, spec, func(traffic.Conn) { done() })
+			if p.after != nil {
+				if err := await(ctx, p.after); err != nil {
+					return err
+				}
+			}
+			conns, err := g.world.Exec(ctx, pod, spec, func(traffic.Conn) { p.done() })
 			if err != nil {
 				return fmt.Errorf("load in pod %s: %w", pod, err)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, c := range conns {
-				le.conns = append(le.conns, clientConn{pod, c})
-			}
+			le.report(pod, conns)
 			return nil
 		})
 	}
@@ -189,7 +229,8 @@ type halfway struct {
 func newHalfway(loads []scenario.Load) *halfway {
 	h := &halfway{waiting: len(loads), reached: make(chan struct{})}
 	for _, l := range loads {
-		h.left = append(h.left, l.Connections/2)
+		first, _ := parts(l)
+		h.left = append(h.left, max(first/2, 1))
 	}
 	return h
 }

@@ -38,7 +38,7 @@ func good() evidence {
 	arrived := syn
 	arrived.Direction = probe.In
 	return evidence{
-		loads:  []loadEvidence{{load: load, asked: vip, conns: []clientConn{{"client", client}}}},
+		loads:  []*loadEvidence{{load: load, asked: vip, conns: []clientConn{{"client", client}}}},
 		served: map[uint64][]servedConn{7: {{"v1", served}}},
 		known:  map[uint64]bool{7: true},
 		ledger: bySocket(probe.Ledger{

@@ -1,0 +1,62 @@
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// builder builds programs for the machines, each once.
+type builder struct {
+	goCommand, dir string
+	built          map[string]string // binary → path
+}
+
+func newBuilder(goCommand, dir string) (*builder, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make directory for programs: %w", err)
+	}
+	return &builder{goCommand: goCommand, dir: dir, built: map[string]string{}}, nil
+}
+
+// program builds p and returns the path of its binary.
+func (b *builder) program(ctx context.Context, p program) (string, error) {
+	if p.test {
+		return b.build(ctx, p.binary(), "test", "-c", p.pkg)
+	}
+	return b.build(ctx, p.binary(), "build", "", p.pkg)
+}
+
+func (b *builder) init(ctx context.Context) (string, error) {
+	return b.build(ctx, "vminit", "build", "", "internal/vmtest/cmd/vminit")
+}
+
+func (b *builder) build(ctx context.Context, binary, verb, flag, pkg string) (string, error) {
+	if path, ok := b.built[binary]; ok {
+		return path, nil
+	}
+	path := filepath.Join(b.dir, binary)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("build %s: %w", pkg, err)
+	}
+	args := []string{verb}
+	if flag != "" {
+		args = append(args, flag)
+	}
+	args = append(args, "-trimpath", "-ldflags=-s -w", "-o", path, module+"/"+pkg)
+	cmd := exec.CommandContext(ctx, b.goCommand, args...)
+	// The machines are of this architecture whatever the host is.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, strings.TrimSpace(string(out)))
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("build %s: it has no tests", pkg)
+	}
+	b.built[binary] = path
+	return path, nil
+}

@@ -1,0 +1,82 @@
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/testsum"
+	"github.com/duomesh/duomesh/internal/vmtest/guest"
+)
+
+// control is a machine that must not pass.
+type control struct {
+	name string
+	// does is what init is told to do to its machine.
+	does string
+	// timeout bounds the machine.
+	timeout time.Duration
+	// says is part of the reason that must be given.
+	says string
+}
+
+// hangsAfter is long enough for an emulated machine to boot.
+const hangsAfter = 45 * time.Second
+
+// controls show that a machine's death is seen, and how.
+var controls = []control{
+	{"a kernel panic is a failure", guest.Panic, 2 * time.Minute, "the kernel panicked, while it ran " + guest.Panic},
+	{"a machine that hangs is a failure", guest.Hang, hangsAfter, "it had not ended after 45s, while it ran " + guest.Hang},
+	{"a machine that ends early is a failure", guest.PowerOff, 2 * time.Minute, "it ended without having said that it was done, while it ran " + guest.PowerOff},
+}
+
+// controls runs them on one kernel.
+func (r *runner) controls(ctx context.Context, k Kernel, tree Tree) ([]testsum.Case, error) {
+	var cases []testsum.Case
+	for _, c := range controls {
+		start := time.Now()
+		problem, err := r.control(ctx, k, tree, c)
+		if err != nil {
+			return cases, fmt.Errorf("control, %s: %w", c.name, err)
+		}
+		one := testsum.Case{Package: k.suite("controls"), Name: c.name, Elapsed: time.Since(start)}
+		if problem != "" {
+			one.Outcome, one.Reason = testsum.Failed, problem
+		}
+		cases = append(cases, one)
+	}
+	return cases, nil
+}
+
+// control returns what is wrong with how a machine's death was told, or "".
+func (r *runner) control(ctx context.Context, k Kernel, tree Tree, c control) (string, error) {
+	dir := filepath.Join(r.Out, k.Name, "control-"+c.does)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	initramfs := filepath.Join(dir, "initramfs")
+	runs := []guest.Run{{Name: c.does, Argv: []string{"/init", c.does}, Timeout: time.Hour}}
+	if err := (image{init: r.init, runs: runs}).write(initramfs); err != nil {
+		return "", err
+	}
+	defer os.Remove(initramfs)
+	_, err := Machine{
+		Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: 512, Timeout: c.timeout, Dir: dir,
+	}.Run(ctx)
+	var death *DeathError
+	switch {
+	case err == nil:
+		return "it passed", nil
+	case !errors.As(err, &death):
+		return "", err
+	case !strings.HasPrefix(death.Reason, c.says):
+		return fmt.Sprintf("it failed with another reason than %q: %s", c.says, death), nil
+	case death.Tail == "":
+		return "nothing was kept of its console", nil
+	}
+	return "", nil
+}

@@ -1,0 +1,97 @@
+package vmtest
+
+import (
+	"path"
+	"strings"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/vmtest/guest"
+)
+
+// module is the import path of this module.
+const module = "github.com/duomesh/duomesh"
+
+// program is something of this module that runs in a machine.
+type program struct {
+	// name is the run's name.
+	name string
+	// pkg is relative to the module. test: its test binary, not its command.
+	pkg  string
+	test bool
+	args []string
+	// run chooses tests where not everything is run; empty is all.
+	run     string
+	timeout time.Duration
+}
+
+// The runs that are read in another way than tests are.
+const (
+	doctorRun = "doctor"
+	verifyRun = "scenarios"
+)
+
+const command = "cmd/duomesh"
+
+// beside are commands that others start from their own directory.
+var beside = []program{{name: "agent", pkg: "cmd/duomesh-agent"}}
+
+// plan is what runs in each machine, in this order. full also runs what takes
+// an emulated machine long.
+func plan(full bool) []program {
+	runs := []program{
+		{name: doctorRun, pkg: command, args: []string{"doctor", "-o", "json"}, timeout: 3 * time.Minute},
+		{name: "internal/kernel", pkg: "internal/kernel", test: true, timeout: time.Minute},
+		{
+			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 5 * time.Minute,
+			run: "^Test(Decisions|Protocols|Getpeername|Reconnect|NonBlocking|Enrol|Pods|TakeOver|Two|Audit|Grace|Open|Unsupported|Capacity)",
+		},
+		{
+			name: "internal/probe", pkg: "internal/probe", test: true, timeout: 8 * time.Minute,
+			run: "^Test(Providers|Rewritten|Endings|Reused|Wire|UDP|Ladder|Asked)",
+		},
+		{name: verifyRun, pkg: command, args: verifyArgs(), timeout: 10 * time.Minute},
+	}
+	if full {
+		for i := range runs {
+			runs[i].run, runs[i].timeout = "", 30*time.Minute
+		}
+	}
+	return runs
+}
+
+// verifyArgs asks for every scenario but those of the DNAT baseline: that one is
+// iptables' work and not the mesh's, and a machine here has no iptables.
+func verifyArgs() []string {
+	args := []string{"verify", "--single", "--seed", "1", "-o", "json", "--evidence", ""}
+	for _, s := range scenario.All() {
+		if s.Topology.Mesh != scenario.DNAT {
+			args = append(args, s.Name)
+		}
+	}
+	return args
+}
+
+// binary is the program's file, on the host below a directory and in the machine
+// below guest.TestDir.
+func (p program) binary() string {
+	if p.test {
+		return strings.ReplaceAll(p.pkg, "/", "_") + ".test"
+	}
+	return path.Base(p.pkg)
+}
+
+func (p program) guestRun() guest.Run {
+	argv := []string{guest.TestDir + "/" + p.binary()}
+	if p.test {
+		argv = append(argv, "-test.v=test2json", "-test.count=1", "-test.timeout="+p.timeout.String())
+		if p.run != "" {
+			argv = append(argv, "-test.run="+p.run)
+		}
+	}
+	return guest.Run{
+		Name: p.name, Argv: append(argv, p.args...),
+		// A test binary that is late says where it hangs, before it is ended.
+		Timeout: p.timeout + 10*time.Second,
+	}
+}

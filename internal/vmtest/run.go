@@ -1,0 +1,229 @@
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/testsum"
+	"github.com/duomesh/duomesh/internal/vmtest/guest"
+)
+
+// Config says which kernels to run and where things are.
+type Config struct {
+	Kernels Matrix
+	// Cache keeps kernels between runs. Out gets the evidence of this one.
+	Cache, Out string
+	// Go is the go command.
+	Go string
+	// Accel is KVM or TCG; empty tries KVM first.
+	Accel Accel
+	// Full runs every test and not only those that an emulated machine does in
+	// seconds.
+	Full bool
+	// Budget limits what the verifier may process, by program.
+	Budget Budget
+	// Timeout bounds each machine; zero is 25 minutes, or 3 hours where Full.
+	Timeout time.Duration
+	// Progress is where the reader follows.
+	Progress io.Writer
+}
+
+// Report is what a run found.
+type Report struct {
+	Cases []testsum.Case
+	// Kernels are the diagnoses of the machines that gave one, in the order of
+	// the matrix.
+	Kernels []Diagnosed
+}
+
+// fired is what the judge's tests say of each provider that saw events.
+var fired = regexp.MustCompile(`(?m)(provider \S+ fired: \d+ events)$`)
+
+// memoryMB is enough for the programs, which live in the initramfs, and for a
+// cluster of pods.
+const memoryMB = 2048
+
+// Run runs all chosen kernels, one after the other. An error is one of the host;
+// whatever a machine does wrong is a failed case.
+func Run(ctx context.Context, c Config) (Report, error) {
+	var report Report
+	if c.Timeout == 0 {
+		c.Timeout = 25 * time.Minute
+		if c.Full {
+			c.Timeout = 3 * time.Hour
+		}
+	}
+	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}}
+	if err := r.build(ctx); err != nil {
+		return report, err
+	}
+	host, cases := r.host(ctx)
+	report.Cases = append(report.Cases, cases...)
+	if host != nil {
+		report.Kernels = append(report.Kernels, *host)
+	}
+	for _, k := range c.Kernels {
+		cases, diagnosed, err := r.kernel(ctx, k)
+		report.Cases = append(report.Cases, cases...)
+		if diagnosed != nil {
+			report.Kernels = append(report.Kernels, *diagnosed)
+		}
+		if err != nil {
+			return report, fmt.Errorf("kernel %s: %w", k.Name, err)
+		}
+	}
+	report.Cases = append(report.Cases, c.Budget.stale(report.Kernels)...)
+	return report, nil
+}
+
+// runner runs the same programs in one machine after the other.
+type runner struct {
+	Config
+	plan  []program
+	init  string
+	files map[string]string // path in the machine → path on the host
+	// controlled: the controls were run, which is enough on one kernel.
+	controlled bool
+}
+
+func (r *runner) build(ctx context.Context) error {
+	start := time.Now()
+	b, err := newBuilder(r.Go, filepath.Join(r.Out, "bin"))
+	if err != nil {
+		return err
+	}
+	if r.init, err = b.init(ctx); err != nil {
+		return err
+	}
+	for _, p := range slices.Concat(r.plan, beside) {
+		path, err := b.program(ctx, p)
+		if err != nil {
+			return err
+		}
+		r.files[guest.TestDir+"/"+p.binary()] = path
+	}
+	r.say("built %d programs in %s", len(r.files), since(start))
+	return nil
+}
+
+func (r *runner) kernel(ctx context.Context, k Kernel) ([]testsum.Case, *Diagnosed, error) {
+	dir := filepath.Join(r.Out, k.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("make directory for evidence: %w", err)
+	}
+	tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
+	if err != nil {
+		return []testsum.Case{failed(k, bootCase, err.Error())}, nil, ctx.Err()
+	}
+	if err := r.accelerate(ctx, tree); err != nil {
+		return nil, nil, err
+	}
+	plan := r.planFor(k)
+	jobs := jobsOf(plan)
+	records, death, err := r.machine(ctx, k, tree, dir, jobs)
+	if err != nil {
+		return nil, nil, err
+	}
+	cases := []testsum.Case{bootResult(k, death)}
+	got := results(jobs, records)
+	j := judge{kernel: k, budget: r.Budget, records: records, progress: r.Progress, goCommand: r.Go}
+	for _, p := range plan {
+		r.say("%s: %s took %s", k.Name, p.name, got[p.name].elapsed.Round(100*time.Millisecond))
+		for _, m := range fired.FindAllStringSubmatch(got[p.name].output, -1) {
+			r.say("%s: %s", k.Name, m[1])
+		}
+		cases = append(cases, j.run(ctx, p, got[p.name])...)
+	}
+	if !r.controlled {
+		r.controlled = true
+		more, err := r.controls(ctx, k, tree)
+		cases = append(cases, more...)
+		if err != nil {
+			return cases, j.diagnosed, err
+		}
+	}
+	cases = k.settle(cases)
+	r.say("%s: %s", k.Name, testsum.Count(cases))
+	return cases, j.diagnosed, nil
+}
+
+// planFor is what runs on a kernel.
+func (r *runner) planFor(k Kernel) []program {
+	if r.Full || len(k.Runs) == 0 {
+		return r.plan
+	}
+	var chosen []program
+	for _, p := range r.plan {
+		if slices.Contains(k.Runs, p.name) {
+			chosen = append(chosen, p)
+		}
+	}
+	return chosen
+}
+
+func jobsOf(plan []program) []guest.Run {
+	var jobs []guest.Run
+	for _, p := range plan {
+		jobs = append(jobs, p.guestRun())
+	}
+	return jobs
+}
+
+// machine boots a kernel; its death is told apart from a fault of the host.
+func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, jobs []guest.Run) ([]guest.Record, *DeathError, error) {
+	modules, err := readModules(tree.Modules)
+	if err != nil {
+		return nil, nil, err
+	}
+	order, err := modules.order(k.Modules)
+	if err != nil {
+		return nil, nil, err
+	}
+	initramfs := filepath.Join(dir, "initramfs")
+	err = image{init: r.init, modules: order, files: r.files, runs: jobs}.write(initramfs)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer os.Remove(initramfs)
+	start := time.Now()
+	records, err := Machine{
+		Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: memoryMB, Timeout: r.Timeout, Dir: dir,
+	}.Run(ctx)
+	r.say("%s: Linux %s ran %s", k.Name, release(records), since(start))
+	var death *DeathError
+	if errors.As(err, &death) {
+		return records, death, nil
+	}
+	return records, nil, err
+}
+
+// accelerate decides once, with the first kernel, how machines run.
+func (r *runner) accelerate(ctx context.Context, t Tree) error {
+	if r.Accel != "" {
+		return nil
+	}
+	accel, why, err := chooseAccel(ctx, t, r.init, r.Out)
+	if err != nil {
+		return fmt.Errorf("try KVM: %w", err)
+	}
+	r.Accel = accel
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	r.say("machines run by %s%s", accel, why)
+	return nil
+}
+
+// say is for the reader alone.
+func (r *runner) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(r.Progress, "test-kernel: "+format+"\n", args...)
+}
+
+func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Millisecond) }

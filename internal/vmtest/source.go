@@ -1,0 +1,174 @@
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Tree is a kernel on disk.
+type Tree struct {
+	// Image is the path of the bzImage.
+	Image string
+	// Modules is the directory lib/modules/RELEASE, or empty.
+	Modules string
+}
+
+// ErrUnreachable is returned where a source cannot be had from this machine.
+var ErrUnreachable = errors.New("source not reachable")
+
+// Fetch brings a kernel into the cache directory, unless it is there, and
+// returns it. goCommand is the go command, for Go modules.
+func Fetch(ctx context.Context, s Source, cache, goCommand string) (Tree, error) {
+	switch {
+	case s.Deb != "":
+		return fetchDeb(ctx, s.Deb, cache)
+	case s.GoMod != "":
+		return fetchGoMod(ctx, s.GoMod, goCommand)
+	case s.Image != "":
+		return fetchImage(ctx, s.Image, cache)
+	}
+	return treeOf(s.File, filepath.Dir(s.File))
+}
+
+// treeOf finds the modules of a kernel below root.
+func treeOf(image, root string) (Tree, error) {
+	if _, err := os.Stat(image); err != nil {
+		return Tree{}, fmt.Errorf("kernel image: %w", err)
+	}
+	t := Tree{Image: image}
+	for _, lib := range []string{"lib/modules", "usr/lib/modules"} {
+		releases, err := filepath.Glob(filepath.Join(root, lib, "*"))
+		if err != nil {
+			return Tree{}, err
+		}
+		if len(releases) > 1 {
+			return Tree{}, fmt.Errorf("%s has modules of %d kernels, must have one", filepath.Join(root, lib), len(releases))
+		}
+		if len(releases) == 1 {
+			t.Modules = releases[0]
+		}
+	}
+	return t, nil
+}
+
+func fetchGoMod(ctx context.Context, module, goCommand string) (Tree, error) {
+	var m struct{ Dir, Error string }
+	out, err := output(ctx, os.TempDir(), goCommand, "mod", "download", "-json", module)
+	if jsonErr := json.Unmarshal(out, &m); jsonErr == nil && m.Error != "" {
+		return Tree{}, fmt.Errorf("%w: Go module %s: %s", ErrUnreachable, module, m.Error)
+	}
+	if err != nil {
+		return Tree{}, err
+	}
+	return treeOf(filepath.Join(m.Dir, "vmlinuz"), m.Dir)
+}
+
+// fetchDeb unpacks the package that name is or depends on.
+func fetchDeb(ctx context.Context, name, cache string) (Tree, error) {
+	pkg, err := kernelPackage(ctx, name)
+	if err != nil {
+		return Tree{}, err
+	}
+	version, err := candidate(ctx, pkg)
+	if err != nil {
+		return Tree{}, err
+	}
+	dir := filepath.Join(cache, pkg+"_"+strings.ReplaceAll(version, ":", "%"))
+	if err := once(dir, func(scratch string) error { return unpackDeb(ctx, pkg, version, scratch) }); err != nil {
+		return Tree{}, err
+	}
+	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
+	if err != nil || len(images) != 1 {
+		return Tree{}, fmt.Errorf("package %s has %d kernel images, must have one", pkg, len(images))
+	}
+	return treeOf(images[0], dir)
+}
+
+// kernelPackage follows a metapackage to the one that has the kernel.
+func kernelPackage(ctx context.Context, name string) (string, error) {
+	out, err := output(ctx, "", "apt-cache", "depends", "--important", name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if dep, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
+			return "linux-image-" + dep, nil
+		}
+	}
+	return name, nil
+}
+
+func candidate(ctx context.Context, pkg string) (string, error) {
+	out, err := output(ctx, "", "apt-cache", "policy", pkg)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Candidate: "); ok && v != "(none)" {
+			return v, nil
+		}
+	}
+	return "", fmt.Errorf("%w: apt offers no package %s (apt-get update may help)", ErrUnreachable, pkg)
+}
+
+func unpackDeb(ctx context.Context, pkg, version, dir string) error {
+	// As root, and not as apt's own user, which may not write here.
+	if _, err := output(ctx, dir, "apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", pkg+"="+version); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil || len(debs) != 1 {
+		return fmt.Errorf("download of %s: %d packages arrived, want one", pkg, len(debs))
+	}
+	if _, err := output(ctx, dir, "dpkg-deb", "-x", debs[0], dir); err != nil {
+		return err
+	}
+	return os.Remove(debs[0])
+}
+
+// once fills a directory of the cache by fill, which gets one beside it: dir is
+// there whole or not at all.
+func once(dir string, fill func(scratch string) error) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("make cache: %w", err)
+	}
+	scratch, err := os.MkdirTemp(filepath.Dir(dir), "fetch-")
+	if err != nil {
+		return fmt.Errorf("make cache: %w", err)
+	}
+	defer os.RemoveAll(scratch)
+	if err := fill(scratch); err != nil {
+		return err
+	}
+	if err := os.Rename(scratch, dir); err != nil {
+		if _, there := os.Stat(dir); there == nil {
+			return nil // another run was faster
+		}
+		return fmt.Errorf("fill cache: %w", err)
+	}
+	return nil
+}
+
+// output runs a command and returns what it prints; its error has the last line
+// of what it said.
+func output(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(said.String()))
+	}
+	return out, nil
+}
