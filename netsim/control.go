@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 )
@@ -54,6 +55,9 @@ func (ctl *control) close() error {
 	return err
 }
 
+// acceptPause keeps a process without descriptors from spinning.
+const acceptPause = 5 * time.Millisecond
+
 func (ctl *control) serve(ctx context.Context, c *Cluster) {
 	for {
 		conn, err := ctl.listener.Accept()
@@ -61,7 +65,14 @@ func (ctl *control) serve(ctx context.Context, c *Cluster) {
 			return
 		}
 		if err != nil {
-			continue // it concerns one connection
+			// It concerns one connection, or there are no descriptors left:
+			// then more haste does not help.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(acceptPause):
+				continue
+			}
 		}
 		ctl.wg.Go(func() {
 			stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // A run directory is locked (flock) by the process that owns the cluster, as
@@ -127,8 +129,8 @@ func dead(path string) (bool, error) {
 }
 
 // Sweep removes what clusters left whose process has died: their processes,
-// cgroups, mounts and run directories below runDir (empty: DefaultRunDir). It
-// leaves living clusters alone.
+// cgroups, mounts and run directories below runDir (empty: DefaultRunDir), and the
+// cgroups of dead trials of the kernel. It leaves living clusters alone.
 func Sweep(ctx context.Context, runDir string) error {
 	if runDir == "" {
 		runDir = DefaultRunDir
@@ -149,7 +151,7 @@ func Sweep(ctx context.Context, runDir string) error {
 		}
 	}
 	os.Remove(runDir) // not empty: living clusters
-	return errors.Join(errs...)
+	return errors.Join(append(errs, kernel.SweepGrounds())...)
 }
 
 func sweepOne(ctx context.Context, runDir, id string) error {

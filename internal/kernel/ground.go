@@ -49,8 +49,16 @@ func NewGround() (_ *Ground, err error) {
 	return g, nil
 }
 
+// trialPrefix begins the names of the grounds' cgroups; the process number and a
+// count follow.
+const trialPrefix = "duomesh-try-"
+
+// scratchCgroup makes a cgroup and locks it (flock), as long as it is open.
 func scratchCgroup(mount string) (*os.File, error) {
-	dir := filepath.Join(mount, fmt.Sprintf("duomesh-try-%d-%d", os.Getpid(), grounds.Add(1)))
+	if err := sweepGrounds(mount); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(mount, fmt.Sprintf("%s%d-%d", trialPrefix, os.Getpid(), grounds.Add(1)))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make a cgroup for a trial: %w", err)
 	}
@@ -58,7 +66,65 @@ func scratchCgroup(mount string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the cgroup of a trial: %w", err), os.Remove(dir))
 	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the cgroup of a trial: %w", err), f.Close(), os.Remove(dir))
+	}
 	return f, nil
+}
+
+// SweepGrounds removes the cgroups of grounds whose process died before it could.
+// Each new ground does so too. Where there is no cgroup v2 there is nothing to do.
+func SweepGrounds() error {
+	mount, err := Cgroup2()
+	if errors.Is(err, ErrNoCgroup2) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return sweepGrounds(mount)
+}
+
+func sweepGrounds(mount string) error {
+	dirs, err := filepath.Glob(filepath.Join(mount, trialPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("list the cgroups of trials: %w", err)
+	}
+	var errs []error
+	for _, dir := range dirs {
+		if abandoned(dir) {
+			errs = append(errs, removeAbandoned(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// abandoned: its process is gone, and nobody holds its lock. The second matters
+// where the process has its number in another PID namespace.
+func abandoned(dir string) bool {
+	var pid, count int
+	if _, err := fmt.Sscanf(filepath.Base(dir), trialPrefix+"%d-%d", &pid, &count); err != nil || pid <= 0 {
+		return false // somebody else's
+	}
+	if !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+		return false
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return false // swept by another meanwhile
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// removeAbandoned leaves a cgroup that is in use: no ground's ever is.
+func removeAbandoned(dir string) error {
+	switch err := unix.Rmdir(dir); {
+	case err == nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOTEMPTY):
+		return nil
+	default:
+		return fmt.Errorf("remove the cgroup %s of a dead trial: %w", dir, err)
+	}
 }
 
 // Close removes both.
