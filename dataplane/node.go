@@ -5,6 +5,7 @@ package dataplane
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l4"
@@ -30,6 +31,9 @@ type Difference = l4.Difference
 
 // Usage is how full one kernel map is.
 type Usage = l4.Usage
+
+// Ended is a UDP socket that Node.EndStale ended.
+type Ended = l4.Ended
 
 // Neighbour is a foreign program on the path of the node's connections.
 type Neighbour = l4.Neighbour
@@ -60,7 +64,12 @@ func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }
 
-// Exits returns how many connects ended with each exit of the decision table.
+// EndStale ends the connected UDP sockets in these network namespaces whose
+// endpoint has left its service; see l4.Engine.EndStale. Whoever calls Apply calls
+// it afterwards for the enrolled pods.
+func (n *Node) EndStale(pods ...*os.File) ([]Ended, error) { return n.engine.EndStale(pods...) }
+
+// Exits returns how many connects, and sends of unconnected UDP sockets, ended with each exit of the decision table.
 func (n *Node) Exits() (map[intent.Exit]uint64, error) { return n.engine.Exits() }
 
 // Events returns how often the engine met what should not or rarely happen.

@@ -3,7 +3,9 @@ package netsim
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -13,6 +15,9 @@ import (
 type engine struct {
 	node   *dataplane.Node
 	window *window
+
+	mu   sync.Mutex
+	pods map[*pod]bool // enrolled
 }
 
 func openEngine(cfg Config, n *node) (mesh, error) {
@@ -28,44 +33,68 @@ func openEngine(cfg Config, n *node) (mesh, error) {
 	if err != nil {
 		return nil, errors.Join(err, dp.Remove())
 	}
-	return engine{dp, w}, nil
+	return &engine{node: dp, window: w, pods: map[*pod]bool{}}, nil
 }
 
 // engineOf returns the dataplane behind a mesh, nil for the meshes without one
 // in this process.
 func engineOf(m mesh) *dataplane.Node {
-	if e, ok := m.(engine); ok {
+	if e, ok := m.(*engine); ok {
 		return e.node
 	}
 	return nil
 }
 
-func (e engine) apply(ctx context.Context, d *desired) error {
+func (e *engine) apply(ctx context.Context, d *desired) error {
 	if err := e.node.Apply(ctx, d.snapshot); err != nil {
 		return err
 	}
 	e.window.applied(d.snapshot)
-	return nil
+	return e.endStale()
 }
 
-func (e engine) enrol(p *pod) error {
+// endStale does what the agent does after a change.
+func (e *engine) endStale() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []*os.File
+	for p := range e.pods {
+		all = append(all, p.netns)
+	}
+	_, err := e.node.EndStale(all...)
+	return err
+}
+
+func (e *engine) known(p *pod, enrolled bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if enrolled {
+		e.pods[p] = true
+	} else {
+		delete(e.pods, p)
+	}
+}
+
+func (e *engine) enrol(p *pod) error {
 	if err := e.node.Enrol(podOf(p)); err != nil {
 		return err
 	}
+	e.known(p, true)
 	e.window.enrolled(p, true)
 	return nil
 }
 
-func (e engine) leave(p *pod) error {
+func (e *engine) leave(p *pod) error {
 	if err := e.node.Leave(podOf(p)); err != nil {
 		return err
 	}
+	e.known(p, false)
 	e.window.enrolled(p, false)
 	return nil
 }
 
 // close removes the pins as well: nobody takes over from a simulated node.
-func (e engine) close() error { return errors.Join(e.window.close(), e.node.Remove()) }
+func (e *engine) close() error { return errors.Join(e.window.close(), e.node.Remove()) }
 
 func podOf(p *pod) dataplane.Pod {
 	return dataplane.Pod{Name: namespace + "/" + p.spec.Name, Netns: p.netns, Cgroup: p.cgroup}

@@ -18,7 +18,7 @@
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
 enum mesh_abi {
-	MESH_ABI = 1,
+	MESH_ABI = 2,
 };
 
 /* What a connection's run ended with. */
@@ -34,11 +34,17 @@ enum mesh_exit {
 	EXIT_REFUSE_NO_PORT,
 	/* No slot where the frontend said that there is one, twice. */
 	EXIT_REFUSE_SLOT_MISS,
+	/* No memory for a flow: nobody could tell what its replies answer. */
+	EXIT_REFUSE_NO_FLOW,
 	/* Events, counted beside the exit of the same run: */
 	/* a frontend was read again, */
 	EVENT_RETRY,
-	/* a redirect whose asked address could not be kept. */
+	/* a redirect whose asked address could not be kept, */
 	EVENT_ORIGIN_LOST,
+	/* a flow that made room for another one of its socket, */
+	EVENT_FLOW_EVICTED,
+	/* one socket that asked two addresses and got one endpoint for both. */
+	EVENT_FLOW_SHARED,
 	MESH_EXITS,
 };
 
@@ -52,7 +58,7 @@ enum frontend_flag {
 struct frontend_key {
 	__be32 addr[4];
 	__be16 port;
-	__u8 proto; /* IPPROTO_TCP, also for MPTCP */
+	__u8 proto; /* IPPROTO_TCP, also for MPTCP, or IPPROTO_UDP */
 	__u8 pad[5]; /* always 0: hash keys are compared as bytes, fast by eight */
 };
 _Static_assert(sizeof(struct frontend_key) == 24, "frontend_key is ABI");
@@ -75,7 +81,8 @@ _Static_assert(sizeof(struct frontend) == 24, "frontend is ABI");
 
 /*
  * One column of an alias table (Vose 1991): the first outcome with probability
- * threshold / 2^32, else the second. "Always" is two equal outcomes.
+ * threshold / 2^32, else the second. "Always" is two equal outcomes. The first
+ * outcomes of a set are its endpoints in ascending order: see is_member().
  */
 struct slot {
 	__be32 first[4];
@@ -108,7 +115,48 @@ _Static_assert(sizeof(struct origin_place) == 48, "origin_place is ABI");
 enum mesh_size {
 	POD_PLACES = 1 << 15,
 	ORIGIN_PLACES = 1 << 13,
+	FLOWS = 16,
+	LATE_FLOWS = 1 << 11,
 };
+
+/*
+ * Where the datagrams of one UDP socket to one address go. An address that is
+ * asked for itself has itself as target.
+ */
+struct flow {
+	__be32 asked[4];
+	__be32 target[4];
+	__be16 asked_port; /* 0: no flow */
+	__be16 target_port;
+	__u32 generation; /* of the set in which target was last found */
+	__u32 used;	  /* clock of the socket at the last datagram */
+};
+_Static_assert(sizeof(struct flow) == 44, "flow is ABI");
+
+/* What one UDP socket asked for. Used under the socket's lock only. */
+struct flows {
+	__u32 clock; /* counts datagrams */
+	__u32 at;    /* a found index, see forgotten() */
+	struct flow connected;
+	struct flow sent[FLOWS];
+};
+_Static_assert(sizeof(struct flows) == 756, "flows is ABI");
+
+/* A flow that is no more in its socket's flows, by what its replies show. */
+struct late_key {
+	__u64 cookie;
+	__be32 target[4];
+	__be16 target_port;
+	__u8 pad[6]; /* always 0 */
+};
+_Static_assert(sizeof(struct late_key) == 32, "late_key is ABI");
+
+struct late {
+	__be32 asked[4];
+	__be16 asked_port;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct late) == 20, "late is ABI");
 
 /* In pods: several enrolled pods share the place, ask managed. */
 #define POD_PLACE_SHARED (~0ULL)
@@ -118,6 +166,6 @@ struct cpu_state {
 	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
 	__u64 random; /* state of the generator, 0 before its first use */
 };
-_Static_assert(sizeof(struct cpu_state) == 104, "cpu_state is ABI");
+_Static_assert(sizeof(struct cpu_state) == 128, "cpu_state is ABI");
 
 #endif

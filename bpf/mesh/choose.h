@@ -129,37 +129,53 @@ find_frontend(struct cpu_state *cpu, const struct frontend_key *k)
 	return NULL;
 }
 
-/* no_frontend tells a service's undeclared port from an unknown address. */
+/*
+ * no_frontend tells a service's undeclared port from an unknown address. It does
+ * not for UDP: who declares ports need not have known of datagrams.
+ */
 static __always_inline enum mesh_exit no_frontend(struct cpu_state *cpu,
 						  const struct frontend_key *k)
 {
 	struct frontend_key addr_only = *k;
 
+	if (k->proto != IPPROTO_TCP)
+		return EXIT_PASS_NO_VIP;
 	addr_only.port = 0;
 	if (find_frontend(cpu, &addr_only))
 		return EXIT_REFUSE_NO_PORT;
 	return EXIT_PASS_NO_VIP;
 }
 
-/* try_choose ends with EVENT_RETRY when what it read was changing. */
+/*
+ * find is the exit of a connection to k. For EXIT_REDIRECT f is its frontend;
+ * EVENT_RETRY says that what was read was changing.
+ */
+static __always_inline enum mesh_exit
+find(struct cpu_state *cpu, const struct frontend_key *k, struct frontend *f)
+{
+	const struct frontend *from = find_frontend(cpu, k);
+
+	if (!from)
+		return no_frontend(cpu, k);
+	if (!read_frontend(k, from, f))
+		return EVENT_RETRY;
+	if (f->flags & FRONTEND_ADDR_ONLY)
+		return EXIT_REFUSE_NO_PORT;
+	if (f->flags & FRONTEND_PASSTHROUGH)
+		return EXIT_PASS_PASSTHROUGH;
+	if (!f->slots)
+		return EXIT_REFUSE_NO_ENDPOINT;
+	return EXIT_REDIRECT;
+}
+
 static __always_inline void try_choose(struct cpu_state *cpu,
 				       const struct frontend_key *k,
 				       struct choice *c)
 {
-	const struct frontend *from = find_frontend(cpu, k);
 	struct frontend f;
 
-	if (!from)
-		c->exit = no_frontend(cpu, k);
-	else if (!read_frontend(k, from, &f))
-		c->exit = EVENT_RETRY;
-	else if (f.flags & FRONTEND_ADDR_ONLY)
-		c->exit = EXIT_REFUSE_NO_PORT;
-	else if (f.flags & FRONTEND_PASSTHROUGH)
-		c->exit = EXIT_PASS_PASSTHROUGH;
-	else if (!f.slots)
-		c->exit = EXIT_REFUSE_NO_ENDPOINT;
-	else
+	c->exit = find(cpu, k, &f);
+	if (c->exit == EXIT_REDIRECT)
 		choose_slot(cpu, &f, c);
 }
 

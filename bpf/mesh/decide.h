@@ -3,6 +3,7 @@
 #ifndef MESH_DECIDE_H
 #define MESH_DECIDE_H
 
+#include "datagram.h"
 #include "origin.h"
 
 #define ECONNREFUSED 111
@@ -22,19 +23,39 @@ static __always_inline bool is_managed(struct bpf_sock_addr *ctx)
 	return bpf_map_lookup_elem(&managed, &cookie);
 }
 
-static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
+/* protocol is that of the frontends for ctx's socket, 0 when there are none. */
+static __always_inline __u8 protocol(struct bpf_sock_addr *ctx)
 {
-	return ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP;
+	switch (ctx->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_MPTCP:
+		return IPPROTO_TCP;
+	case IPPROTO_UDP:
+		return IPPROTO_UDP;
+	}
+	return 0;
 }
 
 /* untouched returns the exit of a connection that is none of ours, or -1. */
-static __always_inline int untouched(struct bpf_sock_addr *ctx)
+static __always_inline int untouched(struct bpf_sock_addr *ctx, __u8 proto)
 {
 	if (!is_managed(ctx))
 		return EXIT_PASS_UNMANAGED;
-	if (!is_tcp(ctx))
+	if (!proto)
 		return EXIT_PASS_PROTOCOL;
 	return -1;
+}
+
+static __always_inline void keep_udp(struct bpf_sock_addr *ctx,
+				     const struct frontend_key *k,
+				     struct choice *c)
+{
+	if (!c->addr) {
+		forget_connected(ctx);
+	} else if (!keep_connected(ctx, k, c)) {
+		c->addr = NULL;
+		c->exit = EXIT_REFUSE_NO_FLOW;
+	}
 }
 
 /* decide counts the exit. Where c->addr is set the caller must write it. */
@@ -44,8 +65,10 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 				   struct choice *c)
 {
 	choose(cpu, k, c);
+	if (k->proto == IPPROTO_UDP)
+		keep_udp(ctx, k, c);
 	count(cpu, c->exit);
-	if (!cfg_keep_peer)
+	if (!cfg_keep_peer || k->proto == IPPROTO_UDP)
 		return;
 	if (c->addr)
 		keep_origin(ctx, cpu, k, c);

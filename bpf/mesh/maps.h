@@ -86,4 +86,23 @@ struct {
 	__type(value, struct origin);
 } spilled SEC(".maps");
 
+/* udp_flows: of UDP sockets, written by connect and sendmsg, freed with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct flows);
+} udp_flows SEC(".maps");
+
+/*
+ * lates: written by connect and sendmsg. A socket that sends to more than FLOWS
+ * addresses, or whose endpoint went, may still have a reply on the way.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, LATE_FLOWS);
+	__type(key, struct late_key);
+	__type(value, struct late);
+} lates SEC(".maps");
+
 #endif

@@ -1,28 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Engine 1: where a connection goes is decided at connect(). */
+/*
+ * Engine 1: where a connection goes is decided at connect(), and where a datagram
+ * of an unconnected socket goes at sendmsg().
+ */
 #include "abi.h"
 #include "decide.h"
+#include "end.h"
+
+static __always_inline void key4(struct frontend_key *k,
+				 const struct bpf_sock_addr *ctx)
+{
+	k->addr[2] = bpf_htonl(0xffff);
+	k->addr[3] = ctx->user_ip4;
+	k->port = ctx->user_port;
+}
+
+static __always_inline void key6(struct frontend_key *k,
+				 const struct bpf_sock_addr *ctx)
+{
+	k->addr[0] = ctx->user_ip6[0];
+	k->addr[1] = ctx->user_ip6[1];
+	k->addr[2] = ctx->user_ip6[2];
+	k->addr[3] = ctx->user_ip6[3];
+	k->port = ctx->user_port;
+}
+
+static __always_inline void write6(struct bpf_sock_addr *ctx,
+				   const __be32 addr[4], __be16 port)
+{
+	ctx->user_ip6[0] = addr[0];
+	ctx->user_ip6[1] = addr[1];
+	ctx->user_ip6[2] = addr[2];
+	ctx->user_ip6[3] = addr[3];
+	ctx->user_port = port;
+}
 
 SEC("cgroup/connect4")
 int mesh_connect4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {
-		.addr = { 0, 0, bpf_htonl(0xffff), 0 },
-		.proto = IPPROTO_TCP,
-	};
+	struct frontend_key key = { .proto = protocol(ctx) };
 	struct cpu_state *cpu = this_cpu();
 	struct choice to = {};
 	int exit;
 
 	if (!cpu)
 		return 1;
-	exit = untouched(ctx);
+	exit = untouched(ctx, key.proto);
 	if (exit >= 0) {
 		count(cpu, exit);
 		return 1;
 	}
-	key.addr[3] = ctx->user_ip4;
-	key.port = ctx->user_port;
+	key4(&key, ctx);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
 		return finish(to.exit);
@@ -34,31 +62,97 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int mesh_connect6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = { .proto = IPPROTO_TCP };
+	struct frontend_key key = { .proto = protocol(ctx) };
 	struct cpu_state *cpu = this_cpu();
 	struct choice to = {};
 	int exit;
 
 	if (!cpu)
 		return 1;
-	exit = untouched(ctx);
+	exit = untouched(ctx, key.proto);
 	if (exit >= 0) {
 		count(cpu, exit);
 		return 1;
 	}
-	key.addr[0] = ctx->user_ip6[0];
-	key.addr[1] = ctx->user_ip6[1];
-	key.addr[2] = ctx->user_ip6[2];
-	key.addr[3] = ctx->user_ip6[3];
-	key.port = ctx->user_port;
+	key6(&key, ctx);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
 		return finish(to.exit);
-	ctx->user_ip6[0] = to.addr[0];
-	ctx->user_ip6[1] = to.addr[1];
-	ctx->user_ip6[2] = to.addr[2];
-	ctx->user_ip6[3] = to.addr[3];
+	write6(ctx, to.addr, to.port);
+	return 1;
+}
+
+SEC("cgroup/sendmsg4")
+int mesh_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = { .proto = protocol(ctx) };
+	struct cpu_state *cpu = this_cpu();
+	struct choice to = {};
+	int exit;
+
+	if (!cpu || is_to_peer(ctx))
+		return 1;
+	exit = untouched(ctx, key.proto);
+	if (exit >= 0) {
+		count(cpu, exit);
+		return 1;
+	}
+	key4(&key, ctx);
+	decide_send(ctx, cpu, &key, &to);
+	if (!to.addr)
+		return finish(to.exit);
+	ctx->user_ip4 = to.addr[3];
 	ctx->user_port = to.port;
+	return 1;
+}
+
+SEC("cgroup/sendmsg6")
+int mesh_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = { .proto = protocol(ctx) };
+	struct cpu_state *cpu = this_cpu();
+	struct choice to = {};
+	int exit;
+
+	if (!cpu)
+		return 1;
+	exit = untouched(ctx, key.proto);
+	if (exit >= 0) {
+		count(cpu, exit);
+		return 1;
+	}
+	key6(&key, ctx);
+	decide_send(ctx, cpu, &key, &to);
+	if (!to.addr)
+		return finish(to.exit);
+	write6(ctx, to.addr, to.port);
+	return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int mesh_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	const __be32 addr[4] = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 };
+	struct answered a = {};
+
+	find_answered(ctx, addr, ctx->user_port, &a);
+	if (a.asked) {
+		ctx->user_ip4 = a.asked[3];
+		ctx->user_port = a.port;
+	}
+	return 1;
+}
+
+SEC("cgroup/recvmsg6")
+int mesh_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	const __be32 addr[4] = { ctx->user_ip6[0], ctx->user_ip6[1],
+				 ctx->user_ip6[2], ctx->user_ip6[3] };
+	struct answered a = {};
+
+	find_answered(ctx, addr, ctx->user_port, &a);
+	if (a.asked)
+		write6(ctx, a.asked, a.port);
 	return 1;
 }
 
@@ -66,11 +160,12 @@ SEC("cgroup/getpeername4")
 int mesh_getpeername4(struct bpf_sock_addr *ctx)
 {
 	const __be32 addr[4] = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 };
-	const struct origin *o = asked_for(ctx, addr, ctx->user_port);
+	struct answered a = {};
 
-	if (o) {
-		ctx->user_ip4 = o->asked[3];
-		ctx->user_port = o->asked_port;
+	asked_for(ctx, addr, ctx->user_port, &a);
+	if (a.asked) {
+		ctx->user_ip4 = a.asked[3];
+		ctx->user_port = a.port;
 	}
 	return 1;
 }
@@ -80,15 +175,11 @@ int mesh_getpeername6(struct bpf_sock_addr *ctx)
 {
 	const __be32 addr[4] = { ctx->user_ip6[0], ctx->user_ip6[1],
 				 ctx->user_ip6[2], ctx->user_ip6[3] };
-	const struct origin *o = asked_for(ctx, addr, ctx->user_port);
+	struct answered a = {};
 
-	if (o) {
-		ctx->user_ip6[0] = o->asked[0];
-		ctx->user_ip6[1] = o->asked[1];
-		ctx->user_ip6[2] = o->asked[2];
-		ctx->user_ip6[3] = o->asked[3];
-		ctx->user_port = o->asked_port;
-	}
+	asked_for(ctx, addr, ctx->user_port, &a);
+	if (a.asked)
+		write6(ctx, a.asked, a.port);
 	return 1;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a socket asked for, kept so that getpeername can answer it.
+ * What a TCP socket asked for, kept so that getpeername can answer it. A UDP
+ * socket has that among its flows.
  *
  * A TCP socket has a place in the array origins, which costs little, or, where
  * the place is taken, its own storage, which costs 1 us. The programs see the
@@ -10,8 +11,8 @@
 #ifndef MESH_ORIGIN_H
 #define MESH_ORIGIN_H
 
-#include "choose.h"
 #include "config.h"
+#include "datagram.h"
 
 static __always_inline struct origin_place *origin_place(__u64 cookie)
 {
@@ -114,20 +115,25 @@ static __always_inline const struct origin *origin_of(struct bpf_sock_addr *ctx)
 }
 
 /*
- * asked_for returns what to answer for the peer at addr, port. The target is
+ * asked_for finds what to answer for the peer at addr, port. The target is
  * compared because a socket may have connected again where no program of ours
  * ran.
  */
-static __always_inline const struct origin *
-asked_for(struct bpf_sock_addr *ctx, const __be32 addr[4], __be16 port)
+static __always_inline void asked_for(struct bpf_sock_addr *ctx,
+				      const __be32 addr[4], __be16 port,
+				      struct answered *a)
 {
-	const struct origin *o = origin_of(ctx);
+	const struct origin *o;
 
-	if (!o || o->target_port != port || o->target[0] != addr[0] ||
-	    o->target[1] != addr[1] || o->target[2] != addr[2] ||
-	    o->target[3] != addr[3])
-		return NULL;
-	return o;
+	if (ctx->protocol == IPPROTO_UDP) {
+		connected_to(ctx, addr, port, a);
+		return;
+	}
+	o = origin_of(ctx);
+	if (o && o->target_port == port && same_addr(o->target, addr)) {
+		a->asked = o->asked;
+		a->port = o->asked_port;
+	}
 }
 
 #endif

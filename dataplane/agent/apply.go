@@ -89,6 +89,7 @@ func (a *Agent) apply(ctx context.Context, u numbered) {
 	case err != nil:
 		a.refuse(u, err)
 	default:
+		a.pods.endStale()
 		a.state.succeed(u)
 		a.cfg.Log.Debug("applied", "version", u.Version, "services", len(u.Snapshot.Services))
 	}

@@ -18,6 +18,7 @@ import (
 type enroller interface {
 	Enrol(dataplane.Pod) error
 	Leave(dataplane.Pod) error
+	EndStale(...*os.File) ([]dataplane.Ended, error)
 	Usage() ([]dataplane.Usage, error)
 }
 
@@ -213,6 +214,26 @@ func (p *pods) tidy() {
 	}
 	if changed {
 		p.keep()
+	}
+}
+
+// endStale ends the UDP sockets that a change has left with an endpoint that is
+// none any more.
+func (p *pods) endStale() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []*os.File
+	for _, e := range p.known {
+		if e.netns != nil {
+			all = append(all, e.netns)
+		}
+	}
+	ended, err := p.node.EndStale(all...)
+	for _, s := range ended {
+		p.log.Debug("a UDP socket was ended, its endpoint has left the service", "asked", s.Asked, "endpoint", s.Target)
+	}
+	if err != nil {
+		p.log.Error("UDP sockets stay connected to endpoints that have left their service", "err", err)
 	}
 }
 

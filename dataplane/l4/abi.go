@@ -31,9 +31,11 @@ func wordsAddr(w [4]uint32) netip.Addr {
 // swapPort turns host to network byte order and back.
 func swapPort(p uint16) uint16 { return p<<8 | p>>8 }
 
-func frontendKey(addr netip.Addr, port uint16) meshFrontendKey {
-	return meshFrontendKey{Addr: addrWords(addr), Port: swapPort(port), Proto: uint8(intent.TCP)}
+func frontendKey(f intent.Frontend) meshFrontendKey {
+	return meshFrontendKey{Addr: addrWords(f.Addr), Port: swapPort(f.Port), Proto: uint8(f.Protocol)}
 }
+
+func isUDP(k meshFrontendKey) bool { return k.Proto == uint8(intent.UDP) }
 
 func keyString(k meshFrontendKey) string {
 	return intent.Frontend{

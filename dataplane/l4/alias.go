@@ -1,6 +1,10 @@
 package l4
 
-import "math/bits"
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+)
 
 // target is one endpoint of a set.
 type target struct {
@@ -9,9 +13,15 @@ type target struct {
 	weight uint32 // never 0
 }
 
+// compare is the order of a set's targets. It need be no order of addresses, only
+// the one in which the programs compare words.
+func (t target) compare(o target) int {
+	return cmp.Or(slices.Compare(t.addr[:], o.addr[:]), cmp.Compare(t.port, o.port), cmp.Compare(t.weight, o.weight))
+}
+
 // aliasTable spreads targets over as many columns, so that a column chosen
 // evenly, and one of its two outcomes chosen by its threshold, give each target
-// with probability weight / total. The method is Vose's (IEEE Trans. Software
+// with probability weight / total; the first outcome of column i is target i. The method is Vose's (IEEE Trans. Software
 // Eng. 17(9), 1991), in integers: each target's probability is off by less than
 // 2^-32, whatever the weights.
 func aliasTable(targets []target) []meshSlot {

@@ -35,6 +35,7 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	e.staleUDP = e.staleUDP || p.endsUDP
 	if err := e.carryOut(p); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}

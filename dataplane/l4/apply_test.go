@@ -109,7 +109,7 @@ func TestCapacityIsCheckedBeforeTheFirstWrite(t *testing.T) {
 	n := newNode(t)
 	p := n.pod(t, "default/client")
 	e := n.open(t, Options{HidePeer: true, Limits: Limits{Managed: 1, Frontends: 4, Slots: 3}})
-	a, b := workload("a", "10.1.0.1"), workload("b", "10.1.0.2")
+	a, b, other := workload("a", "10.1.0.1"), workload("b", "10.1.0.2"), workload("c", "10.1.0.3")
 	apply(t, e, service("web", []string{"10.9.0.1"}, []uint16{80}, a, b))
 	must(t, e.Enrol(p.Pod))
 	before := e.writes()
@@ -120,7 +120,7 @@ func TestCapacityIsCheckedBeforeTheFirstWrite(t *testing.T) {
 		want CapacityError
 	}{
 		// Two old slots and two new ones stand side by side.
-		{"slots", service("web", []string{"10.9.0.1"}, []uint16{80}, b, a), CapacityError{Map: "slots", Need: 4, Have: 3}},
+		{"slots", service("web", []string{"10.9.0.1"}, []uint16{80}, a, other), CapacityError{Map: "slots", Need: 4, Have: 3}},
 		{"frontends", service("web", []string{"10.9.0.1"}, []uint16{80, 81, 82, 83}, a, b), CapacityError{Map: "frontends", Need: 5, Have: 4}},
 	} {
 		err := e.Apply(context.Background(), intent.Snapshot{Services: []*intent.Service{c.svc}})
@@ -136,8 +136,7 @@ func TestCapacityIsCheckedBeforeTheFirstWrite(t *testing.T) {
 		t.Errorf("the old state does not serve: %v, %v", a.Peer, a.Errno)
 	}
 	var full CapacityError
-	other := n.pod(t, "default/other")
-	if err := e.Enrol(other.Pod); !errors.As(err, &full) || full != (CapacityError{Map: "managed", Need: 2, Have: 1}) {
+	if err := e.Enrol(n.pod(t, "default/other").Pod); !errors.As(err, &full) || full != (CapacityError{Map: "managed", Need: 2, Have: 1}) {
 		t.Errorf("a second pod: %v", err)
 	}
 	audited(t, e)
@@ -147,8 +146,6 @@ func TestUnsupportedIsNamedAndNothingWritten(t *testing.T) {
 	n := newNode(t)
 	e := n.open(t, Options{})
 	way := &intent.Waypoint{Name: "default/waypoint", Codec: intent.OriginalDst, Port: 15029}
-	udp := service("dns", []string{"10.9.0.1"}, []uint16{53})
-	udp.Ports[0].Protocol = intent.UDP
 	l7 := service("web", []string{"10.9.0.2"}, []uint16{80})
 	l7.Waypoint = way
 	pod := workload("pod", "10.1.0.1")
@@ -159,7 +156,6 @@ func TestUnsupportedIsNamedAndNothingWritten(t *testing.T) {
 		s    intent.Snapshot
 		want intent.UnsupportedError
 	}{
-		{intent.Snapshot{Services: []*intent.Service{udp}}, intent.UnsupportedError{Resource: "service default/dns", Field: "port 53/UDP"}},
 		{intent.Snapshot{Services: []*intent.Service{l7}}, intent.UnsupportedError{Resource: "service default/web", Field: "waypoint"}},
 		{intent.Snapshot{Workloads: []*intent.Workload{pod}}, intent.UnsupportedError{Resource: "workload pod", Field: "waypoint"}},
 		{intent.Snapshot{Policies: []*intent.Policy{{Name: "deny", Namespace: "default"}}}, intent.UnsupportedError{Resource: "policy default/deny", Field: "enforcement"}},
@@ -254,7 +250,7 @@ func TestAuditNamesEachDifference(t *testing.T) {
 	must(t, e.Enrol(p.Pod))
 	audited(t, e)
 
-	key := frontendKey(addr("10.9.0.1"), 80)
+	key := tcpKey(addr("10.9.0.1"), 80)
 	slot := e.state.byName["default/own-port"].sets[0].id.set
 	must(t, e.frontends.m.Delete(key))
 	must(t, e.slots.m.Put(slot, meshSlot{}))
@@ -284,7 +280,7 @@ func TestApplyAfterAFailedWrite(t *testing.T) {
 	apply(t, e, last)
 	// Someone else fills the map, which the engine's own count cannot know.
 	for i := range uint16(6) {
-		k := frontendKey(addr("10.9.9.9"), 1+i)
+		k := tcpKey(addr("10.9.9.9"), 1+i)
 		must(t, e.frontends.m.Put(k, seal(k, meshFrontend{})))
 	}
 	next := service("web", []string{"10.9.0.1"}, []uint16{80, 81}, b, a)

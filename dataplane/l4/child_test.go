@@ -50,6 +50,7 @@ type answer struct {
 	FD    int
 	Errno syscall.Errno
 	Peer  netip.AddrPort
+	Heard heard
 	Tally []tally
 }
 
@@ -116,6 +117,8 @@ func serveCalls(in io.Reader, out io.Writer) error {
 		}
 		var a answer
 		switch q.Op {
+		case "askers":
+			h = startAskers(q.N, q.All)
 		case "hammer":
 			h = startHammer(q.N, q.All)
 		case "halt":
@@ -144,6 +147,18 @@ func perform(q call) (a answer) {
 		a.Peer, err = peerOf(q.FD)
 	case "close":
 		err = unix.Close(q.FD)
+	case "udp":
+		a.FD, err = openUDP(q.Domain)
+	case "say":
+		err = say(q.FD, q.Domain, q.To)
+	case "hear":
+		a.Heard, err = hear(q.FD)
+	case "datagram":
+		a.Heard, err = askOnce(q.Domain, q.To, false)
+		a.Peer = a.Heard.At
+	case "connected datagram":
+		a.Heard, err = askOnce(q.Domain, q.To, true)
+		a.Peer = a.Heard.At
 	case "dial":
 		a.Peer, err = dialOnce(q.Domain, q.Type, q.Proto, q.To)
 	case "repeat":
@@ -213,13 +228,17 @@ func peerOf(fd int) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
+	return addrPortOf(sa), nil
+}
+
+func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), nil
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), nil
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	}
-	return netip.AddrPort{}, unix.EAFNOSUPPORT
+	return netip.AddrPort{}
 }
 
 // disconnect is connect(2) to AF_UNSPEC, which the library cannot express.

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -9,8 +10,8 @@ import (
 // compiled is one service in the form of the maps, before sets are placed.
 type compiled struct {
 	service *intent.Service
-	// addresses are the keys, at port 0, under which the service's addresses
-	// are known.
+	// addresses are the keys, at port 0 of TCP, under which the service's
+	// addresses are known.
 	addresses []meshFrontendKey
 	fronts    []front
 	sets      []*slotSet
@@ -46,7 +47,7 @@ type slotSet struct {
 func compile(svc *intent.Service, from intent.Place) *compiled {
 	c := &compiled{service: svc}
 	for _, addr := range svc.Addresses {
-		c.addresses = append(c.addresses, frontendKey(addr, 0))
+		c.addresses = append(c.addresses, frontendKey(intent.Frontend{Addr: addr, Protocol: intent.TCP}))
 	}
 	for _, port := range svc.Ports {
 		c.port(port, from)
@@ -58,7 +59,7 @@ func (c *compiled) port(p intent.Port, from intent.Place) {
 	if c.service.Balance.Mode == intent.Passthrough {
 		for _, addr := range c.service.Addresses {
 			c.fronts = append(c.fronts, front{
-				key:   frontendKey(addr, p.Port),
+				key:   frontendKey(frontendOf(addr, p)),
 				flags: uint16(meshFrontendFlagFRONTEND_PASSTHROUGH),
 			})
 		}
@@ -80,9 +81,13 @@ func (c *compiled) family(p intent.Port, v6 bool, from intent.Place) {
 			f.set, f.targetPort = c.share(c.service.Targets(p, v6, from))
 			found = true
 		}
-		f.key = frontendKey(addr, p.Port)
+		f.key = frontendKey(frontendOf(addr, p))
 		c.fronts = append(c.fronts, f)
 	}
+}
+
+func frontendOf(addr netip.Addr, p intent.Port) intent.Frontend {
+	return intent.Frontend{Addr: addr, Port: p.Port, Protocol: p.Protocol}
 }
 
 // share returns the set of these targets, and the port that all of them have.
@@ -104,6 +109,7 @@ func (c *compiled) share(wanted []intent.Target) (*slotSet, uint16) {
 			targets[i].port = swapPort(t.Addr.Port())
 		}
 	}
+	slices.SortFunc(targets, target.compare) // is_member of bpf/mesh searches
 	return c.setOf(targets), swapPort(common)
 }
 

@@ -87,7 +87,7 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
-// Other protocols than TCP are left alone; MPTCP is TCP to the decision.
+// MPTCP is TCP to the decision.
 func TestProtocols(t *testing.T) {
 	n := newNode(t)
 	p := n.pod(t, "default/client")
@@ -96,13 +96,6 @@ func TestProtocols(t *testing.T) {
 	must(t, e.Enrol(p.Pod))
 	vip := addrPort("10.9.0.1:80")
 
-	t.Run("UDP", func(t *testing.T) {
-		var a answer
-		exits := exitsOf(t, e, func() { a = p.do(t, call{Op: "dial", Domain: v4, Type: unix.SOCK_DGRAM, To: vip}) })
-		if a.Peer != vip || exits[intent.PassProtocol] != 1 || len(exits) != 1 {
-			t.Errorf("peer %v, exits %v", a.Peer, exits)
-		}
-	})
 	t.Run("MPTCP", func(t *testing.T) {
 		var a answer
 		exits := exitsOf(t, e, func() {

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
 )
 
 var errClosed = errors.New("the engine is closed")
@@ -32,6 +33,10 @@ type Engine struct {
 	slots     table[uint32, meshSlot]
 	flips     table[uint32, uint32]
 	cpus      *ebpf.Map
+	ender     *link.Iter // nil: the kernel cannot end UDP sockets
+	// staleUDP is set while connected UDP sockets may lead to endpoints that
+	// have left.
+	staleUDP  bool
 	coll      *ebpf.Collection
 	hooks     []*hook
 	grace     *grace
@@ -97,6 +102,8 @@ func (e *Engine) load(o Options) error {
 	if err := e.configure(spec, o); err != nil {
 		return err
 	}
+	ender := spec.Programs[meshProgMeshEndUdp]
+	delete(spec.Programs, meshProgMeshEndUdp)
 	var options ebpf.CollectionOptions
 	if e.pins != nil {
 		if err := e.pins.prepare(spec); err != nil {
@@ -119,7 +126,7 @@ func (e *Engine) load(o Options) error {
 		return err
 	}
 	e.closers = append(e.closers, e.grace)
-	return nil
+	return e.loadEnder(ender, spec)
 }
 
 // configure sets what the programs take as constants and the maps as sizes.
@@ -175,6 +182,7 @@ func (e *Engine) adopt() error {
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {
 		return err
 	}
+	e.staleUDP = true
 	if err := e.flipping(false); err != nil { // it may have been killed while it did
 		return err
 	}

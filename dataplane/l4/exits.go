@@ -20,6 +20,15 @@ const (
 	// OriginLost: a connection was redirected, but the kernel had no memory to
 	// keep the asked address: getpeername answers the endpoint.
 	OriginLost Event = "origin-lost"
+	// RefuseNoFlow: a UDP connect or send was refused, since the kernel had no
+	// memory to keep what it asked for: its replies would show the endpoint.
+	RefuseNoFlow Event = "refuse-no-flow"
+	// FlowEvicted: a UDP socket sends to more addresses than are kept for it, so
+	// its next datagram to the one it used least recently is chosen anew.
+	FlowEvicted Event = "flow-evicted"
+	// FlowShared: a UDP socket sends to two addresses that lead to one endpoint,
+	// and there was no other: replies show the address that it used last.
+	FlowShared Event = "flow-shared"
 )
 
 var exitNames = map[meshMeshExit]intent.Exit{
@@ -36,11 +45,14 @@ var exitNames = map[meshMeshExit]intent.Exit{
 
 var eventNames = map[meshMeshExit]Event{
 	meshMeshExitEXIT_REFUSE_SLOT_MISS: RefuseSlotMiss,
+	meshMeshExitEXIT_REFUSE_NO_FLOW:   RefuseNoFlow,
+	meshMeshExitEVENT_FLOW_EVICTED:    FlowEvicted,
+	meshMeshExitEVENT_FLOW_SHARED:     FlowShared,
 	meshMeshExitEVENT_RETRY:           Retry,
 	meshMeshExitEVENT_ORIGIN_LOST:     OriginLost,
 }
 
-// Exits returns how many connects ended with each exit since the maps were made.
+// Exits returns how many connects, and sends of unconnected UDP sockets, ended with each exit since the maps were made.
 func (e *Engine) Exits() (map[intent.Exit]uint64, error) { return counters(e, exitNames) }
 
 // Events returns how often each event happened since the maps were made.

@@ -68,6 +68,9 @@ func (w *worker) service() *intent.Service {
 		if w.r.IntN(2) == 0 {
 			svc.Ports = append(svc.Ports, intent.Port{Port: p, Target: w.targetPort(), Protocol: intent.TCP})
 		}
+		if w.r.IntN(3) == 0 {
+			svc.Ports = append(svc.Ports, intent.Port{Port: p, Target: w.targetPort(), Protocol: intent.UDP})
+		}
 	}
 	for i := range w.r.IntN(6) {
 		svc.Endpoints = append(svc.Endpoints, intent.Endpoint{Workload: w.workload(i), Ports: w.ownPorts()})

@@ -20,7 +20,7 @@ type hook struct {
 
 // programs lists what is attached, in an order in which a half-done attachment
 // does no harm: what answers for and frees a kept address comes before what
-// keeps it.
+// keeps it, and what keeps one for datagrams before what sends them elsewhere.
 var programs = []struct {
 	name     string
 	attach   ebpf.AttachType
@@ -29,6 +29,10 @@ var programs = []struct {
 	{meshProgMeshSockRelease, ebpf.AttachCgroupInetSockRelease, true},
 	{meshProgMeshGetpeername4, ebpf.AttachCgroupInet4GetPeername, true},
 	{meshProgMeshGetpeername6, ebpf.AttachCgroupInet6GetPeername, true},
+	{meshProgMeshRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, false},
+	{meshProgMeshRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, false},
+	{meshProgMeshSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, false},
+	{meshProgMeshSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, false},
 	{meshProgMeshConnect4, ebpf.AttachCGroupInet4Connect, false},
 	{meshProgMeshConnect6, ebpf.AttachCGroupInet6Connect, false},
 }

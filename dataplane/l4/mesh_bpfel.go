@@ -15,8 +15,26 @@ import (
 
 type meshCpuState struct {
 	_      structs.HostLayout
-	Exits  [12]uint64
+	Exits  [15]uint64
 	Random uint64
+}
+
+type meshFlow struct {
+	_          structs.HostLayout
+	Asked      [4]uint32
+	Target     [4]uint32
+	AskedPort  uint16
+	TargetPort uint16
+	Generation uint32
+	Used       uint32
+}
+
+type meshFlows struct {
+	_         structs.HostLayout
+	Clock     uint32
+	At        uint32
+	Connected meshFlow
+	Sent      [16]meshFlow
 }
 
 type meshFrontend struct {
@@ -44,10 +62,25 @@ type meshFrontendKey struct {
 	Pad   [5]uint8
 }
 
+type meshLate struct {
+	_         structs.HostLayout
+	Asked     [4]uint32
+	AskedPort uint16
+	Pad       [2]uint8
+}
+
+type meshLateKey struct {
+	_          structs.HostLayout
+	Cookie     uint64
+	Target     [4]uint32
+	TargetPort uint16
+	Pad        [6]uint8
+}
+
 type meshMeshAbi uint32
 
 const (
-	meshMeshAbiMESH_ABI meshMeshAbi = 1
+	meshMeshAbiMESH_ABI meshMeshAbi = 2
 )
 
 type meshMeshExit uint32
@@ -63,9 +96,12 @@ const (
 	meshMeshExitEXIT_REFUSE_NO_ENDPOINT meshMeshExit = 7
 	meshMeshExitEXIT_REFUSE_NO_PORT     meshMeshExit = 8
 	meshMeshExitEXIT_REFUSE_SLOT_MISS   meshMeshExit = 9
-	meshMeshExitEVENT_RETRY             meshMeshExit = 10
-	meshMeshExitEVENT_ORIGIN_LOST       meshMeshExit = 11
-	meshMeshExitMESH_EXITS              meshMeshExit = 12
+	meshMeshExitEXIT_REFUSE_NO_FLOW     meshMeshExit = 10
+	meshMeshExitEVENT_RETRY             meshMeshExit = 11
+	meshMeshExitEVENT_ORIGIN_LOST       meshMeshExit = 12
+	meshMeshExitEVENT_FLOW_EVICTED      meshMeshExit = 13
+	meshMeshExitEVENT_FLOW_SHARED       meshMeshExit = 14
+	meshMeshExitMESH_EXITS              meshMeshExit = 15
 )
 
 type meshMeshSize uint32
@@ -73,6 +109,8 @@ type meshMeshSize uint32
 const (
 	meshMeshSizePOD_PLACES    meshMeshSize = 32768
 	meshMeshSizeORIGIN_PLACES meshMeshSize = 8192
+	meshMeshSizeFLOWS         meshMeshSize = 16
+	meshMeshSizeLATE_FLOWS    meshMeshSize = 2048
 )
 
 type meshOriginPlace struct {
@@ -106,15 +144,22 @@ const (
 	meshMapCpus              = "cpus"
 	meshMapFlips             = "flips"
 	meshMapFrontends         = "frontends"
+	meshMapLates             = "lates"
 	meshMapManaged           = "managed"
 	meshMapOrigins           = "origins"
 	meshMapPods              = "pods"
 	meshMapSlots             = "slots"
 	meshMapSpilled           = "spilled"
+	meshMapUdpFlows          = "udp_flows"
 	meshProgMeshConnect4     = "mesh_connect4"
 	meshProgMeshConnect6     = "mesh_connect6"
+	meshProgMeshEndUdp       = "mesh_end_udp"
 	meshProgMeshGetpeername4 = "mesh_getpeername4"
 	meshProgMeshGetpeername6 = "mesh_getpeername6"
+	meshProgMeshRecvmsg4     = "mesh_recvmsg4"
+	meshProgMeshRecvmsg6     = "mesh_recvmsg6"
+	meshProgMeshSendmsg4     = "mesh_sendmsg4"
+	meshProgMeshSendmsg6     = "mesh_sendmsg6"
 	meshProgMeshSockRelease  = "mesh_sock_release"
 	meshVarCfgAbi            = "cfg_abi"
 	meshVarCfgExit           = "cfg_exit"
@@ -169,8 +214,13 @@ type meshSpecs struct {
 type meshProgramSpecs struct {
 	MeshConnect4     *ebpf.ProgramSpec `ebpf:"mesh_connect4"`
 	MeshConnect6     *ebpf.ProgramSpec `ebpf:"mesh_connect6"`
+	MeshEndUdp       *ebpf.ProgramSpec `ebpf:"mesh_end_udp"`
 	MeshGetpeername4 *ebpf.ProgramSpec `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.ProgramSpec `ebpf:"mesh_getpeername6"`
+	MeshRecvmsg4     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg4"`
+	MeshRecvmsg6     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg6"`
+	MeshSendmsg4     *ebpf.ProgramSpec `ebpf:"mesh_sendmsg4"`
+	MeshSendmsg6     *ebpf.ProgramSpec `ebpf:"mesh_sendmsg6"`
 	MeshSockRelease  *ebpf.ProgramSpec `ebpf:"mesh_sock_release"`
 }
 
@@ -181,11 +231,13 @@ type meshMapSpecs struct {
 	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
 	Flips     *ebpf.MapSpec `ebpf:"flips"`
 	Frontends *ebpf.MapSpec `ebpf:"frontends"`
+	Lates     *ebpf.MapSpec `ebpf:"lates"`
 	Managed   *ebpf.MapSpec `ebpf:"managed"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Pods      *ebpf.MapSpec `ebpf:"pods"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Spilled   *ebpf.MapSpec `ebpf:"spilled"`
+	UdpFlows  *ebpf.MapSpec `ebpf:"udp_flows"`
 }
 
 // meshVariableSpecs contains global variables before they are loaded into the kernel.
@@ -224,11 +276,13 @@ type meshMaps struct {
 	Cpus      *ebpf.Map `ebpf:"cpus"`
 	Flips     *ebpf.Map `ebpf:"flips"`
 	Frontends *ebpf.Map `ebpf:"frontends"`
+	Lates     *ebpf.Map `ebpf:"lates"`
 	Managed   *ebpf.Map `ebpf:"managed"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Pods      *ebpf.Map `ebpf:"pods"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Spilled   *ebpf.Map `ebpf:"spilled"`
+	UdpFlows  *ebpf.Map `ebpf:"udp_flows"`
 }
 
 func (m *meshMaps) Close() error {
@@ -236,11 +290,13 @@ func (m *meshMaps) Close() error {
 		m.Cpus,
 		m.Flips,
 		m.Frontends,
+		m.Lates,
 		m.Managed,
 		m.Origins,
 		m.Pods,
 		m.Slots,
 		m.Spilled,
+		m.UdpFlows,
 	)
 }
 
@@ -263,8 +319,13 @@ type meshVariables struct {
 type meshPrograms struct {
 	MeshConnect4     *ebpf.Program `ebpf:"mesh_connect4"`
 	MeshConnect6     *ebpf.Program `ebpf:"mesh_connect6"`
+	MeshEndUdp       *ebpf.Program `ebpf:"mesh_end_udp"`
 	MeshGetpeername4 *ebpf.Program `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.Program `ebpf:"mesh_getpeername6"`
+	MeshRecvmsg4     *ebpf.Program `ebpf:"mesh_recvmsg4"`
+	MeshRecvmsg6     *ebpf.Program `ebpf:"mesh_recvmsg6"`
+	MeshSendmsg4     *ebpf.Program `ebpf:"mesh_sendmsg4"`
+	MeshSendmsg6     *ebpf.Program `ebpf:"mesh_sendmsg6"`
 	MeshSockRelease  *ebpf.Program `ebpf:"mesh_sock_release"`
 }
 
@@ -272,8 +333,13 @@ func (p *meshPrograms) Close() error {
 	return _MeshClose(
 		p.MeshConnect4,
 		p.MeshConnect6,
+		p.MeshEndUdp,
 		p.MeshGetpeername4,
 		p.MeshGetpeername6,
+		p.MeshRecvmsg4,
+		p.MeshRecvmsg6,
+		p.MeshSendmsg4,
+		p.MeshSendmsg6,
 		p.MeshSockRelease,
 	)
 }

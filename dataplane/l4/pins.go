@@ -94,8 +94,8 @@ func (p *pins) link(program string) string { return filepath.Join(p.dir, "link_"
 func (p *pins) prepare(spec *ebpf.CollectionSpec) error {
 	var missing, present []string
 	for name, m := range spec.Maps {
-		if strings.HasPrefix(name, ".") {
-			continue // constants of one load
+		if ofOneLoad(name) {
+			continue
 		}
 		m.Pinning = ebpf.PinByName
 		if exists(filepath.Join(p.dir, name)) {
@@ -138,6 +138,9 @@ func (p *pins) compatible(spec *ebpf.CollectionSpec) error {
 	}
 	return nil
 }
+
+// ofOneLoad is true for the maps of a program's constants.
+func ofOneLoad(mapName string) bool { return strings.HasPrefix(mapName, ".") }
 
 func (p *pins) unpin(names []string) error {
 	for _, name := range names {

@@ -123,17 +123,33 @@ func (w *worker) connect(t *testing.T, s intent.Snapshot) error {
 	} else if w.r.IntN(3) == 0 {
 		domain, to = v6, netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port())
 	}
-	want := intent.Decide(s, intent.Caller{Managed: managed, Place: here}, to, intent.TCP)
+	ask, proto := w.ask(domain, to)
+	want := intent.Decide(s, intent.Caller{Managed: managed, Place: here}, to, proto)
 	w.seen[want.Exit] = true
 	var a answer
-	exits := exitsOf(t, w.e, func() { a = from.dial(t, domain, to) })
+	exits := exitsOf(t, w.e, func() { a = from.do(t, ask) })
 	if exits[want.Exit] != 1 || len(exits) != 1 {
-		return fmt.Errorf("%v: exits %v, want %s", to, exits, want.Exit)
+		return fmt.Errorf("%s %v: exits %v, want %s", ask.Op, to, exits, want.Exit)
 	}
 	if !agrees(want, to, a) {
-		return fmt.Errorf("%v: errno %w, peer %v, want %s to %v", to, a.Errno, a.Peer, want.Exit, want.Targets)
+		return fmt.Errorf("%s %v: errno %w, peer %v, want %s to %v", ask.Op, to, a.Errno, a.Peer, want.Exit, want.Targets)
+	}
+	if proto == intent.UDP && a.Errno == 0 && a.Heard.From != to {
+		return fmt.Errorf("%s %v: the reply shows %v", ask.Op, to, a.Heard.From)
 	}
 	return nil
+}
+
+// ask is a TCP connection, or a datagram on a connected or unconnected socket;
+// for those the answer's Peer is who sent the reply.
+func (w *worker) ask(domain int, to netip.AddrPort) (call, intent.Protocol) {
+	switch w.r.IntN(4) {
+	case 0:
+		return call{Op: "datagram", Domain: domain, To: to}, intent.UDP
+	case 1:
+		return call{Op: "connected datagram", Domain: domain, To: to}, intent.UDP
+	}
+	return call{Op: "dial", Domain: domain, Type: unix.SOCK_STREAM, To: to}, intent.TCP
 }
 
 // The control: kernels that differ from the Snapshot in one entry are caught.
@@ -181,9 +197,9 @@ func agrees(want intent.Decision, asked netip.AddrPort, a answer) bool {
 		return a.Errno == unix.ECONNREFUSED
 	}
 	if want.Exit != intent.Redirect {
-		return a.Errno == 0 && a.Peer == asked
+		return a.Errno == 0 && unmapped(a.Peer) == unmapped(asked)
 	}
-	peer := netip.AddrPortFrom(a.Peer.Addr().Unmap(), a.Peer.Port())
+	peer := unmapped(a.Peer)
 	for _, target := range want.Targets {
 		if a.Errno == 0 && target.Addr == peer {
 			return true
@@ -236,3 +252,5 @@ func dump(tb testing.TB, e *Engine) map[string][]string {
 	}))
 	return all
 }
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

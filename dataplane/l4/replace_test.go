@@ -100,7 +100,7 @@ func TestFlipsWithoutPause(t *testing.T) {
 	all := p.hammering(t, asked, func() {
 		for end := time.Now().Add(replacing); time.Now().Before(end); {
 			for _, ask := range asked {
-				k := frontendKey(addrPort(ask).Addr(), 80)
+				k := tcpKey(addrPort(ask).Addr(), 80)
 				must(t, e.frontends.m.Put(k, e.state.fronts[k]))
 				flips++
 			}
@@ -240,7 +240,7 @@ func TestForeignAndTornValuesAreNotBelieved(t *testing.T) {
 	services, _ := rivals(0)
 	apply(t, e, services...)
 	must(t, e.Enrol(p.Pod))
-	mine, other := frontendKey(addr("10.9.0.1"), 80), frontendKey(addr("10.9.0.2"), 80)
+	mine, other := tcpKey(addr("10.9.0.1"), 80), tcpKey(addr("10.9.0.2"), 80)
 	torn := e.state.fronts[mine]
 	torn.TargetPort = e.state.fronts[other].TargetPort
 	for name, v := range map[string]meshFrontend{"foreign": e.state.fronts[other], "torn": torn} {

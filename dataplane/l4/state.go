@@ -126,6 +126,9 @@ type plan struct {
 	drop     []meshFrontendKey
 	// replaces is set when a program may hold a value that the plan ends.
 	replaces bool
+	// endsUDP is set when a connected UDP socket may have an endpoint that the
+	// plan takes away.
+	endsUDP bool
 	// added is the number of frontend keys that were not there.
 	added int
 }
@@ -171,6 +174,7 @@ func (p *plan) want(s *state, k meshFrontendKey, v meshFrontend) {
 	}
 	if ok {
 		p.replaces = true
+		p.endsUDP = p.endsUDP || isUDP(k)
 	} else {
 		p.added++
 	}
@@ -185,6 +189,7 @@ func (p *plan) unwanted(s *state, claimed map[meshFrontendKey]struct{}) {
 	for k := range s.fronts {
 		if _, wanted := claimed[k]; !wanted {
 			p.drop = append(p.drop, k)
+			p.endsUDP = p.endsUDP || isUDP(k)
 		}
 	}
 	p.replaces = true

@@ -18,11 +18,6 @@ func supported(s intent.Snapshot) error {
 		if svc.Waypoint != nil {
 			add("waypoint", "service %s", svc.Key())
 		}
-		for _, p := range svc.Ports {
-			if p.Protocol != intent.TCP {
-				add(fmt.Sprintf("port %d/%s", p.Port, p.Protocol), "service %s", svc.Key())
-			}
-		}
 	}
 	for _, w := range s.Workloads {
 		if w.Waypoint != nil {

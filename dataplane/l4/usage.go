@@ -34,6 +34,8 @@ func (e *Engine) Usage() ([]Usage, error) {
 		{Map: meshMapCpus},
 		{Map: meshMapOrigins},
 		{Map: meshMapSpilled},
+		{Map: meshMapUdpFlows},
+		{Map: meshMapLates},
 	}
 	for i := range all {
 		var err error

@@ -92,6 +92,7 @@ func (n *node) pod(tb testing.TB, name string) *pod {
 	tb.Cleanup(func() { ns.Close() })
 	ownAddresses(tb, ns)
 	listen(tb, ns)
+	serveUDP(tb, ns)
 	cg := makeCgroup(tb, filepath.Join(n.cgroup.Name(), strings.ReplaceAll(name, "/", "-")))
 	p := &pod{Pod: Pod{Name: name, Netns: ns, Cgroup: cg}}
 	p.child = startChild(tb, ns, cg)
@@ -212,4 +213,8 @@ func counts(tb testing.TB, e *Engine) map[intent.Exit]uint64 {
 		all[intent.Exit(name)] = n
 	}
 	return all
+}
+
+func tcpKey(a netip.Addr, port uint16) meshFrontendKey {
+	return frontendKey(intent.Frontend{Addr: a, Port: port, Protocol: intent.TCP})
 }

@@ -151,6 +151,9 @@ func (g *Ground) Attach(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, 
 			Target: int(g.cgroup.Fd()), Program: prog, Attach: spec.AttachType,
 		})
 	case ebpf.Tracing:
+		if spec.AttachType == ebpf.AttachTraceIter {
+			return link.AttachIter(link.IterOptions{Program: prog})
+		}
 		return link.AttachTracing(link.TracingOptions{Program: prog})
 	case ebpf.RawTracepoint:
 		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: spec.AttachTo, Program: prog})

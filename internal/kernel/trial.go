@@ -187,6 +187,7 @@ var hookNeeds = map[ebpf.AttachType]Feature{
 	ebpf.AttachTraceFEntry:            Fentry,
 	ebpf.AttachTraceFExit:             Fentry,
 	ebpf.AttachTraceRawTp:             TpBTF,
+	ebpf.AttachTraceIter:              SockDestroy,
 	ebpf.AttachTraceKprobeMulti:       KprobeMulti,
 	ebpf.AttachTCXIngress:             TCX,
 	ebpf.AttachTCXEgress:              TCX,

@@ -1,0 +1,535 @@
+package l4
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// udpService is service for datagrams.
+func udpService(name string, vips []string, workloads ...*intent.Workload) *intent.Service {
+	s := service(name, vips, []uint16{80}, workloads...)
+	s.Ports[0].Protocol = intent.UDP
+	return s
+}
+
+// udpDecisions are the services of decisions, for datagrams.
+func udpDecisions() []*intent.Service {
+	all := decisions()
+	for _, s := range all {
+		for i := range s.Ports {
+			s.Ports[i].Protocol = intent.UDP
+		}
+	}
+	return all
+}
+
+// mesh is an engine with one managed pod.
+func mesh(t *testing.T, services ...*intent.Service) (*Engine, *pod) {
+	t.Helper()
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{})
+	apply(t, e, services...)
+	must(t, e.Enrol(p.Pod))
+	return e, p
+}
+
+var udpCases = []struct {
+	name   string
+	domain int
+	to     string
+	exit   intent.Exit
+	at     []string // the endpoints of which one must answer; none: refused
+}{
+	{"redirect v4", v4, "10.9.0.1:80", intent.Redirect, []string{"10.1.0.1:7001"}},
+	{"redirect v6", v6, "[fd00:9::1]:80", intent.Redirect, []string{"[fd00:1::1]:7001"}},
+	{"redirect v4-mapped", v6, "[::ffff:10.9.0.1]:80", intent.Redirect, []string{"10.1.0.1:7001"}},
+	{"own target port", v4, "10.9.0.5:80", intent.Redirect, []string{"10.1.0.1:7002", "10.1.0.2:7001"}},
+	{"passthrough", v4, "10.9.0.3:80", intent.PassPassthrough, []string{"10.9.0.3:80"}},
+	{"no endpoint v4", v4, "10.9.0.2:80", intent.RefuseNoEndpoint, nil},
+	{"no endpoint v6", v6, "[fd00:9::2]:80", intent.RefuseNoEndpoint, nil},
+	{"no endpoint v4-mapped", v6, "[::ffff:10.9.0.2]:80", intent.RefuseNoEndpoint, nil},
+	{"no endpoint of the family", v6, "[fd00:9::4]:80", intent.RefuseNoEndpoint, nil},
+	{"undeclared port", v4, "10.9.0.1:7003", intent.PassNoVIP, []string{"10.9.0.1:7003"}},
+	{"unknown address v4", v4, "10.1.0.1:80", intent.PassNoVIP, []string{"10.1.0.1:80"}},
+	{"unknown address v6", v6, "[fd00:1::1]:80", intent.PassNoVIP, []string{"[fd00:1::1]:80"}},
+	{"loopback", v4, "127.0.0.1:80", intent.PassNoVIP, []string{"127.0.0.1:80"}},
+}
+
+// Datagrams are decided as the table says, and the reply of each comes from the
+// address that was asked, whether the socket is connected or not.
+func TestDatagrams(t *testing.T) {
+	e, p := mesh(t, udpDecisions()...)
+	snapshot := intent.Snapshot{Services: udpDecisions()}
+	for _, c := range udpCases {
+		to := addrPort(c.to)
+		want := intent.Decide(snapshot, intent.Caller{Managed: true, Place: here}, to, intent.UDP)
+		if want.Exit != c.exit {
+			t.Errorf("%s: the model says %s, the table %s", c.name, want.Exit, c.exit)
+		}
+		t.Run(c.name+"/unconnected", func(t *testing.T) {
+			testDatagram(t, e, p, call{Op: "say", Domain: c.domain, To: to}, c.exit, c.at)
+		})
+		t.Run(c.name+"/connected", func(t *testing.T) {
+			testDatagram(t, e, p, call{Op: "connect", Domain: c.domain, To: to}, c.exit, c.at)
+		})
+	}
+}
+
+// testDatagram makes the first call, which is decided, on a new socket.
+func testDatagram(t *testing.T, e *Engine, p *pod, first call, exit intent.Exit, at []string) {
+	t.Helper()
+	first.FD = p.udp(t, first.Domain)
+	defer p.do(t, call{Op: "close", FD: first.FD})
+	var a answer
+	exits := exitsOf(t, e, func() { a = p.do(t, first) })
+	if want := map[intent.Exit]uint64{exit: 1}; !reflect.DeepEqual(exits, want) {
+		t.Errorf("exits %v, want %v", exits, want)
+	}
+	if at == nil {
+		if a.Errno != unix.ECONNREFUSED {
+			t.Errorf("errno %v, want refused", a.Errno)
+		}
+		return
+	}
+	if a.Errno != 0 {
+		t.Fatalf("%s: %v", first.Op, a.Errno)
+	}
+	said := first.To.String()
+	if first.Op == "connect" {
+		said = "connected"
+		more := exitsOf(t, e, func() { p.mustDo(t, call{Op: "say", FD: first.FD}) })
+		if len(more) > 0 {
+			t.Errorf("a send of a connected socket was decided: %v", more)
+		}
+		p.wantPeer(t, first.FD, first.To.String())
+	}
+	h := p.hear(t, first.FD)
+	if h.From != first.To || h.Said != said || !slices.Contains(at, h.At.String()) {
+		t.Errorf("heard %+v, want a reply from %v, sent by one of %v", h, first.To, at)
+	}
+}
+
+// The control: a pod that is not managed asks the VIP itself.
+func TestDatagramsOfOthersPass(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/other")
+	e := n.open(t, Options{})
+	apply(t, e, udpDecisions()...)
+	testDatagram(t, e, p, call{Op: "say", Domain: v4, To: addrPort("10.9.0.1:80")}, intent.PassUnmanaged, []string{"10.9.0.1:80"})
+	testDatagram(t, e, p, call{Op: "connect", Domain: v6, To: addrPort("[fd00:9::1]:80")}, intent.PassUnmanaged, []string{"[fd00:9::1]:80"})
+}
+
+// A service of one protocol says nothing of the other, but for TCP's rule of
+// undeclared ports.
+func TestProtocolsAreApart(t *testing.T) {
+	tcp := service("tcp", []string{"10.9.0.1"}, []uint16{80}, workload("a", "10.1.0.1"))
+	e, p := mesh(t, tcp, udpService("udp", []string{"10.9.0.2"}, workload("b", "10.1.0.2")))
+	testDatagram(t, e, p, call{Op: "say", Domain: v4, To: addrPort("10.9.0.1:80")}, intent.PassNoVIP, []string{"10.9.0.1:80"})
+	exits := exitsOf(t, e, func() {
+		if a := p.dial(t, v4, addrPort("10.9.0.2:80")); a.Errno != unix.ECONNREFUSED {
+			t.Errorf("errno %v, want refused", a.Errno)
+		}
+	})
+	if exits[intent.RefuseNoPort] != 1 || len(exits) != 1 {
+		t.Errorf("exits %v", exits)
+	}
+}
+
+// trio is a service with three endpoints, of which some are given.
+func trio(have ...int) *intent.Service {
+	var ws []*intent.Workload
+	for _, i := range have {
+		ws = append(ws, workload("w"+itoa(i), fmt.Sprintf("10.1.0.%d", i), fmt.Sprintf("fd00:1::%d", i)))
+	}
+	return udpService("trio", []string{"10.9.0.1", "fd00:9::1"}, ws...)
+}
+
+// All datagrams of one socket to one address go to one endpoint, other sockets
+// have their own choice.
+func TestChoiceOfASocketIsKept(t *testing.T) {
+	_, p := mesh(t, trio(1, 2, 3))
+	seen := map[netip.AddrPort]int{}
+	const sockets = 60
+	for range sockets {
+		fd := p.udp(t, v4)
+		first := p.ask(t, fd, v4, "10.9.0.1:80")
+		for range 5 {
+			if h := p.ask(t, fd, v4, "10.9.0.1:80"); h != first {
+				t.Fatalf("heard %+v after %+v", h, first)
+			}
+		}
+		p.do(t, call{Op: "close", FD: fd})
+		seen[first.At]++
+	}
+	// Each is chosen by none of 60 with probability (2/3)^60 < 1e-10.
+	if len(seen) != 3 {
+		t.Errorf("%d sockets chose %v, want all three", sockets, seen)
+	}
+}
+
+// A change of the service leaves the choice alone while its endpoint is in it,
+// else the next datagram is chosen anew; replies on their way keep their address.
+func TestFlowWhenTheServiceChanges(t *testing.T) {
+	for _, domain := range []int{v4, v6} {
+		vip := map[int]string{v4: "10.9.0.1:80", v6: "[fd00:9::1]:80"}[domain]
+		t.Run(vip, func(t *testing.T) {
+			e, p := mesh(t, trio(1, 2, 3, 4, 5))
+			fd := p.udp(t, domain)
+			defer p.do(t, call{Op: "close", FD: fd})
+			first := p.ask(t, fd, domain, vip)
+			mine := int(first.At.Addr().AsSlice()[first.At.Addr().BitLen()/8-1])
+			others := slices.DeleteFunc([]int{1, 2, 3, 4, 5, 6, 7}, func(i int) bool { return i == mine })
+			// Its place among the others changes from time to time.
+			for _, have := range [][]int{{mine}, append(slices.Clone(others), mine), append([]int{mine}, others...), slices.Clone(others[:3])} {
+				if !slices.Contains(have, mine) {
+					have = append(have, mine)
+				}
+				apply(t, e, trio(have...))
+				for range 3 {
+					if h := p.ask(t, fd, domain, vip); h != first {
+						t.Fatalf("among %v: heard %+v after %+v", have, h, first)
+					}
+				}
+			}
+			p.say(t, fd, domain, vip)
+			apply(t, e, trio(others...))
+			p.say(t, fd, domain, vip)
+			a, b := p.hear(t, fd), p.hear(t, fd)
+			if a != first {
+				t.Errorf("the late reply: %+v, want %+v", a, first)
+			}
+			if b.From != first.From || b.At == first.At {
+				t.Errorf("after its endpoint went: %+v, before %+v", b, first)
+			}
+			apply(t, e)
+			if a := p.do(t, call{Op: "say", FD: fd, Domain: domain, To: addrPort(vip)}); a.Errno != 0 {
+				t.Errorf("after the service went: %v", a.Errno)
+			}
+			if h := p.hear(t, fd); h.At != addrPort(vip) {
+				t.Errorf("after the service went: %+v", h)
+			}
+		})
+	}
+}
+
+// A target port that changes while the endpoints stay is a change.
+func TestFlowWhenTheTargetPortChanges(t *testing.T) {
+	e, p := mesh(t, trio(1))
+	fd := p.udp(t, v4)
+	defer p.do(t, call{Op: "close", FD: fd})
+	p.ask(t, fd, v4, "10.9.0.1:80")
+	moved := trio(1)
+	moved.Ports[0].Target = 7002
+	apply(t, e, moved)
+	if h := p.ask(t, fd, v4, "10.9.0.1:80"); h.At != addrPort("10.1.0.1:7002") || h.From != addrPort("10.9.0.1:80") {
+		t.Errorf("heard %+v", h)
+	}
+}
+
+// A socket that sends to more addresses than are kept for it: the least recently
+// used is forgotten, and no reply shows another address than the one asked.
+func TestFlowsOfASocketAreBounded(t *testing.T) {
+	const many = int(meshMeshSizeFLOWS) + 6
+	var services []*intent.Service
+	for i := range many {
+		// Endpoints of their own: replies can be told apart.
+		services = append(services, udpService("s"+itoa(i), []string{"10.9.1." + itoa(i)},
+			workload(fmt.Sprintf("a%d", i), "10.1.1."+itoa(i)), workload(fmt.Sprintf("b%d", i), "10.1.2."+itoa(i))))
+	}
+	e, p := mesh(t, services...)
+	fd := p.udp(t, v4)
+	defer p.do(t, call{Op: "close", FD: fd})
+	vip := func(i int) string { return fmt.Sprintf("10.9.1.%d:80", i) }
+	exits := exitsOf(t, e, func() {
+		for i := range many {
+			p.say(t, fd, v4, vip(i))
+		}
+	})
+	if want := (map[intent.Exit]uint64{intent.Redirect: uint64(many), intent.Exit(FlowEvicted): 6}); !reflect.DeepEqual(exits, want) {
+		t.Errorf("exits %v, want %v", exits, want)
+	}
+	for range many {
+		if h := p.hear(t, fd); h.From.String() != h.Said {
+			t.Errorf("a reply to %s shows %v", h.Said, h.From)
+		}
+	}
+	// The youngest are kept, and the first one takes the place of the oldest.
+	if again := exitsOf(t, e, func() { p.ask(t, fd, v4, vip(many-1)) }); again[intent.Exit(FlowEvicted)] != 0 {
+		t.Errorf("the youngest flow was not kept: %v", again)
+	}
+	if again := exitsOf(t, e, func() { p.ask(t, fd, v4, vip(0)) }); again[intent.Exit(FlowEvicted)] != 1 {
+		t.Errorf("the oldest flow was kept: %v", again)
+	}
+}
+
+// Two addresses that lead to the same endpoints get different ones, so that their
+// replies can be told apart; where there is only one, the last asked is shown.
+func TestTwoAddressesOneEndpoint(t *testing.T) {
+	a, b := workload("a", "10.1.0.1"), workload("b", "10.1.0.2")
+	e, p := mesh(t,
+		udpService("x", []string{"10.9.0.1"}, a, b), udpService("y", []string{"10.9.0.2"}, a, b),
+		udpService("one", []string{"10.9.0.3"}, a), udpService("two", []string{"10.9.0.4"}, a))
+	t.Run("two endpoints", func(t *testing.T) {
+		shared := 0
+		for range 20 {
+			fd := p.udp(t, v4)
+			events := exitsOf(t, e, func() {
+				p.say(t, fd, v4, "10.9.0.1:80")
+				p.say(t, fd, v4, "10.9.0.2:80")
+			})
+			h1, h2 := p.hear(t, fd), p.hear(t, fd)
+			switch {
+			case events[intent.Exit(FlowShared)] > 0:
+				shared++ // with probability 1/16
+			case h1.At == h2.At, h1.From.String() != h1.Said, h2.From.String() != h2.Said:
+				t.Errorf("heard %+v and %+v", h1, h2)
+			}
+			p.do(t, call{Op: "close", FD: fd})
+		}
+		if shared > 12 { // probability below 1e-9
+			t.Errorf("%d of 20 shared an endpoint", shared)
+		}
+	})
+	t.Run("one endpoint", func(t *testing.T) {
+		fd := p.udp(t, v4)
+		defer p.do(t, call{Op: "close", FD: fd})
+		events := exitsOf(t, e, func() {
+			for _, vip := range []string{"10.9.0.3:80", "10.9.0.4:80", "10.9.0.3:80", "10.1.0.1:7001", "10.9.0.4:80", "10.1.0.1:7001"} {
+				if h := p.ask(t, fd, v4, vip); h.From.String() != vip || h.At != addrPort("10.1.0.1:7001") {
+					t.Errorf("asked %s, heard %+v", vip, h)
+				}
+			}
+		})
+		if events[intent.Exit(FlowShared)] != 2 { // the second address, the endpoint itself
+			t.Errorf("events %v", events)
+		}
+	})
+}
+
+// connect() on a UDP socket decides each time, and what the socket asked before
+// shows no more.
+func TestUDPReconnect(t *testing.T) {
+	e, p := mesh(t, udpDecisions()...)
+	fd := p.udp(t, v4)
+	defer p.do(t, call{Op: "close", FD: fd})
+	talk := func(from, at string) {
+		t.Helper()
+		p.wantPeer(t, fd, from)
+		p.mustDo(t, call{Op: "say", FD: fd})
+		if h := p.hear(t, fd); h.From != addrPort(from) || h.At != addrPort(at) {
+			t.Errorf("heard %+v, want %s by %s", h, from, at)
+		}
+	}
+	p.connect(t, fd, "10.9.0.1:80", 0)
+	talk("10.9.0.1:80", "10.1.0.1:7001")
+	p.connect(t, fd, "10.9.0.4:80", 0) // without AF_UNSPEC
+	talk("10.9.0.4:80", "10.1.0.2:7001")
+	p.connect(t, fd, "10.1.0.2:7001", 0) // the endpoint itself
+	talk("10.1.0.2:7001", "10.1.0.2:7001")
+	p.connect(t, fd, "10.9.0.1:80", 0)
+	p.connect(t, fd, "10.9.0.2:80", unix.ECONNREFUSED)
+	if a := p.do(t, call{Op: "disconnect", FD: fd}); a.Errno != 0 {
+		t.Fatalf("disconnect: %v", a.Errno)
+	}
+	// Unconnected, to what it was connected to, and to another address.
+	for _, to := range []string{"10.9.0.1:80", "10.1.0.1:7001", "10.9.0.4:80"} {
+		if h := p.ask(t, fd, v4, to); h.From != addrPort(to) {
+			t.Errorf("asked %s, heard %+v", to, h)
+		}
+	}
+	// Connected, with a datagram to another address between.
+	p.connect(t, fd, "10.9.0.1:80", 0)
+	p.say(t, fd, v4, "10.9.0.4:80")
+	talk("10.9.0.1:80", "10.1.0.1:7001")
+	audited(t, e)
+}
+
+// Replies show what was asked also where getpeername does not.
+func TestHidePeerLeavesReplies(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	apply(t, e, trio(1))
+	must(t, e.Enrol(p.Pod))
+	fd := p.udp(t, v4)
+	defer p.do(t, call{Op: "close", FD: fd})
+	p.connect(t, fd, "10.9.0.1:80", 0)
+	p.wantPeer(t, fd, "10.1.0.1:7001")
+	p.mustDo(t, call{Op: "say", FD: fd})
+	if h := p.hear(t, fd); h.From != addrPort("10.9.0.1:80") {
+		t.Errorf("heard %+v", h)
+	}
+}
+
+// A connected socket is ended when its endpoint leaves the service, and no other.
+func TestConnectedSocketsOfARemovedEndpointEnd(t *testing.T) {
+	n := newNode(t)
+	p, far := n.pod(t, "default/client"), n.pod(t, "default/far")
+	e := n.open(t, Options{})
+	if e.ender == nil {
+		t.Skip("NOT RUN: the kernel cannot end UDP sockets")
+	}
+	apply(t, e, trio(1, 2))
+	must(t, e.Enrol(p.Pod))
+	must(t, e.Enrol(far.Pod))
+	type conn struct {
+		on *pod
+		fd int
+		at netip.AddrPort
+	}
+	var conns []conn
+	for i := range 24 {
+		on, domain, vip := p, v4, "10.9.0.1:80"
+		if i%3 == 1 {
+			domain, vip = v6, "[fd00:9::1]:80"
+		}
+		if i%3 == 2 {
+			on, domain, vip = far, v6, "[::ffff:10.9.0.1]:80"
+		}
+		fd := on.udp(t, domain)
+		on.mustDo(t, call{Op: "connect", FD: fd, Domain: domain, To: addrPort(vip)})
+		on.mustDo(t, call{Op: "say", FD: fd})
+		conns = append(conns, conn{on, fd, on.hear(t, fd).At})
+	}
+	direct := p.udp(t, v4)
+	p.connect(t, direct, "10.1.0.1:7001", 0)
+
+	end := func(services ...*intent.Service) int {
+		t.Helper()
+		apply(t, e, services...)
+		ended, err := e.EndStale(p.Netns, far.Netns)
+		must(t, err)
+		return len(ended)
+	}
+	check := func(gone func(conn) bool) int {
+		t.Helper()
+		n := 0
+		for _, c := range conns {
+			said := c.on.do(t, call{Op: "say", FD: c.fd}).Errno
+			heard := c.on.do(t, call{Op: "hear", FD: c.fd}).Errno
+			switch {
+			case gone(c) && (said != unix.EDESTADDRREQ || heard != unix.ECONNABORTED),
+				!gone(c) && (said != 0 || heard != 0):
+				t.Errorf("socket connected to %v: send %v, receive %v", c.at, said, heard)
+			case gone(c):
+				n++
+			}
+		}
+		return n
+	}
+	if n := end(trio(2, 1, 3)); n != 0 {
+		t.Errorf("%d sockets were ended, whose endpoints are there", n)
+	}
+	check(func(conn) bool { return false })
+	isFirst := func(c conn) bool { return c.at == addrPort("10.1.0.1:7001") || c.at == addrPort("[fd00:1::1]:7001") }
+	n1 := end(trio(2, 3))
+	if n := check(isFirst); n == 0 || n != n1 {
+		t.Errorf("%d sockets were ended, %d were of the removed endpoint", n1, n)
+	}
+	conns = slices.DeleteFunc(conns, isFirst)
+	n2 := end()
+	if n := check(func(conn) bool { return true }); n != n2 {
+		t.Errorf("%d sockets were ended when the service went, %d were left", n2, n)
+	}
+	if a := p.do(t, call{Op: "say", FD: direct}); a.Errno != 0 {
+		t.Errorf("a socket that was not redirected was ended: %v", a.Errno)
+	}
+	if n := end(); n != 0 {
+		t.Errorf("%d sockets were ended again", n)
+	}
+}
+
+// datagramsEnv overrides how many datagrams the churn sees.
+const datagramsEnv = "DUOMESH_DATAGRAMS"
+
+// Endpoints come and go at full speed while sockets ask: no datagram is refused,
+// lost or misrouted, and each reply shows the address asked.
+func TestDatagramsUnderChurn(t *testing.T) {
+	want := int(fromEnv(t, datagramsEnv, 100_000))
+	e, p := mesh(t, trio(1, 2, 3))
+	asks := []netip.AddrPort{addrPort("10.9.0.1:80"), addrPort("[fd00:9::1]:80"), addrPort("[::ffff:10.9.0.1]:80")}
+	tallies, n := churnUDP(t, e, p, asks, want)
+	for _, bad := range misheard(tallies, "10.1.0.", "fd00:1::") {
+		t.Errorf("%+v", bad)
+	}
+	t.Logf("%d datagrams, %d changes", sumOf(tallies), n)
+	events, err := e.Events()
+	must(t, err)
+	for _, never := range []Event{RefuseSlotMiss, RefuseNoFlow, FlowEvicted, FlowShared} {
+		if events[never] > 0 {
+			t.Errorf("%s: %d", never, events[never])
+		}
+	}
+	audited(t, e)
+}
+
+// churnUDP changes the service until the askers have sent so many datagrams.
+func churnUDP(t *testing.T, e *Engine, p *pod, asks []netip.AddrPort, want int) ([]tally, int) {
+	t.Helper()
+	var all []tally
+	changes := 0
+	sets := [][]int{{1, 2, 3}, {2, 3}, {4, 5, 6, 7}, {1}, {7, 1}, {3, 5}}
+	for sumOf(all) < want {
+		p.mustDo(t, call{Op: "askers", N: 8, All: asks})
+		for range 50 {
+			apply(t, e, trio(sets[changes%len(sets)]...))
+			changes++
+		}
+		all = append(all, p.mustDo(t, call{Op: "halt"}).Tally...)
+	}
+	return all, changes
+}
+
+func sumOf(all []tally) int {
+	n := 0
+	for _, t := range all {
+		n += t.N
+	}
+	return n
+}
+
+// misheard returns what is no reply of an endpoint from the asked address.
+func misheard(all []tally, v4Prefix, v6Prefix string) []tally {
+	return slices.DeleteFunc(slices.Clone(all), func(c tally) bool {
+		at := c.Peer.Addr().String()
+		return c.Errno == 0 && c.Peer.Port() == 7001 &&
+			(len(at) > len(v4Prefix) && at[:len(v4Prefix)] == v4Prefix || len(at) > len(v6Prefix) && at[:len(v6Prefix)] == v6Prefix)
+	})
+}
+
+// The control: an engine that forgets flows is caught by what the churn checks.
+func TestForgottenFlowsAreCaught(t *testing.T) {
+	e, p := mesh(t, trio(1, 2, 3))
+	h := e.hookOf(t, meshProgMeshRecvmsg4)
+	must(t, h.link.Close())
+	fd := p.udp(t, v4)
+	defer p.do(t, call{Op: "close", FD: fd})
+	got := p.ask(t, fd, v4, "10.9.0.1:80")
+	if got.From == addrPort("10.9.0.1:80") || got.From != got.At {
+		t.Fatalf("heard %+v without the program that restores addresses", got)
+	}
+	p.mustDo(t, call{Op: "askers", N: 1, All: []netip.AddrPort{addrPort("10.9.0.1:80")}})
+	apply(t, e, trio(1))
+	if len(misheard(p.mustDo(t, call{Op: "halt"}).Tally, "10.1.0.", "fd00:1::")) == 0 {
+		t.Error("wrong reply addresses were not noticed")
+	}
+}
+
+func (e *Engine) hookOf(tb testing.TB, program string) *hook {
+	tb.Helper()
+	for _, h := range e.hooks {
+		if h.program == program {
+			return h
+		}
+	}
+	tb.Fatalf("no program %s", program)
+	return nil
+}
