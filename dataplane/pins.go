@@ -8,10 +8,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/l4"
 )
 
 // pinned is the directory of Host.BPFFS that holds all that engines pin.
 func pinned(bpffs string) string { return filepath.Join(bpffs, "duomesh") }
+
+// Pins is the directory in which an engine of this build pins its maps and
+// links below a BPF file system. It exists only once an engine has run.
+func Pins(bpffs string) string { return l4.Pins(bpffs) }
 
 // Pinned reports whether an engine has left something below a BPF file system.
 func Pinned(bpffs string) bool {

@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -89,7 +90,7 @@ const clientNode = "a"
 // pinsOf is where the engine of the clients' node pins.
 func pinsOf(c *netsim.Cluster) (string, error) {
 	n, err := c.Node(clientNode)
-	return filepath.Join(n.BPFFS, "duomesh", "abi-1"), err
+	return dataplane.Pins(n.BPFFS), err
 }
 
 // detach ends links of the engine by their pins.

@@ -159,7 +159,7 @@ var _ = Describe("an unprivileged process in a pod", Label("netsim"), func() {
 			Expect(reach(ctx, c, "outside", vip)).To(Equal("ECONNREFUSED"), "the unmanaged pod has joined the mesh")
 		}
 		expectReach()
-		pins := filepath.Join(must(c.Node("a")).BPFFS, "duomesh", "abi-1")
+		pins := must(pinsOf(c))
 		Expect(filepath.Join(pins, "managed")).To(BeAnExistingFile(), "the intruder is given the wrong directory")
 		Expect(enrolSocketOf(pins)).To(BeAnExistingFile(), "the intruder is given the wrong directory")
 		managed := must(managedMap(pins))

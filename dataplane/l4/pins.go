@@ -27,8 +27,8 @@ func openPins(bpffs string) (_ *pins, err error) {
 	if err := isBPFFS(bpffs); err != nil {
 		return nil, err
 	}
-	p := &pins{root: filepath.Join(bpffs, "duomesh")}
-	p.dir = filepath.Join(p.root, abiDir)
+	dir := Pins(bpffs)
+	p := &pins{root: filepath.Dir(dir), dir: dir}
 	if err := os.Mkdir(p.root, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make directory of pins: %w", err)
 	}
@@ -55,6 +55,10 @@ func openPins(bpffs string) (_ *pins, err error) {
 	}
 	return p, nil
 }
+
+// Pins is the directory that holds this build's pins below a BPF file system:
+// duomesh/abi-N, N the layout of the maps.
+func Pins(bpffs string) string { return filepath.Join(bpffs, "duomesh", abiDir) }
 
 var abiDir = fmt.Sprintf("abi-%d", meshMeshAbiMESH_ABI)
 
