@@ -30,6 +30,8 @@ type brokenWorld struct {
 	sabotage func(ctx context.Context, c *netsim.Cluster) error
 	// deaf makes the world say yes to every later change and do nothing.
 	deaf bool
+	// watched breaks something once the judge watches; nil breaks nothing.
+	watched func(c *netsim.Cluster) error
 	// client and server falsify what the two witnesses report; nil leaves it.
 	client func(conns []traffic.Conn) []traffic.Conn
 	server func(served map[string][]traffic.Conn)
@@ -56,6 +58,11 @@ func (b *brokenWorld) Do(ctx context.Context, a scenario.Action) error {
 
 // Exec hands the clients' reports on as they are falsified.
 func (b *brokenWorld) Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error) {
+	if b.watched != nil {
+		if err := b.watched(b.Cluster); err != nil {
+			return nil, err
+		}
+	}
 	conns, err := b.Cluster.Exec(ctx, pod, l, seen)
 	if b.client != nil {
 		conns = b.client(conns)

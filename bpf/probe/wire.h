@@ -106,11 +106,28 @@ static __always_inline bool has_no_ports(__u8 protocol)
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
+/* The lowest port that Linux picks by itself (net.ipv4.ip_local_port_range), as
+ * long as nobody changed it. */
+#define EPHEMERAL_PORT 32768
+
+/* is_reply guesses whether a packet goes back to a client: not to a port that a
+ * SYN opened on this link, not to a UDP port that is somebody's by name. */
+static __always_inline bool is_reply(const struct packet *p)
+{
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		return !p->syn;
+	case IPPROTO_UDP:
+		return bpf_ntohs(p->dport) >= EPHEMERAL_PORT;
+	}
+	return false;
+}
+
 /* wire_entry finds the counters of a packet's destination, or makes them.
  *
  * Replies go to as many ports as there are connections. So that they do not fill
- * the map, a TCP port has an entry of its own only where a SYN opened it; other
- * packets count under port 0 of their address. The sum over an address is exact. */
+ * the map, they count under port 0 of their address, unless the port has an entry
+ * already. The sum over an address is exact. */
 static __always_inline struct wire_value *wire_entry(struct wire_key *key,
 						     const struct packet *p)
 {
@@ -119,7 +136,7 @@ static __always_inline struct wire_value *wire_entry(struct wire_key *key,
 
 	if (v)
 		return v;
-	if (p->protocol == IPPROTO_TCP && !p->syn && key->dport) {
+	if (key->dport && is_reply(p)) {
 		key->dport = 0;
 		v = bpf_map_lookup_elem(&wire, key);
 		if (v)

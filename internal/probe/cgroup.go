@@ -123,15 +123,30 @@ func below(path, dir string) bool {
 func (c *cgroupSet) link(dir *os.File) (closers, error) {
 	var links closers
 	for _, h := range c.hooks {
-		l, err := link.AttachRawLink(link.RawLinkOptions{
-			Target: int(dir.Fd()), Program: h.prog, Attach: h.attach,
-		})
+		l, err := attachCgroup(dir, h)
 		if err != nil {
 			return links, fmt.Errorf("attach %s to cgroup %s: %w", h.attach, dir.Name(), err)
 		}
-		links = append(links, l)
+		links = append(links, held{Link: l, hook: h.attach.String() + " of its cgroup", prog: h.prog})
 	}
 	return links, nil
+}
+
+// attachCgroup attaches a program to an open directory; [link.AttachCgroup] takes
+// only a path. The second descriptor knows its kind of link, the first does not.
+func attachCgroup(dir *os.File, h cgroupHook) (link.Link, error) {
+	raw, err := link.AttachRawLink(link.RawLinkOptions{
+		Target: int(dir.Fd()), Program: h.prog, Attach: h.attach,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	info, err := raw.Info()
+	if err != nil {
+		return nil, err
+	}
+	return link.NewFromID(info.ID)
 }
 
 // checkOrder asks the kernel in which order it runs the programs of a cgroup,
@@ -139,11 +154,10 @@ func (c *cgroupSet) link(dir *os.File) (closers, error) {
 // ones before ours.
 func (c *cgroupSet) checkOrder(dir *os.File, path string) error {
 	for _, h := range c.hooks {
-		info, err := h.prog.Info()
+		id, err := programID(h.prog)
 		if err != nil {
-			return fmt.Errorf("id of %s: %w", h.attach, err)
+			return err
 		}
-		id, _ := info.ID()
 		effective, err := link.QueryPrograms(link.QueryOptions{
 			Target: int(dir.Fd()), Attach: h.attach, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE,
 		})

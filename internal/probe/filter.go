@@ -105,9 +105,7 @@ func (w *filterWire) attach(l Link) (_ *filterLink, err error) {
 	if f.clsact, err = kernel.AddClsact(h, l.Ifindex); err != nil {
 		return nil, err
 	}
-	for parent, prog := range map[uint32]*ebpf.Program{
-		netlink.HANDLE_MIN_INGRESS: w.progs.Ingress, netlink.HANDLE_MIN_EGRESS: w.progs.Egress,
-	} {
+	for parent, prog := range f.progs() {
 		filter, err := kernel.AddFilter(h, l.Ifindex, parent, prog, f.class)
 		if err != nil {
 			return nil, err

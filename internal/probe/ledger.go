@@ -174,11 +174,14 @@ type Lost struct {
 	Missed uint64 `json:"missed"`
 	// Wire counts packets that found no room in the table of counters.
 	Wire uint64 `json:"wire"`
+	// Detached lists the hooks, as "pod: hook", that others took from the judge.
+	// What happens there since is not seen.
+	Detached []string `json:"detached,omitempty"`
 }
 
 // Total is above zero when anything was missed.
 func (l Lost) Total() uint64 {
-	total := l.Missed + l.Wire
+	total := l.Missed + l.Wire + uint64(len(l.Detached))
 	for _, n := range l.Ring {
 		total += n
 	}
@@ -201,6 +204,9 @@ func (l Lost) String() string {
 	}
 	if l.Wire > 0 {
 		parts = append(parts, fmt.Sprintf("%d packets (wire table full)", l.Wire))
+	}
+	if len(l.Detached) > 0 {
+		parts = append(parts, "sight of what others detached it from: "+strings.Join(l.Detached, "; "))
 	}
 	return "lost " + strings.Join(parts, ", ")
 }

@@ -125,7 +125,7 @@ func (p *Probe) Remove(pod string) error {
 		return fmt.Errorf("stop watching pod %s: it is not watched", pod)
 	}
 	delete(p.pods, pod)
-	err := p.unwatch(w)
+	err := errors.Join(p.notice(pod, w), p.unwatch(w))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = errors.Join(err, p.read())

@@ -79,6 +79,8 @@ type Probe struct {
 	pods    map[string]*watched
 	lastPod uint32
 	lastLnk uint32
+	// detached lists what others took away.
+	detached []string
 
 	mu      sync.Mutex // guards what the reader goroutine writes
 	book    *book
@@ -238,30 +240,45 @@ func (p *Probe) ledger(ctx context.Context, forget bool) (Ledger, error) {
 	if err := ctx.Err(); err != nil {
 		return Ledger{}, err
 	}
-	now, err := monotonic()
+	l := Ledger{Providers: p.Providers()}
+	detached, err := p.noticed()
+	if err != nil {
+		return Ledger{}, fmt.Errorf("what the judge is attached to: %w", err)
+	}
+	links, err := p.page(&l, forget)
 	if err != nil {
 		return Ledger{}, err
 	}
-	l := Ledger{Providers: p.Providers()}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.read(); err != nil {
-		return Ledger{}, err
-	}
-	if forget {
-		p.book.expire(now)
-	}
-	p.book.snapshot(&l)
-	if forget {
-		p.book.forget()
-	}
-	if l.Wire, err = wireCounts(p.objects.maps.Wire, p.book.links); err != nil {
+	if l.Wire, err = wireCounts(p.objects.maps.Wire, links); err != nil {
 		return Ledger{}, err
 	}
 	if l.Lost, l.Unparsed, err = p.lost(); err != nil {
 		return Ledger{}, err
 	}
+	l.Lost.Detached = detached
 	return l, nil
+}
+
+// page reads the ring and writes what the book knows into l. It returns the links
+// that are known. The ring waits meanwhile, so nothing else is done here.
+func (p *Probe) page(l *Ledger, forget bool) (map[uint32]linkInfo, error) {
+	now, err := monotonic()
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.read(); err != nil {
+		return nil, err
+	}
+	if forget {
+		p.book.expire(now)
+	}
+	p.book.snapshot(l)
+	if forget {
+		p.book.forget()
+	}
+	return maps.Clone(p.book.links), nil
 }
 
 // Close detaches everything. It may be called again.

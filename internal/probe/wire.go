@@ -68,7 +68,8 @@ func (w *tcxWire) attach(l Link) (closers, error) {
 			if err != nil {
 				return fmt.Errorf("attach %s to interface %d: %w", h.attach, l.Ifindex, err)
 			}
-			links = append(links, tcx)
+			hook := fmt.Sprintf("%s of interface %d", h.attach, l.Ifindex)
+			links = append(links, held{Link: tcx, hook: hook, prog: h.prog})
 		}
 		return nil
 	})
@@ -104,9 +105,10 @@ type WireCount struct {
 	// Protocol is the IP protocol number; behind IPv6 extension headers, that of
 	// the first of them.
 	Protocol uint8 `json:"protocol"`
-	// Dst has port 0 for what has no port, and for all TCP packets to ports
-	// that no SYN opened on this link: replies, mostly. So the packets to an
-	// address are exactly those of all its ports together.
+	// Dst has port 0 for what has no port, for all TCP packets to ports that no
+	// SYN opened on this link, and for UDP packets to ports from 32768 on:
+	// replies, mostly. So the packets to an address are exactly those of all its
+	// ports together.
 	Dst netip.AddrPort `json:"dst"`
 	// Packets counts segments: a GSO packet counts as what it will become.
 	Packets uint64 `json:"packets"`
@@ -114,27 +116,31 @@ type WireCount struct {
 	SYNs uint64 `json:"syns"`
 }
 
+// wireBatch is how many counters are read by one call: more than any bucket of the
+// hash map has.
+const wireBatch = 4096
+
 // wireCounts reads the counters of all links that were ever watched, sorted.
 func wireCounts(wire *ebpf.Map, links map[uint32]linkInfo) ([]WireCount, error) {
 	var (
-		key    probeWireKey
-		value  probeWireValue
+		cursor ebpf.MapBatchCursor
 		counts []WireCount
+		keys   = make([]probeWireKey, wireBatch)
+		values = make([]probeWireValue, wireBatch)
 	)
-	entries := wire.Iterate()
-	for entries.Next(&key, &value) {
-		l, ok := links[key.Link]
-		if !ok {
-			return nil, fmt.Errorf("read wire counters: link %d is not known", key.Link)
+	for {
+		n, err := wire.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil, fmt.Errorf("read wire counters: %w", err)
 		}
-		counts = append(counts, WireCount{
-			Pod: l.pod, Side: l.side, Direction: l.side.direction(probeHook(key.Hook)),
-			Protocol: key.Protocol, Dst: unmap(addrPort(key.Dst, key.Dport)),
-			Packets: value.Packets, SYNs: value.Syns,
-		})
-	}
-	if err := entries.Err(); err != nil {
-		return nil, fmt.Errorf("read wire counters: %w", err)
+		for i, key := range keys[:n] {
+			if l, ok := links[key.Link]; ok { // else it came since
+				counts = append(counts, l.count(key, values[i]))
+			}
+		}
+		if err != nil { // the end
+			break
+		}
 	}
 	slices.SortFunc(counts, func(a, b WireCount) int {
 		return cmp.Or(
@@ -143,4 +149,12 @@ func wireCounts(wire *ebpf.Map, links map[uint32]linkInfo) ([]WireCount, error) 
 		)
 	})
 	return counts, nil
+}
+
+func (l linkInfo) count(key probeWireKey, value probeWireValue) WireCount {
+	return WireCount{
+		Pod: l.pod, Side: l.side, Direction: l.side.direction(probeHook(key.Hook)),
+		Protocol: key.Protocol, Dst: unmap(addrPort(key.Dst, key.Dport)),
+		Packets: value.Packets, SYNs: value.Syns,
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 func same[T any](tb testing.TB, got, want T) {
@@ -104,4 +105,25 @@ func TestWireTableFull(t *testing.T) {
 	if l.Lost.Wire == 0 || l.Lost.Total() == 0 {
 		t.Errorf("%s; want packets lost", l.Lost)
 	}
+}
+
+// Nor do UDP datagrams to the ports of clients.
+func TestWireDatagramsShareAnEntry(t *testing.T) {
+	const n = 100
+	g := newGround(t)
+	p := g.open(Options{WireEntries: 32})
+	steps := []step{{Do: "udp4"}}
+	for i := range n {
+		steps = append(steps, step{Do: "send", To: at(server4, uint16(40000+i))})
+	}
+	g.run(append(steps, step{Do: "close"}))
+	l := settle(t, p)
+	lossless(t, l)
+	sent := map[Side]uint64{}
+	for _, w := range l.Wire {
+		if w.Direction == Out && w.Dst == at(server4, 0) && w.Protocol == unix.IPPROTO_UDP {
+			sent[w.Side] += w.Packets
+		}
+	}
+	same(t, sent, map[Side]uint64{SidePod: n, SideHost: n})
 }
