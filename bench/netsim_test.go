@@ -72,9 +72,23 @@ func TestTinyRun(t *testing.T) {
 	if steady != 3 {
 		t.Errorf("%d keep-alive modes were counted, want 3", steady)
 	}
+	requireCalls(t, s)
 	requireSameAgain(t, path)
 	if link, err := os.Readlink(filepath.Join(out, "latest")); err != nil || link != filepath.Base(path) {
 		t.Errorf("latest leads to %q, %v", link, err)
+	}
+}
+
+// requireCalls: each pod writes and reads once per request, in every variant.
+func requireCalls(t *testing.T, s result.Summary) {
+	t.Helper()
+	if len(s.Called) != 3*len(plan.Variants()) {
+		t.Errorf("system calls of %d cells, want %d", len(s.Called), 3*len(plan.Variants()))
+	}
+	for _, c := range s.Called {
+		if c.Reason != "" || c.Requests == 0 || c.PerRequest() < 4 {
+			t.Errorf("%s: %.2f system calls in each of %d requests, %v %s", c.Cell, c.PerRequest(), c.Requests, c.Calls, c.Reason)
+		}
 	}
 }
 

@@ -124,7 +124,11 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 		return end, err
 	}
 	r.say("counted pass: how often do mesh programs run?")
-	end.Counted, err = counted(ctx, r.world, r.Plan, enableStats)
+	if end.Counted, err = counted(ctx, r.world, r.Plan, enableStats); err != nil {
+		return end, err
+	}
+	r.say("counted pass: how often do the pods call the kernel?")
+	end.Called, err = called(ctx, r.world, r.Plan)
 	return end, err
 }
 

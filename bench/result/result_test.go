@@ -26,6 +26,9 @@ func synthetic(blocks int, slow map[plan.Variant]float64) Run {
 		End: &End{Complete: true, Counted: []Counted{
 			{Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Closed, Variant: plan.L4}, Requests: 1000, Setup: Programs{Runs: 2}},
 			{Cell: plan.Cell{Placement: plan.Cross, Mode: plan.NewConn, Variant: plan.L4}, Requests: 1000, Connections: 1000, Steady: Programs{Runs: 2000, Time: 3 * time.Millisecond}},
+		}, Called: []Called{
+			{Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Closed, Variant: plan.Direct}, Requests: 1000, Calls: map[string]uint64{"read": 2010, "write": 2000}},
+			{Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Closed, Variant: plan.L4}, Requests: 1200, Calls: map[string]uint64{"read": 2410, "write": 2400}},
 		}},
 	}
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -100,6 +103,7 @@ func TestSlowVariantAndTargets(t *testing.T) {
 	want := map[string]stats.Reach{
 		"closed: p50": stats.NotReached, "closed: CPU per request": stats.NotReached, "closed: packets": stats.Reached,
 		"newconn: p50": stats.NotReached, "closed: mesh program runs": stats.Reached, "newconn: mesh program time": stats.Reached,
+		"fixed: p50 from the schedule": stats.NotReached,
 	}
 	requireTargets(t, s, want)
 	if s.Verdict != report.Pass {
@@ -139,7 +143,8 @@ func TestEqualVariantReachesTargets(t *testing.T) {
 	}
 	requireTargets(t, s, map[string]stats.Reach{
 		"closed: p50": stats.Reached, "closed: CPU per request": stats.Reached, "newconn: p50": stats.Reached,
-		"closed: mesh program runs": stats.NotReached, "newconn: mesh program time": stats.NotReached, "system calls": NotRun,
+		"closed: mesh program runs": stats.NotReached, "newconn: mesh program time": stats.NotReached, "closed: system calls": stats.Reached,
+		"fixed: p50 from the schedule": stats.Reached,
 	})
 }
 
@@ -286,5 +291,24 @@ func TestResponseTimeOnlyWithASchedule(t *testing.T) {
 		if got := g.Row(plan.Direct).P50 - service; g.Measure == Response && math.Abs(got-50) > 5 {
 			t.Errorf("response time is %.1f µs above service time, want 50", got)
 		}
+	}
+}
+
+func TestSystemCalls(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*End)
+		want  stats.Reach
+	}{
+		"one more in a hundred": {func(e *End) { e.Called[1].Calls["read"] += 20 }, stats.NotReached},
+		"direct not counted":    {func(e *End) { e.Called[0].Reason = "no tracepoint" }, NotRun},
+		"no direct":             {func(e *End) { e.Called = e.Called[1:] }, NotRun},
+		"not counted":           {func(e *End) { e.Called[1].Reason = "no tracepoint" }, NotRun},
+		"no pass":               {func(e *End) { e.Called = nil }, NotRun},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := synthetic(6, nil)
+			c.spoil(r.End)
+			requireTargets(t, summarise(t, r), map[string]stats.Reach{"system calls": c.want})
+		})
 	}
 }

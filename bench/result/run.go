@@ -119,6 +119,31 @@ type End struct {
 	IdleBusy float64        `json:"idle_busy"`
 	Checks   []report.Check `json:"checks,omitempty"`
 	Counted  []Counted      `json:"counted,omitempty"`
+	Called   []Called       `json:"called,omitempty"`
+}
+
+// Called is how often both pods together called the kernel about their sockets
+// and files over one trial, connecting included, and were not told to wait
+// (EAGAIN).
+type Called struct {
+	plan.Cell
+	Requests int64 `json:"requests"`
+	// Calls counts by the name of the system call.
+	Calls map[string]uint64 `json:"calls,omitempty"`
+	// Reason is set when nothing was counted, and says why.
+	Reason string `json:"reason,omitempty"`
+}
+
+// PerRequest is the number of system calls per request, 0 without requests.
+func (c Called) PerRequest() float64 {
+	var sum uint64
+	for _, n := range c.Calls {
+		sum += n
+	}
+	if c.Requests == 0 {
+		return 0
+	}
+	return float64(sum) / float64(c.Requests)
 }
 
 // Counted is the kernel's own statistics of the mesh programs over one trial of

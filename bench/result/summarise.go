@@ -21,7 +21,8 @@ func Summarise(r Run) (Summary, error) {
 		Noise:  noiseOf(r),
 	}
 	if r.End != nil {
-		s.Complete, s.Reason, s.Elapsed, s.Counted = r.End.Complete, r.End.Reason, r.End.Elapsed, r.End.Counted
+		s.Complete, s.Reason, s.Elapsed = r.End.Complete, r.End.Reason, r.End.Elapsed
+		s.Counted, s.Called = r.End.Counted, r.End.Called
 	}
 	trials, err := digest(r)
 	if err != nil {

@@ -26,6 +26,7 @@ type Summary struct {
 	Targets []Target       `json:"targets"`
 	Checks  []report.Check `json:"checks"`
 	Counted []Counted      `json:"counted,omitempty"`
+	Called  []Called       `json:"called,omitempty"`
 	// Verdict is the worst of Checks: whether the figures may be believed, not
 	// whether they are good.
 	Verdict report.Verdict `json:"verdict"`

@@ -2,6 +2,7 @@ package result
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -13,6 +14,7 @@ const (
 	bandLow, bandHigh = 0.95, 1.05
 	newConnHigh       = 1.05
 	packetsBand       = 0.01
+	callsBand         = 0.01
 	perConnection     = 4 * time.Microsecond
 	// minTargetBlocks is what a statistical target takes: fewer blocks give no
 	// interval of 95 % without assumptions (Mann-Whitney, sign test).
@@ -20,13 +22,17 @@ const (
 )
 
 // targets holds the run against the numbers that duomesh-l4 is to reach beside
-// direct. Latency is the service time, where the client's own timer does not
-// dilute a ratio.
+// direct. A ratio of latency is one of service times, which the client's own timer
+// does not dilute; what requests wait for their turn is judged as a difference.
 func targets(s Summary) []Target {
 	var all []Target
 	for _, g := range s.Groups {
 		row := g.Row(plan.L4)
-		if row == nil || g.Measure != Service {
+		if row == nil {
+			continue
+		}
+		if g.Measure == Response {
+			all = append(all, responseTargets(s, g)...)
 			continue
 		}
 		where := fmt.Sprintf("%s node, %s", g.Placement, g.Mode)
@@ -47,10 +53,7 @@ func targets(s Summary) []Target {
 		return nil
 	}
 	all = append(all, countedTargets(s.Counted)...)
-	return append(all, Target{
-		"keep-alive: system calls", "0 more per request than direct",
-		"this bench counts no system calls", NotRun,
-	})
+	return append(all, calledTargets(s.Called)...)
 }
 
 func keepAliveTargets(where string, e Effect) []Target {
@@ -68,6 +71,64 @@ func keepAliveTargets(where string, e Effect) []Target {
 			stats.Inside(e.AddedPackets, -packetsBand, packetsBand),
 		},
 	}
+}
+
+// responseTargets judges the time from when the schedule wanted a request to leave:
+// what a stall costs the requests behind it is in this one alone. The band is that
+// of the service time.
+func responseTargets(s Summary, g Group) []Target {
+	row, i := g.Row(plan.L4), slices.IndexFunc(s.Groups, func(o Group) bool {
+		return o.Placement == g.Placement && o.Mode == g.Mode && o.Measure == Service
+	})
+	if i < 0 || s.Groups[i].Row(plan.Direct) == nil || row.Effect == nil || s.Blocks < minTargetBlocks {
+		return nil // said of the service time already
+	}
+	band := (bandHigh - 1) * s.Groups[i].Row(plan.Direct).P50
+	added := row.Effect.AddedP50
+	return []Target{{
+		fmt.Sprintf("%s node, %s: p50 from the schedule", g.Placement, g.Mode),
+		fmt.Sprintf("whole interval of what is added in ±%.1f µs", band),
+		fmt.Sprintf("%+.2f µs [%+.2f, %+.2f]", added.Estimate, added.Low, added.High),
+		stats.Inside(added, -band, band),
+	}}
+}
+
+// calledTargets hold the system calls per request against direct's.
+func calledTargets(called []Called) []Target {
+	var all []Target
+	for _, c := range called {
+		if c.Variant != plan.L4 {
+			continue
+		}
+		t := Target{
+			Name:  fmt.Sprintf("%s node, %s: system calls", c.Placement, c.Mode),
+			Limit: fmt.Sprintf("0 more per request than direct (to %.2f)", callsBand), Reach: NotRun, Found: c.Reason,
+		}
+		i := slices.IndexFunc(called, func(d Called) bool {
+			return d.Placement == c.Placement && d.Mode == c.Mode && d.Variant == plan.Direct
+		})
+		switch {
+		case c.Reason != "":
+		case i < 0 || called[i].Reason != "" || called[i].Requests == 0 || c.Requests == 0:
+			t.Found = "direct was not counted"
+		default:
+			t.Found, t.Reach = callsFound(called[i], c)
+		}
+		all = append(all, t)
+	}
+	if len(all) == 0 {
+		return []Target{{"keep-alive: system calls", "0 more per request than direct", "the counted pass was not made", NotRun}}
+	}
+	return all
+}
+
+func callsFound(direct, c Called) (string, stats.Reach) {
+	found := fmt.Sprintf("%.4f against %.4f, over %d and %d requests",
+		c.PerRequest(), direct.PerRequest(), c.Requests, direct.Requests)
+	if c.PerRequest()-direct.PerRequest() <= callsBand {
+		return found, stats.Reached
+	}
+	return found, stats.NotReached
 }
 
 func ratioText(i stats.Interval) string {
