@@ -113,15 +113,17 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 
 	// The mounts are hidden in a mount namespace of the command's own: the
 	// machine keeps its own.
-	DescribeTable("names what the kernel lacks", func(ctx SpecContext, hide, want string) {
-		script := `mount --make-rprivate / && ` + hide + ` && exec "$0" verify --all`
+	DescribeTable("names what the kernel lacks", func(ctx SpecContext, command, hide, want string) {
+		script := `mount --make-rprivate / && ` + hide + ` && exec "$0" ` + command
 		r := duomesh(ctx, must(exec.LookPath("unshare")), "-m", "sh", "-ec", script, bin)
 		Expect(r.code).To(Equal(2), r.stdout+r.stderr)
 		Expect(r.stderr).To(HavePrefix("duomesh: this kernel lacks " + want))
 		Expect(bytes.Count([]byte(r.stderr), []byte("\n"))).To(Equal(1), r.stderr)
 	},
-		Entry("no cgroup2", "umount -l "+cgroup2(), "cgroup2"),
-		Entry("no BTF", "mount -t tmpfs none /sys/kernel/btf", "BTF"),
+		Entry("no cgroup2", "verify --all", "umount -l "+cgroup2(), "cgroup2"),
+		Entry("no BTF", "verify --all", "mount -t tmpfs none /sys/kernel/btf", "BTF"),
+		Entry("no cgroup2 for the probe", "probe --timeout 1s", "umount -l "+cgroup2(), "cgroup2"),
+		Entry("no BTF for the probe", "probe --timeout 1s", "mount -t tmpfs none /sys/kernel/btf", "BTF"),
 	)
 })
 

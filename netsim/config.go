@@ -64,8 +64,8 @@ func (c Config) withDefaults() (Config, error) {
 		rand.Read(id) // never fails (crypto/rand)
 		c.ID = hex.EncodeToString(id)
 	}
-	if !label.MatchString(c.ID) {
-		return c, fmt.Errorf("cluster id %q is no lower-case DNS label", c.ID)
+	if err := CheckID(c.ID); err != nil {
+		return c, err
 	}
 	if c.RunDir == "" {
 		c.RunDir = DefaultRunDir
@@ -77,6 +77,14 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+// CheckID reports what is wrong with the name of a cluster.
+func CheckID(id string) error {
+	if !label.MatchString(id) {
+		return fmt.Errorf("cluster id %q is no lower-case DNS label", id)
+	}
+	return nil
 }
 
 func (c Config) dir() string { return filepath.Join(c.RunDir, c.ID) }

@@ -81,6 +81,11 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.id != "" {
+				if err := netsim.CheckID(f.id); err != nil {
+					return usagef("--id: %w", err)
+				}
+			}
 			if err := requireNetsim(); err != nil {
 				return err
 			}
@@ -189,7 +194,11 @@ func newNetsimDownCmd(runDir *string) *cobra.Command {
 			}
 			var errs []error
 			for _, s := range doomed {
-				errs = append(errs, netsim.Down(ctx, *runDir, s))
+				err := netsim.Down(ctx, *runDir, s)
+				if err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "cluster %s is down\n", s.ID)
+				}
+				errs = append(errs, err)
 			}
 			return errors.Join(errs...)
 		},

@@ -97,6 +97,7 @@ func TestNetsimCommands(t *testing.T) {
 	c.want(t, 2, "want POD -- COMMAND", "exec", "client", "true")
 	c.want(t, 1, "a cluster of this name is there already", "up", "-f", sample, "--id", id)
 	c.want(t, 1, "a cluster of this name is there already", "up", "-f", sample, "--id", id, "--detach")
+	c.want(t, 0, "cluster "+id+" is down\n", "down", id)
 }
 
 func TestNetsimRedirectsAndApplies(t *testing.T) {
@@ -200,6 +201,7 @@ func TestNetsimUsage(t *testing.T) {
 	c.want(t, 2, "a topology is needed", "up")
 	c.want(t, 2, "no such file", "up", "-f", "nowhere.yaml")
 	c.want(t, 2, `bad.yaml:2:16: node name "A" is no lower-case DNS label`, "up", "-f", bad)
+	c.want(t, 2, `--id: cluster id "My_Cluster" is no lower-case DNS label`, "up", "-f", sample, "--id", "My_Cluster")
 	c.want(t, 2, "unknown argument", "up", "x")
 	c.want(t, 2, "unknown flag", "up", "--nope")
 	c.want(t, 2, "unknown command", "nope")

@@ -151,10 +151,7 @@ func (f probeFlags) check() (dstFilter, error) {
 	if err != nil {
 		return filter, err
 	}
-	if os.Geteuid() != 0 {
-		return filter, usagef("root is needed to load BPF programs: run it with sudo")
-	}
-	return filter, nil
+	return filter, requireHost()
 }
 
 func (f probeFlags) ready() error {
