@@ -87,9 +87,9 @@ type runner struct {
 	quiet  result.Quiet
 }
 
-func (r *runner) say(format string, args ...any) {
+func (r *runner) say(text string) {
 	if r.Progress != nil {
-		r.Progress.Stage(fmt.Sprintf(format, args...))
+		r.Progress.Stage(text)
 	}
 }
 
