@@ -137,9 +137,18 @@ func checkPod(p scenario.Pod, seen map[string]bool) error {
 	if err := checkName("pod", p.Name, seen); err != nil {
 		return err
 	}
-	for i, port := range p.Serve {
-		if port == 0 || slices.Contains(p.Serve[:i], port) {
-			return fmt.Errorf("topology: pod %s: port %d is zero or declared twice", p.Name, port)
+	for _, ports := range [][]uint16{p.Serve, p.ServeUDP} {
+		if err := checkPorts(p.Name, ports); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPorts(pod string, ports []uint16) error {
+	for i, port := range ports {
+		if port == 0 || slices.Contains(ports[:i], port) {
+			return fmt.Errorf("topology: pod %s: port %d is zero or declared twice", pod, port)
 		}
 	}
 	return nil

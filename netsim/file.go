@@ -38,11 +38,12 @@ type (
 		Pods []podForm
 	}
 	podForm struct {
-		Name    string
-		Serve   []uint16
-		Managed bool
-		IPv4    string
-		IPv6    string
+		Name     string
+		Serve    []uint16 // TCP
+		ServeUDP []uint16 `yaml:"serveUDP"`
+		Managed  bool
+		IPv4     string
+		IPv6     string
 	}
 	serviceForm struct {
 		Name      string
@@ -52,14 +53,22 @@ type (
 		Endpoints []endpointForm
 	}
 	portForm struct {
-		Port   uint16
-		Target uint16 // the same as Port when it is not given
+		Port     uint16
+		Target   uint16            // the same as Port when it is not given
+		Protocol scenario.Protocol // TCP when it is not given
 	}
 	endpointForm struct {
 		Pod    string
 		Weight *uint32 // 1 when it is not given
 	}
 )
+
+func (f portForm) protocol() scenario.Protocol {
+	if f.Protocol == "" {
+		return scenario.TCP
+	}
+	return f.Protocol
+}
 
 // LoadFile reads a topology file; see ParseFile.
 func LoadFile(path string) (File, error) {

@@ -44,11 +44,8 @@ func (r *fileReader) node(path string, form nodeForm, addrs map[string]Addresses
 
 func (r *fileReader) pod(path string, form podForm, addrs map[string]Addresses) scenario.Pod {
 	r.nameOf(path, "pod", form.Name, r.pods)
-	for i, port := range form.Serve {
-		if port == 0 || slices.Contains(form.Serve[:i], port) {
-			r.add(fmt.Sprintf("%s.serve[%d]", path, i), "pod %s: port %d is zero or given twice", form.Name, port)
-		}
-	}
+	r.ports(path+".serve", form.Name, form.Serve)
+	r.ports(path+".serveUDP", form.Name, form.ServeUDP)
 	a := Addresses{}
 	if form.IPv4 != "" {
 		a.IPv4 = r.address(path+".ipv4", form.IPv4)
@@ -65,7 +62,15 @@ func (r *fileReader) pod(path string, form podForm, addrs map[string]Addresses) 
 	if a != (Addresses{}) {
 		addrs[form.Name] = a
 	}
-	return scenario.Pod{Name: form.Name, Serve: form.Serve, Managed: form.Managed}
+	return scenario.Pod{Name: form.Name, Serve: form.Serve, ServeUDP: form.ServeUDP, Managed: form.Managed}
+}
+
+func (r *fileReader) ports(path, pod string, ports []uint16) {
+	for i, port := range ports {
+		if port == 0 || slices.Contains(ports[:i], port) {
+			r.add(fmt.Sprintf("%s[%d]", path, i), "pod %s: port %d is zero or given twice", pod, port)
+		}
+	}
 }
 
 func (r *fileReader) nameOf(path, kind, name string, seen map[string]bool) {
@@ -123,14 +128,19 @@ func (r *fileReader) port(path string, of serviceForm, i int, form portForm) sce
 		r.add(path+".port", "service %s: a port is 1 to 65535", of.Name)
 	}
 	for _, earlier := range of.Ports[:i] {
-		if earlier.Port == form.Port {
+		if earlier.Port == form.Port && earlier.protocol() == form.protocol() {
 			r.add(path+".port", "service %s: port %d is declared twice", of.Name, form.Port)
 		}
+	}
+	switch form.Protocol {
+	case "", scenario.TCP, scenario.UDP:
+	default:
+		r.add(path+".protocol", "protocol %q is none of %s, %s", form.Protocol, scenario.TCP, scenario.UDP)
 	}
 	if form.Target == 0 {
 		form.Target = form.Port
 	}
-	return scenario.Port{Port: form.Port, Target: form.Target}
+	return scenario.Port{Port: form.Port, Target: form.Target, Protocol: form.Protocol}
 }
 
 func (r *fileReader) endpoint(path string, of serviceForm, i int, form endpointForm) scenario.Endpoint {

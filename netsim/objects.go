@@ -76,7 +76,11 @@ func (c *Cluster) service(old, d *desired, s scenario.Service) (*intent.Service,
 		Addresses: addrs.list(),
 	}
 	for _, p := range s.Ports {
-		svc.Ports = append(svc.Ports, intent.Port{Port: p.Port, Target: p.Target, Protocol: intent.TCP})
+		port := intent.Port{Port: p.Port, Target: p.Target, Protocol: intent.TCP}
+		if p.Protocol == scenario.UDP {
+			port.Protocol = intent.UDP
+		}
+		svc.Ports = append(svc.Ports, port)
 	}
 	for _, e := range s.Endpoints {
 		p, err := c.pod(e.Pod)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
 	"golang.org/x/sync/errgroup"
 )
@@ -80,12 +81,14 @@ func (c *Cluster) needServers(ctx context.Context, pods []string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, name := range pods {
-		if p := c.pods[name]; len(p.spec.Serve) > 0 {
+		if p := c.pods[name]; serves(p.spec) {
 			g.Go(func() error { return c.startServer(ctx, p) })
 		}
 	}
 	return g.Wait()
 }
+
+func serves(p scenario.Pod) bool { return len(p.Serve)+len(p.ServeUDP) > 0 }
 
 func (c *Cluster) startServer(ctx context.Context, p *pod) error {
 	name := p.spec.Name
@@ -100,7 +103,7 @@ func (c *Cluster) startServer(ctx context.Context, p *pod) error {
 	}
 	// The process outlives the call that needed it first.
 	life := context.WithoutCancel(ctx)
-	cfg := traffic.ServerConfig{Name: name, Ports: p.spec.Serve}
+	cfg := traffic.ServerConfig{Name: name, Ports: p.spec.Serve, UDP: p.spec.ServeUDP}
 	r, err := traffic.StartServer(life, c.launcher(name), cfg, func(t traffic.Conn) { c.witness.server(name, t) })
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", name, err)
@@ -114,7 +117,7 @@ func (c *Cluster) stopServer(ctx context.Context, pod string) error {
 	if err != nil {
 		return fmt.Errorf("stop server: %w", err)
 	}
-	if len(p.spec.Serve) == 0 {
+	if !serves(p.spec) {
 		return fmt.Errorf("stop server: pod %s serves nothing", pod)
 	}
 	s := c.servers.of(pod)

@@ -36,6 +36,8 @@ var plainIPv4 = []sysctl{
 	{"ipv4/conf/default/rp_filter", "0"},
 	{"ipv4/conf/default/send_redirects", "0"},
 	{"ipv4/conf/all/send_redirects", "0"},
+	// Every datagram to a closed port is answered, not one a second.
+	{"ipv4/icmp_ratemask", "0"},
 }
 
 // Settings of a namespace that routes.

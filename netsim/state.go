@@ -52,15 +52,17 @@ type NodeState struct {
 
 // PodState is one pod of a State.
 type PodState struct {
-	Name    string      `json:"name"`
-	Node    string      `json:"node"`
-	Netns   string      `json:"netns"`
-	Cgroup  string      `json:"cgroup"`
-	IPv4    netip.Addr  `json:"ipv4"`
-	IPv6    netip.Addr  `json:"ipv6,omitzero"`
-	Serve   []uint16    `json:"serve,omitempty"`
-	Managed bool        `json:"managed"`
-	Links   []LinkState `json:"links"`
+	Name   string     `json:"name"`
+	Node   string     `json:"node"`
+	Netns  string     `json:"netns"`
+	Cgroup string     `json:"cgroup"`
+	IPv4   netip.Addr `json:"ipv4"`
+	IPv6   netip.Addr `json:"ipv6,omitzero"`
+	Serve  []uint16   `json:"serve,omitempty"`
+	// ServeUDP are the UDP ports, Serve the TCP ports.
+	ServeUDP []uint16    `json:"serve_udp,omitempty"`
+	Managed  bool        `json:"managed"`
+	Links    []LinkState `json:"links"`
 }
 
 // LinkState is one end of a pod's link.
@@ -117,7 +119,7 @@ func (c *Cluster) State() State {
 func (c *Cluster) podState(p *pod) PodState {
 	s := PodState{
 		Name: p.spec.Name, Node: p.node.name, Netns: fdPath(p.netns), Cgroup: p.cgroup.Name(),
-		IPv4: p.addrs.IPv4, IPv6: p.addrs.IPv6, Serve: p.spec.Serve, Managed: c.isManaged(p.spec.Name),
+		IPv4: p.addrs.IPv4, IPv6: p.addrs.IPv6, Serve: p.spec.Serve, ServeUDP: p.spec.ServeUDP, Managed: c.isManaged(p.spec.Name),
 	}
 	for _, l := range p.links {
 		s.Links = append(s.Links, LinkState{Netns: fdPath(l.Netns), Ifindex: l.Ifindex, InPod: l.InPod})

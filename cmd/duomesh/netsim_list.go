@@ -12,6 +12,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -89,6 +90,15 @@ func printClusters(out io.Writer, all []netsim.State) {
 	t.Render()
 }
 
+// served lists the ports of a pod's server, those of UDP as such.
+func served(p netsim.PodState) string {
+	text := listed(p.Serve)
+	for _, port := range p.ServeUDP {
+		text = strings.TrimSpace(fmt.Sprintf("%s %d/UDP", text, port))
+	}
+	return text
+}
+
 func printCluster(out io.Writer, s netsim.State) {
 	t := newTable(out, "node", "pod", "ipv4", "ipv6", "serves", "managed")
 	for _, n := range s.Nodes {
@@ -97,7 +107,7 @@ func printCluster(out io.Writer, s netsim.State) {
 			if p.IPv6.IsValid() {
 				v6 = p.IPv6.String()
 			}
-			t.AppendRow(table.Row{n.Name, p.Name, p.IPv4, v6, listed(p.Serve), yes(p.Managed)})
+			t.AppendRow(table.Row{n.Name, p.Name, p.IPv4, v6, served(p), yes(p.Managed)})
 		}
 	}
 	t.Render()
@@ -108,7 +118,11 @@ func printCluster(out io.Writer, s netsim.State) {
 	for _, svc := range s.Services {
 		var ports, endpoints []string
 		for _, p := range svc.Ports {
-			ports = append(ports, fmt.Sprintf("%d→%d", p.Port, p.Target))
+			text := fmt.Sprintf("%d→%d", p.Port, p.Target)
+			if p.Protocol == scenario.UDP {
+				text += "/UDP"
+			}
+			ports = append(ports, text)
 		}
 		for _, e := range svc.Endpoints {
 			endpoints = append(endpoints, fmt.Sprintf("%s (%d)", e.Pod, e.Weight))

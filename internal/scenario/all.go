@@ -25,6 +25,15 @@ func All() []Scenario {
 		agentChurn(),
 		dnat(),
 		noMesh(),
+		udp("udp/connected/90-10", "one connected UDP socket in ten talks to v2", false, IPv4),
+		udp("udp/unconnected/90-10", "one unconnected UDP socket in ten talks to v2, and sees its answers come from the service", true, IPv4),
+		udp("udp/ipv6/90-10", "the same over IPv6", true, IPv6),
+		udp("udp/v4-mapped/90-10", "the same from IPv6 sockets that send to IPv4", true, Mapped),
+		udpSticky(),
+		udpNoEndpoint(),
+		udpUndeclaredPort(),
+		udpEndpointRemoved(),
+		udpDNAT(),
 	}
 }
 
@@ -50,11 +59,11 @@ func pair() Topology {
 			{Name: "client", Managed: true},
 			{Name: "client2", Managed: true},
 			{Name: "bystander"},
-			{Name: "v1", Serve: []uint16{8080, 9090}},
+			{Name: "v1", Serve: []uint16{8080, 9090}, ServeUDP: []uint16{8053}},
 		}},
 		{Name: "b", Pods: []Pod{
-			{Name: "v2", Serve: []uint16{8080, 9090}},
-			{Name: "v3", Serve: []uint16{8080, 9090}},
+			{Name: "v2", Serve: []uint16{8080, 9090}, ServeUDP: []uint16{8053}},
+			{Name: "v3", Serve: []uint16{8080, 9090}, ServeUDP: []uint16{8053}},
 		}},
 	}}
 }
@@ -62,7 +71,7 @@ func pair() Topology {
 func weighted(f Family, v1, v2 uint32) Objects {
 	return Objects{Services: []Service{{
 		Name: "fortio", Family: f,
-		Ports:     []Port{{80, 8080}},
+		Ports:     []Port{{Port: 80, Target: 8080}},
 		Endpoints: []Endpoint{{"v1", v1}, {"v2", v2}},
 	}}}
 }
@@ -80,7 +89,7 @@ func uniform() Scenario {
 		Summary:  "three endpoints of equal weight share the connections of two clients",
 		Topology: pair(),
 		Objects: Objects{Services: []Service{{
-			Name: "fortio", Family: IPv4, Ports: []Port{{80, 8080}},
+			Name: "fortio", Family: IPv4, Ports: []Port{{Port: 80, Target: 8080}},
 			Endpoints: []Endpoint{{"v1", 1}, {"v2", 1}, {"v3", 1}},
 		}}},
 		Phases: []Phase{{Loads: []Load{{
@@ -188,7 +197,7 @@ func twoPorts() Scenario {
 		}
 	}
 	objects := weighted(IPv4, 1, 1)
-	objects.Services[0].Ports = []Port{{80, 8080}, {81, 9090}}
+	objects.Services[0].Ports = []Port{{Port: 80, Target: 8080}, {Port: 81, Target: 9090}}
 	return Scenario{
 		Name:     "ports/two-targets/50-50",
 		Summary:  "two ports of one service lead to two ports of the same pods",
@@ -206,7 +215,7 @@ func fiftyPorts() Scenario {
 	var loads []Load
 	for i := uint16(0); i < ports; i++ {
 		wide.Serve = append(wide.Serve, target+i)
-		service.Ports = append(service.Ports, Port{first + i, target + i})
+		service.Ports = append(service.Ports, Port{Port: first + i, Target: target + i})
 		loads = append(loads, Load{
 			From: []string{"client"}, To: Target{Service: "wide", Port: first + i, Family: IPv4},
 			Connections: 20, Workers: 1,

@@ -58,6 +58,21 @@ func TestValidateRefuses(t *testing.T) {
 		"scenario x: phase 1: load 1: then without anything during the phase": func(s *Scenario) {
 			load(s).Then = &load(s).Want
 		},
+		"scenario x: phase 1: load 1: datagrams and unconnected sockets are for targets with protocol UDP": func(s *Scenario) {
+			load(s).Unconnected = true
+		},
+		"scenario x: phase 1: load 1: 1001 datagrams of each socket: want 1 to 1000": func(s *Scenario) {
+			load(s).To.Protocol, load(s).Datagrams = UDP, 1001
+		},
+		"scenario x: phase 1: load 1: outcome refused-by-peer: an unconnected UDP socket is not told": func(s *Scenario) {
+			load(s).To.Protocol, load(s).Unconnected, load(s).Want = UDP, true, Want{Outcome: RefusedByPeer}
+		},
+		`scenario x: phase 1: load 1: target: protocol "SCTP" is none of TCP, UDP`: func(s *Scenario) {
+			load(s).To.Protocol = "SCTP"
+		},
+		`scenario x: service fortio: port 80: protocol "udp" is none of TCP, UDP`: func(s *Scenario) {
+			s.Objects.Services[0].Ports[0].Protocol = "udp"
+		},
 		"scenario x: pod v1 is declared twice": func(s *Scenario) {
 			s.Topology.Nodes[1].Pods[0].Name = "v1"
 		},

@@ -19,7 +19,7 @@ func TestLoadFileSample(t *testing.T) {
 		t.Fatalf("phases read as %+v", s.Phases)
 	}
 	want := Objects{Services: []Service{{
-		Name: "cart", Family: IPv4, Ports: []Port{{80, 8080}},
+		Name: "cart", Family: IPv4, Ports: []Port{{Port: 80, Target: 8080}},
 		Endpoints: []Endpoint{{"cart-v2", 1}},
 	}}}
 	got := s.Phases[1].Before[0].(Apply).Objects

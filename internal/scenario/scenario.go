@@ -48,6 +48,8 @@ type Pod struct {
 	// Serve are the TCP ports that the pod's server listens on, for IPv4 and
 	// IPv6, in host byte order. None means that the pod only asks.
 	Serve []uint16
+	// ServeUDP are its UDP ports.
+	ServeUDP []uint16 `yaml:"serveUDP"`
 	// Managed pods are enrolled in the mesh when the world opens.
 	Managed bool
 }
@@ -81,7 +83,18 @@ const (
 type Port struct {
 	Port   uint16
 	Target uint16
+	// Protocol is TCP where it is empty.
+	Protocol Protocol
 }
+
+// Protocol is a transport protocol.
+type Protocol string
+
+// The protocols. An empty one means TCP.
+const (
+	TCP Protocol = "TCP"
+	UDP Protocol = "UDP"
+)
 
 // Endpoint is a pod behind a service.
 type Endpoint struct {
@@ -104,8 +117,14 @@ type Load struct {
 	// From are client pods; the connections are spread evenly over them.
 	From []string
 	To   Target
-	// Connections is the number over all client pods.
+	// Connections is the number over all client pods. With UDP, it is that of
+	// sockets.
 	Connections int
+	// Datagrams is how many each UDP socket sends, one after the other, each after
+	// the last one's answer; 0 means 1.
+	Datagrams int
+	// Unconnected UDP sockets name the address in each send.
+	Unconnected bool
 	// Workers is the number of parallel connectors in each client pod; 0 means 4.
 	Workers int
 	Want    Want
@@ -121,6 +140,8 @@ type Target struct {
 	Pod     string
 	Port    uint16
 	Family  Family
+	// Protocol is TCP where it is empty.
+	Protocol Protocol
 }
 
 // Want is what must become of every connection of a load, written by hand.
@@ -144,10 +165,13 @@ type Outcome string
 const (
 	// Connected: the connection is made, and data goes both ways.
 	Connected Outcome = "connected"
-	// RefusedByMesh: ECONNREFUSED from connect() and no packet anywhere.
+	// RefusedByMesh: ECONNREFUSED from connect(), or from sendto() on an
+	// unconnected UDP socket, and no packet anywhere.
 	RefusedByMesh Outcome = "refused-by-mesh"
-	// RefusedByPeer: the SYN went to the asked address and was refused there:
-	// what happens to a service address that nobody redirects.
+	// RefusedByPeer: the first packet went to the asked address and was refused
+	// there: what happens to a service address that nobody redirects. A UDP
+	// socket learns it where it waits for the answer, and only a connected one
+	// does.
 	RefusedByPeer Outcome = "refused-by-peer"
 )
 
@@ -170,7 +194,12 @@ const (
 	ViaWaypoint Via = "waypoint"
 )
 
-// String returns "service:port/family" or "pod:port/family".
+// String returns "service:port/family" or "pod:port/family", with "/UDP" behind
+// it where that is the protocol.
 func (t Target) String() string {
-	return fmt.Sprintf("%s:%d/%s", t.Service+t.Pod, t.Port, t.Family)
+	name := fmt.Sprintf("%s:%d/%s", t.Service+t.Pod, t.Port, t.Family)
+	if t.Protocol == UDP {
+		name += "/UDP"
+	}
+	return name
 }

@@ -82,6 +82,11 @@ func (o Objects) validate(pods map[string]bool) error {
 		default:
 			return fmt.Errorf("service %s: family %q is none of %s, %s, %s", svc.Name, svc.Family, IPv4, IPv6, Dual)
 		}
+		for _, p := range svc.Ports {
+			if err := p.Protocol.validate(); err != nil {
+				return fmt.Errorf("service %s: port %d: %w", svc.Name, p.Port, err)
+			}
+		}
 		for _, e := range svc.Endpoints {
 			if !pods[e.Pod] {
 				return fmt.Errorf("service %s: endpoint %s is not in the topology", svc.Name, e.Pod)
@@ -123,6 +128,12 @@ func (l Load) validate(pods, services map[string]bool) error {
 	default:
 		return fmt.Errorf("target family %q is none of %s, %s, %s", l.To.Family, IPv4, IPv6, Mapped)
 	}
+	if err := l.To.Protocol.validate(); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if err := l.datagrams(); err != nil {
+		return err
+	}
 	n := l.Connections
 	if l.Then != nil {
 		n /= 2
@@ -133,6 +144,36 @@ func (l Load) validate(pods, services map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// MaxDatagrams bounds what one UDP socket sends.
+const MaxDatagrams = 1000
+
+// datagrams reports what UDP has and TCP has not, and the other way round.
+func (l Load) datagrams() error {
+	if l.To.Protocol != UDP {
+		if l.Datagrams != 0 || l.Unconnected {
+			return fmt.Errorf("datagrams and unconnected sockets are for targets with protocol %s", UDP)
+		}
+		return nil
+	}
+	if l.Datagrams < 0 || l.Datagrams > MaxDatagrams {
+		return fmt.Errorf("%d datagrams of each socket: want 1 to %d", l.Datagrams, MaxDatagrams)
+	}
+	for _, w := range l.wants() {
+		if w.Outcome == RefusedByPeer && l.Unconnected {
+			return fmt.Errorf("outcome %s: an unconnected UDP socket is not told", RefusedByPeer)
+		}
+	}
+	return nil
+}
+
+func (p Protocol) validate() error {
+	switch p {
+	case "", TCP, UDP:
+		return nil
+	}
+	return fmt.Errorf("protocol %q is none of %s, %s", p, TCP, UDP)
 }
 
 func (l Load) wants() []Want {

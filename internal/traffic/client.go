@@ -23,6 +23,10 @@ func (l Load) Check() error {
 		return fmt.Errorf("load: %g connections per second", l.PerSecond)
 	case l.FirstID+uint64(l.Connections) > MaxID:
 		return fmt.Errorf("load: IDs above %d", uint64(MaxID))
+	case l.UDP && l.Bytes > MaxDatagram:
+		return fmt.Errorf("load: %d payload bytes in a datagram: want 0 to %d", l.Bytes, MaxDatagram)
+	case l.Datagrams < 0 || (!l.UDP && (l.Datagrams > 0 || l.Unconnected)):
+		return fmt.Errorf("load: datagrams or no connect are for UDP")
 	case l.Bind.IsValid() && l.Bind.Addr().Is4() != l.To.Addr().Is4():
 		return fmt.Errorf("load: bind %s and connect to %s are not of one family", l.Bind, l.To)
 	}
@@ -61,7 +65,11 @@ func work(l Load, done func(Conn)) {
 					due := time.Duration(float64(i) / l.PerSecond * float64(time.Second))
 					time.Sleep(time.Until(start.Add(due)))
 				}
-				done(d.connection(l.FirstID + uint64(i)))
+				if l.UDP {
+					done(d.socket(l.FirstID + uint64(i)))
+				} else {
+					done(d.connection(l.FirstID + uint64(i)))
+				}
 			}
 		})
 	}

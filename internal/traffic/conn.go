@@ -14,16 +14,24 @@ const (
 // Conn is what one end knows of one connection. It is one JSON line.
 type Conn struct {
 	Role Role `json:"role"`
-	// ID joins the two ends: the client sends it as the first 8 bytes.
+	// ID joins the two ends: the client sends it as the first 8 bytes. All
+	// datagrams of a UDP socket have one.
 	ID uint64 `json:"id"`
 	// Cookie is SO_COOKIE, by which kernel probes know the socket.
 	Cookie uint64 `json:"cookie"`
 	// Asked is what the client passed to connect(); a v4-mapped address is
 	// written as such. Unset on the server.
 	Asked netip.AddrPort `json:"asked,omitzero"`
-	// Local and Peer are getsockname and getpeername.
+	// Local and Peer are getsockname and getpeername. A UDP server has them from
+	// each datagram; a client that sends without connecting has in Local where the
+	// last reply came to, and no Peer.
 	Local netip.AddrPort `json:"local,omitzero"`
 	Peer  netip.AddrPort `json:"peer,omitzero"`
+	// From is the source of the last reply, as a UDP client was told it.
+	From netip.AddrPort `json:"from,omitzero"`
+	// Datagrams is how many a UDP client has sent, or a UDP server received, on
+	// one ID.
+	Datagrams int `json:"datagrams,omitempty"`
 	// Server is the name that the server gave itself, as the client read it.
 	Server string `json:"server,omitempty"`
 	// Sent and Received count payload bytes, without the header of this package.
@@ -58,4 +66,11 @@ type Load struct {
 	FirstID uint64 `json:"first_id"`
 	// Bind is the local address to bind before connect; unset means none.
 	Bind netip.AddrPort `json:"bind,omitzero"`
+	// UDP makes each connection a UDP socket of its own, which sends Datagrams
+	// one after the other, at least 1, and waits for the answer to each. Nothing
+	// is sent again.
+	UDP       bool `json:"udp,omitempty"`
+	Datagrams int  `json:"datagrams,omitempty"`
+	// Unconnected names the address in each sendto() instead of connecting once.
+	Unconnected bool `json:"unconnected,omitempty"`
 }

@@ -19,6 +19,8 @@ type ServerConfig struct {
 	Name string `json:"name"`
 	// Ports are the TCP ports to listen on, in host byte order.
 	Ports []uint16 `json:"ports"`
+	// UDP are the UDP ports to answer on.
+	UDP []uint16 `json:"udp,omitempty"`
 	// Addresses are the local addresses to listen on; none means all, IPv4 and
 	// IPv6.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
@@ -51,6 +53,7 @@ type server struct {
 	name      string
 	lines     *lineWriter
 	listeners []net.Listener
+	sockets   []*socket
 	web       *web
 
 	// accepting is above zero while listeners are read.
@@ -110,8 +113,18 @@ func (s *server) listen(cfg ServerConfig) error {
 			s.listeners = append(s.listeners, l)
 		}
 	}
+	for _, port := range cfg.UDP {
+		for _, addr := range listenAddrs(cfg.Addresses, port) {
+			if err := s.listenUDP(addr); err != nil {
+				return fmt.Errorf("server %s: %w", s.name, err)
+			}
+		}
+	}
 	for _, l := range s.listeners {
 		s.accepting.Go(func() { s.accept(l) })
+	}
+	for _, u := range s.sockets {
+		s.accepting.Go(u.run)
 	}
 	return nil
 }
@@ -183,6 +196,9 @@ func (s *server) sync(token uint64) {
 		}
 	}
 	s.mu.Unlock()
+	for _, u := range s.sockets {
+		u.flush()
+	}
 	s.wg.Go(func() {
 		for _, done := range waits {
 			<-done
@@ -197,6 +213,9 @@ func (s *server) sync(token uint64) {
 func (s *server) retire() {
 	for _, l := range s.listeners {
 		l.(*net.TCPListener).SetDeadline(time.Now().Add(drainTime)) // fails only when closed
+	}
+	for _, u := range s.sockets {
+		u.conn.SetReadDeadline(time.Now().Add(drainTime))
 	}
 	s.accepting.Wait()
 	late := time.After(finishTime)
@@ -225,6 +244,9 @@ func (s *server) sessions() []chan struct{} {
 func (s *server) stop() {
 	for _, l := range s.listeners {
 		l.Close() // repeated: net.ErrClosed
+	}
+	for _, u := range s.sockets {
+		u.conn.Close()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,6 +21,14 @@ const MaxID = 1<<56 - 1
 
 const headerLen = 12
 
+// MaxDatagram is the largest payload of one datagram: with headers, it fits into
+// the smallest MTU of IPv6.
+const MaxDatagram = 1024
+
+// lastDatagram is set in the length of a socket's last datagram: the server then
+// reports the socket.
+const lastDatagram = 1 << 31
+
 func putHeader(b []byte, id uint64, payload int) {
 	binary.BigEndian.PutUint64(b, id)
 	binary.BigEndian.PutUint32(b[8:], uint32(payload))

@@ -19,9 +19,16 @@ type rule struct {
 	kernel bool
 }
 
-// rules are held against every connection of a group. Each has a negative
-// control in e2e: a mesh broken from outside that must fail it.
-var rules = [...]rule{
+// rulesOf are held against every connection of a load. Each has a negative control
+// in e2e: a mesh broken from outside that must fail it. The first is the outcome.
+func rulesOf(l scenario.Load) []rule {
+	if isUDP(l) {
+		return udpRules[:]
+	}
+	return tcpRules[:]
+}
+
+var tcpRules = [...]rule{
 	{"the application saw what is declared", ruleOutcome, false},
 	{"client and kernel agree on what was asked", ruleAsked, true},
 	{"client and server agree", ruleServer, false},
@@ -35,7 +42,7 @@ var rules = [...]rule{
 
 func (g group) judge(sight sight) []report.Check {
 	var checks []report.Check
-	for _, r := range rules {
+	for _, r := range g.rules {
 		c := g.hold(r)
 		if r.kernel {
 			c = sight.limit(c)
@@ -74,7 +81,7 @@ func (g group) hold(r rule) report.Check {
 func (f fact) followed(wants []scenario.Want) scenario.Want {
 	best := wants[0]
 	for _, w := range slices.Backward(wants) {
-		if ruleOutcome(f, w) == "" {
+		if rulesOf(*f.load)[0].holds(f, w) == "" {
 			best = w
 		}
 	}
@@ -87,7 +94,7 @@ func (f fact) followed(wants []scenario.Want) scenario.Want {
 }
 
 func (f fact) follows(w scenario.Want) bool {
-	for _, r := range rules {
+	for _, r := range rulesOf(*f.load) {
 		if r.holds(f, w) != "" {
 			return false
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -74,7 +75,7 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	if err := g.handles(&e); err != nil {
 		return evidence{}, err
 	}
-	judge, err := openJudge(ctx, e.pods, g.options)
+	judge, err := openJudge(ctx, e.pods, slices.ContainsFunc(ph.Loads, isUDP), g.options)
 	if err != nil {
 		return evidence{}, err
 	}
@@ -179,7 +180,10 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 		if i < p.connections%len(l.From) {
 			n++
 		}
-		spec := traffic.Load{To: le.asked, Connections: n, Workers: workers, Bytes: 64}
+		spec := traffic.Load{
+			To: le.asked, Connections: n, Workers: workers, Bytes: 64,
+			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected,
+		}
 		group.Go(func() error {
 			if p.after != nil {
 				if err := await(ctx, p.after); err != nil {

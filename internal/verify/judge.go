@@ -11,6 +11,7 @@ import (
 // fact is all that is known of one client connection.
 type fact struct {
 	clientConn
+	load *scenario.Load
 	// servers are the server-side reports with its ID: one, when it connected.
 	servers []servedConn
 	// lines are the kernel's lines of its socket: exactly one.
@@ -22,6 +23,7 @@ type fact struct {
 // group is connections of one load of which the same is expected.
 type group struct {
 	name  string
+	rules []rule
 	facts []fact
 	// least is how many connections must be in it for it to say anything.
 	least int
@@ -48,7 +50,7 @@ func (e *evidence) judge() (int, []report.Check) {
 	checks = append(checks, e.checkChange(all)...)
 	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()),
 		e.checkGhosts(), sight.limit(e.checkGhostLines()))
-	for _, c := range e.checkWire(all) {
+	for _, c := range append(e.checkWire(all), e.checkDatagrams(all)...) {
 		checks = append(checks, sight.limit(c))
 	}
 	return judged, checks
@@ -70,15 +72,16 @@ func (e *evidence) groups(i int) []group {
 	le := e.loads[i]
 	name := le.load.To.String()
 	least := max(1, le.load.Connections/20)
-	before := group{name: name, wants: []scenario.Want{le.load.Want}, least: least}
+	rules := rulesOf(le.load)
+	before := group{name: name, rules: rules, wants: []scenario.Want{le.load.Want}, least: least}
 	if le.load.Then == nil {
 		for _, c := range le.conns {
-			before.facts = append(before.facts, e.fact(c))
+			before.facts = append(before.facts, e.fact(le, c))
 		}
 		return []group{before}
 	}
-	after := group{name: name + " after the change", wants: []scenario.Want{*le.load.Then}, least: least}
-	while := group{name: name + " during the change", wants: []scenario.Want{le.load.Want, *le.load.Then}}
+	after := group{name: name + " after the change", rules: rules, wants: []scenario.Want{*le.load.Then}, least: least}
+	while := group{name: name + " during the change", rules: rules, wants: []scenario.Want{le.load.Want, *le.load.Then}}
 	before.name += " before the change"
 	for _, c := range le.conns {
 		g := &while
@@ -88,7 +91,7 @@ func (e *evidence) groups(i int) []group {
 		case c.decided() < e.change.start:
 			g = &before
 		}
-		g.facts = append(g.facts, e.fact(c))
+		g.facts = append(g.facts, e.fact(le, c))
 	}
 	return []group{before, while, after}
 }
@@ -101,8 +104,8 @@ func (c clientConn) decided() int64 {
 	return c.End
 }
 
-func (e *evidence) fact(c clientConn) fact {
-	f := fact{clientConn: c, servers: e.served[c.ID], lines: e.ledger.active[socket{c.pod, c.Cookie}]}
+func (e *evidence) fact(le *loadEvidence, c clientConn) fact {
+	f := fact{clientConn: c, load: &le.load, servers: e.served[c.ID], lines: e.ledger.active[socket{c.pod, c.Cookie}]}
 	for _, s := range f.servers {
 		f.accepted = append(f.accepted, e.ledger.passive[socket{s.pod, s.Cookie}]...)
 	}

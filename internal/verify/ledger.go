@@ -29,12 +29,12 @@ type ledger struct {
 	passive map[socket][]probe.Line
 }
 
-func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, o Options) (*judge, error) {
+func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, udp bool, o Options) (*judge, error) {
 	var targets []probe.Target
 	for _, h := range pods {
 		targets = append(targets, target(h))
 	}
-	p, err := probe.Open(ctx, targets, probe.Options{RingBytes: o.JudgeRing, Log: o.Log})
+	p, err := probe.Open(ctx, targets, probe.Options{RingBytes: o.JudgeRing, UDP: udp, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("open the judge: %w", err)
 	}
@@ -108,7 +108,7 @@ func (e *evidence) checkLost() report.Check {
 // carry it, and not one packet when none had to.
 func (e *evidence) checkWire(all []group) []report.Check {
 	var checks []report.Check
-	for _, k := range e.askedFrom() {
+	for _, k := range e.askedFrom(false) {
 		want := wantSYNs(all, k)
 		syns, packets := 0, uint64(0)
 		for _, line := range e.ledger.Lines {
@@ -147,11 +147,15 @@ type podAsked struct {
 	asked netip.AddrPort
 }
 
-// askedFrom lists the pairs of client pod and address, in the order of loads.
-func (e *evidence) askedFrom() []podAsked {
+// askedFrom lists the pairs of client pod and address of one protocol, in the
+// order of loads.
+func (e *evidence) askedFrom(udp bool) []podAsked {
 	var keys []podAsked
 	seen := map[podAsked]bool{}
 	for _, le := range e.loads {
+		if isUDP(le.load) != udp {
+			continue
+		}
 		for _, pod := range le.load.From {
 			if k := (podAsked{pod, plain(le.asked)}); !seen[k] {
 				seen[k] = true
@@ -168,7 +172,7 @@ func wantSYNs(all []group, k podAsked) int {
 	for _, g := range all {
 		for _, f := range g.facts {
 			want, sent := f.wantPeer(f.followed(g.wants))
-			if f.pod == k.pod && sent && want == k.asked {
+			if f.pod == k.pod && sent && want == k.asked && !isUDP(*f.load) {
 				n++
 			}
 		}
