@@ -28,15 +28,13 @@ func agentKilled() Scenario {
 	}
 }
 
-// agentChurn changes the endpoints as often as a file may be changed so that each
-// change is applied: a file source waits until it has been quiet for 50 ms.
 func agentChurn() Scenario {
 	then := redirected(map[string]float64{"v1": 1})
 	left := weighted(IPv4, 1, 1)
 	left.Services[0].Endpoints = left.Services[0].Endpoints[:1]
 	return Scenario{
 		Name:     "agent/churn-and-kills/100000",
-		Summary:  "endpoints come and go 15 times a second while agents are killed: nothing is refused, misrouted or leaked",
+		Summary:  "endpoints come and go 100 times a second while agents are killed: nothing is refused, misrouted or leaked",
 		Topology: agentPair(),
 		Objects:  weighted(IPv4, 1, 1),
 		Phases: []Phase{{
@@ -46,12 +44,30 @@ func agentChurn() Scenario {
 				Then: &then,
 			}},
 			During: []Action{Churn{
-				Between: []Objects{weighted(IPv4, 1, 1), left}, Changes: 60, PerSecond: 15,
-				Kill: []string{"a", "b"}, KillEvery: 15,
+				Between: []Objects{weighted(IPv4, 1, 1), left}, Changes: 400, PerSecond: 100,
+				Kill: []string{"a", "b"}, KillEvery: 100,
 			}},
 		}, {
 			// However long the churn took: its end holds.
 			Loads: []Load{{From: []string{"client"}, To: fortio(IPv4), Connections: 500, Want: then}},
 		}},
 	}
+}
+
+// datagramChurn is agentChurn for UDP sockets that name the address in each send.
+func datagramChurn() Scenario {
+	s := agentChurn()
+	s.Name = "udp/churn-and-kills/100000"
+	s.Summary = "the same for the datagrams of unconnected UDP sockets"
+	s.Objects = dns(IPv4, 1, 1)
+	left := dns(IPv4, 1, 1)
+	left.Services[0].Endpoints = left.Services[0].Endpoints[:1]
+	churn := s.Phases[0].During[0].(Churn)
+	churn.Between = []Objects{s.Objects, left}
+	s.Phases[0].During = []Action{churn}
+	then := answered(map[string]float64{"v1": 1})
+	load := &s.Phases[0].Loads[0]
+	load.To, load.Unconnected, load.Want, load.Then = toDNS(IPv4), true, answered(map[string]float64{"v1": .5, "v2": .5}), &then
+	s.Phases[1].Loads = []Load{{From: []string{"client"}, To: toDNS(IPv4), Connections: 500, Unconnected: true, Want: then}}
+	return s
 }

@@ -33,6 +33,7 @@ func All() []Scenario {
 		udpNoEndpoint(),
 		udpUndeclaredPort(),
 		udpEndpointRemoved(),
+		datagramChurn(),
 		udpDNAT(),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -50,7 +51,8 @@ func Version(data []byte) string {
 // A receiver that is late gets only the newest Update.
 //
 // A file that is replaced by rename, by a changed link or by a changed link on
-// the way to it (Kubernetes' ..data) is followed. One that is written in place
+// the way to it (Kubernetes' ..data) is followed. One that another file of its
+// directory is renamed to is whole, and read at once. One that is written in place
 // is read when 50 ms have passed without a write; writers that take longer
 // between two writes must use rename.
 //
@@ -80,6 +82,7 @@ type watcher struct {
 	notify    *fsnotify.Watcher
 	updates   chan Update
 
+	renamed bool            // the last event: a file of a watched directory got another name
 	content []byte          // as last read
 	failure string          // the last reading's error, if it gave no content
 	read    bool            // something was read or failed before
@@ -104,7 +107,12 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		case updates <- update:
 			w.sent()
-		case <-w.notify.Events:
+		case e := <-w.notify.Events:
+			if w.replaced(e) {
+				settled = nil
+				w.reload()
+				continue
+			}
 			settled, since = settle(settled != nil, since)
 		case err := <-w.notify.Errors:
 			w.log.Warn("events of the intent file were lost, reading it again", "err", err)
@@ -120,6 +128,23 @@ func (w *watcher) run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// replaced reports whether e is the second half of a rename to the very file: the
+// kernel tells of the old name and of the new one back to back (inotify(7)). What
+// had that name before was whole or not, it is gone.
+func (w *watcher) replaced(e fsnotify.Event) bool {
+	renamed := w.renamed
+	w.renamed = e.Has(fsnotify.Rename)
+	if !renamed || !e.Has(fsnotify.Create) {
+		return false
+	}
+	placed, err := os.Lstat(e.Name)
+	if err != nil || !placed.Mode().IsRegular() {
+		return false
+	}
+	now, err := os.Stat(w.abs)
+	return err == nil && os.SameFile(placed, now)
 }
 
 // settle returns when to read the file after an event; since is the first

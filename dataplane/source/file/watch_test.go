@@ -197,6 +197,35 @@ func TestSameContentIsNoUpdate(t *testing.T) {
 	}
 }
 
+// A file that is renamed into its place is read at once, again and again; one that
+// is written in place is not.
+func TestRenamedFileIsReadAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(t *testing.T, path, text string)
+		atOnce bool
+	}{
+		"renamed": {replace, true},
+		"written": {mustWrite, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "mesh.yaml")
+			mustWrite(t, path, weighing(1))
+			next := watching(t, path)
+			wantWeight(t, next, 1)
+			const changes = 8
+			began := time.Now()
+			for n := uint32(2); n < 2+changes; n++ {
+				c.change(t, path, weighing(int(n)))
+				wantWeight(t, next, n)
+			}
+			// Not a matter of speed: whoever waits, waits for 50 ms each time.
+			if waited := time.Since(began) >= changes*quiet; waited == c.atOnce {
+				t.Errorf("%d changes took %v", changes, time.Since(began))
+			}
+		})
+	}
+}
+
 func TestLateReceiverGetsTheNewest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	mustWrite(t, path, weighing(1))
