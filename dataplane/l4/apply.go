@@ -22,15 +22,13 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	if e.closed {
 		return errClosed
 	}
-	news := e.state.news(s)
-	if err := news.Validate(); err != nil {
+	if err := e.state.validate(s); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if err := supported(news); err != nil {
+	if err := supported(s); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	p := e.state.plan(s.Services, e.host.Place)
-	e.state.order = nil // until this one is carried out, the next looks at all
 	if err := e.fits(p); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
@@ -42,9 +40,7 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	e.state.adopt(p, s)
-	if len(e.gateways) > 0 || len(gatewaysOf(news)) > 0 {
-		e.gateways = gatewaysOf(s)
-	}
+	e.gateways = gatewaysOf(s)
 	if err := e.evict(); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
@@ -80,7 +76,6 @@ func (e *Engine) carryOut(p *plan) error {
 		}
 	}
 	if p.replaces {
-		e.owesGrace = true
 		if err := e.flipping(true); err != nil {
 			return err
 		}
@@ -94,14 +89,13 @@ func (e *Engine) carryOut(p *plan) error {
 	for _, k := range p.drop {
 		e.state.dropFront(k)
 	}
-	if e.owesGrace {
+	if p.replaces {
 		if err := e.grace.wait(); err != nil {
 			return err
 		}
 		if err := e.flipping(false); err != nil {
 			return err
 		}
-		e.owesGrace = false
 	}
 	e.collect()
 	return nil

@@ -141,33 +141,16 @@ func BenchmarkApply(b *testing.B) {
 		b.Run(fmt.Sprintf("one-endpoint/%d", services), func(b *testing.B) {
 			n := newNode(b)
 			e := n.open(b, Options{})
-			snapshot := intent.Snapshot{Services: all}
-			for _, svc := range all {
-				for _, ep := range svc.Endpoints {
-					snapshot.Workloads = append(snapshot.Workloads, ep.Workload)
-				}
-			}
-			must(b, e.Apply(b.Context(), snapshot))
-			weight := uint32(1)
+			apply(b, e, all...)
+			i := 0
 			for b.Loop() {
-				weight = 3 - weight
-				snapshot = withWeight(snapshot, weight)
-				must(b, e.Apply(b.Context(), snapshot))
+				i++
+				next := slices.Clone(all)
+				next[0] = manyEndpoints(0, i%2)
+				apply(b, e, next...)
 			}
 		})
 	}
-}
-
-// withWeight is a Snapshot in which the first endpoint has another weight; it
-// shares everything else.
-func withWeight(s intent.Snapshot, weight uint32) intent.Snapshot {
-	s.Services, s.Workloads = slices.Clone(s.Services), slices.Clone(s.Workloads)
-	w, svc := *s.Workloads[0], *s.Services[0]
-	w.Weight = weight
-	svc.Endpoints = slices.Clone(svc.Endpoints)
-	svc.Endpoints[0].Workload = &w
-	s.Services[0], s.Workloads[0] = &svc, &w
-	return s
 }
 
 // BenchmarkGrace is the part of an Apply that waits for running programs.

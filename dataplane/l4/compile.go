@@ -15,14 +15,6 @@ type compiled struct {
 	addresses []meshFrontendKey
 	fronts    []front
 	sets      []*slotSet
-	// contested is set when another service claims one of the keys too.
-	contested bool
-}
-
-// claimsAs reports whether c claims exactly the keys that old does, in its order.
-func (c *compiled) claimsAs(old *compiled) bool {
-	return slices.Equal(c.addresses, old.addresses) &&
-		slices.EqualFunc(c.fronts, old.fronts, func(a, b front) bool { return a.key == b.key })
 }
 
 // front is one frontend of a service.

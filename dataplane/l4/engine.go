@@ -36,13 +36,10 @@ type Engine struct {
 	ender     *link.Iter // nil: the kernel cannot end UDP sockets
 	// staleUDP is set while connected UDP sockets may lead to endpoints that
 	// have left.
-	staleUDP bool
-	coll     *ebpf.Collection
-	hooks    []*hook
-	grace    *grace
-	// owesGrace is set from the first replaced frontend until no program can hold
-	// what it had.
-	owesGrace bool
+	staleUDP  bool
+	coll      *ebpf.Collection
+	hooks     []*hook
+	grace     *grace
 	pins      *pins // nil: nothing is pinned
 	closers   []io.Closer
 	neighbors []Neighbour

@@ -2,7 +2,6 @@ package l4
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -14,12 +13,9 @@ import (
 type state struct {
 	// applied is set after the first Apply; before, the entries may be those
 	// of a process that ran earlier.
-	applied  bool
-	services map[*intent.Service]*compiled
-	byName   map[string]*compiled
-	// order is the services as they were applied, workloads likewise. It is nil
-	// while the kernel may hold something else.
-	order     []*intent.Service
+	applied   bool
+	services  map[*intent.Service]*compiled
+	byName    map[string]*compiled
 	workloads []*intent.Workload
 	fronts    map[meshFrontendKey]meshFrontend
 	// sizes has the number of slots of each set, refs how many frontends name it.
@@ -118,16 +114,11 @@ func (s *state) inherit(c *compiled) {
 
 // plan is what one Apply has to write.
 type plan struct {
-	// services and byName are all of them; where partial is set, those that take
-	// the place of exchanged.
-	services  map[*intent.Service]*compiled
-	byName    map[string]*compiled
-	partial   bool
-	exchanged []*intent.Service
-
-	sets   []*slotSet
-	slots  uint64  // of sets
-	ranges *ranges // after sets were placed
+	services map[*intent.Service]*compiled
+	byName   map[string]*compiled
+	sets     []*slotSet
+	slots    uint64  // of sets
+	ranges   *ranges // after sets were placed
 	// unplaced is the size of a set for which no row of slots was free.
 	unplaced uint32
 	putKeys  []meshFrontendKey
@@ -142,92 +133,38 @@ type plan struct {
 	added int
 }
 
-// plan compares the services with the state. Of the state it changes only what
-// nothing reads before the plan is carried out: generations, and the places of
-// sets that no frontend names.
+// plan compares the services with the state, which it does not change.
 func (s *state) plan(services []*intent.Service, from intent.Place) *plan {
-	if p := s.planExchange(services, from); p != nil {
-		return p
+	p := &plan{
+		services: make(map[*intent.Service]*compiled, len(services)),
+		byName:   make(map[string]*compiled, len(services)),
 	}
-	return s.planAll(services, from)
-}
-
-func (s *state) newPlan(services int) *plan {
-	return &plan{
-		services: make(map[*intent.Service]*compiled, services),
-		byName:   make(map[string]*compiled, services),
-		ranges:   s.ranges.clone(),
-	}
-}
-
-// planExchange plans only what differs, where services were exchanged one for one
-// and each claims the keys of its last version, which nobody else does: then
-// nothing else can change. It returns nil where more has to be looked at.
-func (s *state) planExchange(services []*intent.Service, from intent.Place) *plan {
-	if !s.applied || len(services) != len(s.order) {
-		return nil
-	}
-	p := s.newPlan(0)
-	p.partial = true
-	for i, svc := range services {
-		old := s.order[i]
-		if svc == old {
-			continue
-		}
-		last := s.services[old]
-		if svc.Key() != old.Key() || last == nil || last.contested {
-			return nil
-		}
-		c := compile(svc, from)
-		if !c.claimsAs(last) {
-			return nil
-		}
-		s.inherit(c)
-		p.exchanged = append(p.exchanged, old)
-		p.adds(s, c, func(meshFrontendKey) bool { return true })
-	}
-	return p
-}
-
-// planAll looks at every service, and finds out whose key is whose.
-func (s *state) planAll(services []*intent.Service, from intent.Place) *plan {
-	p := s.newPlan(len(services))
-	claims := make(map[meshFrontendKey]*compiled, len(s.fronts))
+	p.ranges = s.ranges.clone()
+	claimed := make(map[meshFrontendKey]struct{}, len(s.fronts))
 	for _, svc := range intent.ByPrecedence(services) {
 		c := s.services[svc]
 		if c == nil {
 			c = compile(svc, from)
 			s.inherit(c)
 		}
-		c.contested = false
-		p.adds(s, c, func(k meshFrontendKey) bool {
-			first := claims[k]
-			if first == nil {
-				claims[k] = c
-			} else if first != c {
-				first.contested, c.contested = true, true
+		p.services[svc], p.byName[svc.Key()] = c, c
+		for _, f := range c.fronts {
+			if _, taken := claimed[f.key]; taken {
+				continue
 			}
-			return first == nil
-		})
-	}
-	p.unwanted(s, claims)
-	return p
-}
-
-// adds plans the keys of a service that it is the first to claim.
-func (p *plan) adds(s *state, c *compiled, claim func(meshFrontendKey) bool) {
-	p.services[c.service], p.byName[c.service.Key()] = c, c
-	for _, f := range c.fronts {
-		if claim(f.key) {
+			claimed[f.key] = struct{}{}
 			p.place(s, f.set)
 			p.want(s, f.key, f.value())
 		}
-	}
-	for _, k := range c.addresses {
-		if claim(k) {
-			p.want(s, k, seal(k, meshFrontend{Flags: uint16(meshFrontendFlagFRONTEND_ADDR_ONLY)}))
+		for _, k := range c.addresses {
+			if _, known := claimed[k]; !known {
+				claimed[k] = struct{}{}
+				p.want(s, k, seal(k, meshFrontend{Flags: uint16(meshFrontendFlagFRONTEND_ADDR_ONLY)}))
+			}
 		}
 	}
+	p.unwanted(s, claimed)
+	return p
 }
 
 func (p *plan) want(s *state, k meshFrontendKey, v meshFrontend) {
@@ -245,12 +182,12 @@ func (p *plan) want(s *state, k meshFrontendKey, v meshFrontend) {
 	p.put = append(p.put, v)
 }
 
-func (p *plan) unwanted(s *state, claimed map[meshFrontendKey]*compiled) {
+func (p *plan) unwanted(s *state, claimed map[meshFrontendKey]struct{}) {
 	if len(claimed) == len(s.fronts)+p.added {
 		return // every old key is wanted
 	}
 	for k := range s.fronts {
-		if claimed[k] == nil {
+		if _, wanted := claimed[k]; !wanted {
 			p.drop = append(p.drop, k)
 			p.endsUDP = p.endsUDP || isUDP(k)
 		}
@@ -278,17 +215,8 @@ func (p *plan) place(s *state, set *slotSet) {
 
 // adopt makes the plan's services the ones to compare with.
 func (s *state) adopt(p *plan, from intent.Snapshot) {
-	s.applied = true
-	s.order, s.workloads = slices.Clone(from.Services), slices.Clone(from.Workloads)
-	if !p.partial {
-		s.services, s.byName = p.services, p.byName
-		return
-	}
-	for _, old := range p.exchanged {
-		delete(s.services, old)
-	}
-	maps.Copy(s.services, p.services)
-	maps.Copy(s.byName, p.byName)
+	s.services, s.byName, s.applied = p.services, p.byName, true
+	s.workloads = slices.Clone(from.Workloads)
 }
 
 // slotsOf returns the indices and values of a set.
