@@ -75,20 +75,23 @@ func conflicts(claims map[Frontend]Claim, losers map[Frontend][]string) []Confli
 	return all
 }
 
-// ByPrecedence returns the services in the order in which they are given a
-// frontend that several claim: canonical ones first, then by namespace and name.
+// ByPrecedence returns the services in the order of Precedence.
 func ByPrecedence(services []*Service) []*Service {
 	sorted := slices.Clone(services)
-	slices.SortStableFunc(sorted, func(a, b *Service) int {
-		if a.Canonical != b.Canonical {
-			if a.Canonical {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortStableFunc(sorted, Precedence)
 	return sorted
+}
+
+// Precedence is negative when a is given a frontend that both claim: canonical
+// services come first, then the order is by namespace and name.
+func Precedence(a, b *Service) int {
+	if a.Canonical != b.Canonical {
+		if a.Canonical {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // Targets returns the endpoints of s that a caller at the given place may be

@@ -10,7 +10,8 @@ import (
 
 // Apply makes s the state of the node. When it returns nil, every connect() that
 // is still being decided is decided by s; established connections keep their
-// backend. A Snapshot equal to the last one writes nothing.
+// backend. A Snapshot equal to the last one writes nothing; what another one costs
+// grows with the services and workloads that are not the last one's by pointer.
 //
 // Nothing was written when it returns an error of Snapshot.Validate, an
 // intent.UnsupportedError, a CapacityError or the context's error. After any other
@@ -22,29 +23,33 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	if e.closed {
 		return errClosed
 	}
-	if err := e.state.validate(s); err != nil {
+	p, err := e.prepare(ctx, s)
+	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if err := supported(s); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	p := e.state.plan(s.Services, e.host.Place)
-	if err := e.fits(p); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	e.staleUDP = e.staleUDP || p.endsUDP
 	if err := e.carryOut(p); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	e.state.adopt(p, s)
-	e.gateways = gatewaysOf(s)
 	if err := e.evict(); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil
+}
+
+// prepare finds what to write, and everything for which it may not be written.
+func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) {
+	c := e.state.changes(s)
+	if err := e.state.validate(s, c); err != nil {
+		return nil, err
+	}
+	if err := supported(s, c); err != nil {
+		return nil, err
+	}
+	p := e.state.plan(c, e.host.Place)
+	if err := e.fits(p); err != nil {
+		return nil, err
+	}
+	return p, ctx.Err()
 }
 
 // fits checks the moment at which the most entries are there: new slots are
@@ -65,13 +70,29 @@ func (e *Engine) fits(p *plan) error {
 // carryOut writes a plan in the order in which no program meets a frontend
 // without its slots.
 func (e *Engine) carryOut(p *plan) error {
+	e.staleUDP = e.staleUDP || p.endsUDP
+	err := e.show(p)
+	if err == nil {
+		err = e.settle(p)
+	}
+	if err != nil {
+		e.state.torn = true // nobody knows how far it came
+		return err
+	}
+	e.state.adopt(p)
+	e.state.torn = false
+	return nil
+}
+
+// show writes what programs that begin from now on find.
+func (e *Engine) show(p *plan) error {
 	e.state.ranges = p.ranges
 	for _, set := range p.sets {
 		e.state.putSet(set.id, uint32(len(set.targets)))
 	}
 	for _, set := range p.sets {
 		if err := e.slots.put(slotsOf(set)); err != nil {
-			e.collect() // no frontend has named them
+			e.state.dropLoose() // no frontend has named them
 			return err
 		}
 	}
@@ -89,6 +110,12 @@ func (e *Engine) carryOut(p *plan) error {
 	for _, k := range p.drop {
 		e.state.dropFront(k)
 	}
+	return nil
+}
+
+// settle waits for the programs that began before, and frees the slots that no
+// frontend names: no program can hold such a frontend then.
+func (e *Engine) settle(p *plan) error {
 	if p.replaces {
 		if err := e.grace.wait(); err != nil {
 			return err
@@ -97,7 +124,7 @@ func (e *Engine) carryOut(p *plan) error {
 			return err
 		}
 	}
-	e.collect()
+	e.state.dropLoose()
 	return nil
 }
 
@@ -126,21 +153,11 @@ func (e *Engine) flip(keys []meshFrontendKey, values []meshFrontend) error {
 	return nil
 }
 
-// collect frees the slots that no frontend names. The caller has waited until
-// no program can hold such a frontend.
-func (e *Engine) collect() {
-	for _, id := range e.state.garbage() {
-		e.state.dropSet(id)
-	}
-}
-
 // reread makes the mirror what the kernel has: after a failed write, and for
 // the entries of a process that ran earlier. What is free then must not be read
 // any more either, so it waits as Apply does.
 func (e *Engine) reread() error {
-	fresh := newState(e.limits.Slots)
-	fresh.services, fresh.byName = e.state.services, e.state.byName
-	fresh.workloads, fresh.applied = e.state.workloads, e.state.applied
+	fresh := newMirror(e.limits.Slots)
 	fresh.lastGeneration = e.state.lastGeneration
 	var wrong []error
 	err := e.frontends.each(func(k meshFrontendKey, v meshFrontend) {
@@ -151,6 +168,6 @@ func (e *Engine) reread() error {
 	if err = errors.Join(append(wrong, err)...); err != nil {
 		return err
 	}
-	e.state = fresh
+	e.state.mirror = fresh
 	return e.grace.wait()
 }

@@ -10,8 +10,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-
-	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
 // BenchmarkHook measures the connect4 program by the kernel's own statistics,
@@ -116,63 +114,6 @@ func cpuOf(tb testing.TB, cgroup *os.File, f func()) float64 {
 	before := usage()
 	f()
 	return usage() - before
-}
-
-// BenchmarkApply is a first load, and the change of one endpoint, with ten
-// endpoints for each service.
-func BenchmarkApply(b *testing.B) {
-	for _, services := range []int{10, 1000, 10_000} {
-		all := make([]*intent.Service, services)
-		for i := range all {
-			all[i] = manyEndpoints(i, 0)
-		}
-		b.Run(fmt.Sprintf("first/%d", services), func(b *testing.B) {
-			for b.Loop() {
-				b.StopTimer()
-				n := newNode(b)
-				e := n.open(b, Options{})
-				b.StartTimer()
-				apply(b, e, all...)
-				b.StopTimer()
-				must(b, e.Close())
-				b.StartTimer()
-			}
-		})
-		b.Run(fmt.Sprintf("one-endpoint/%d", services), func(b *testing.B) {
-			n := newNode(b)
-			e := n.open(b, Options{})
-			apply(b, e, all...)
-			i := 0
-			for b.Loop() {
-				i++
-				next := slices.Clone(all)
-				next[0] = manyEndpoints(0, i%2)
-				apply(b, e, next...)
-			}
-		})
-	}
-}
-
-// BenchmarkGrace is the part of an Apply that waits for running programs.
-func BenchmarkGrace(b *testing.B) {
-	n := newNode(b)
-	e := n.open(b, Options{})
-	for b.Loop() {
-		must(b, e.grace.wait())
-	}
-}
-
-func manyEndpoints(service, missing int) *intent.Service {
-	var ws []*intent.Workload
-	for j := range 10 - missing {
-		ws = append(ws, workload(fmt.Sprintf("w-%d-%d", service, j),
-			fmt.Sprintf("10.%d.%d.%d", 100+j, service/256, service%256)))
-	}
-	return service10(service, ws)
-}
-
-func service10(i int, ws []*intent.Workload) *intent.Service {
-	return service(fmt.Sprintf("s%05d", i), []string{fmt.Sprintf("10.9.%d.%d", i/256, i%256)}, []uint16{80}, ws...)
 }
 
 // connects makes n connections, back to back ("repeat"), or each with an answer

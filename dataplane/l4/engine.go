@@ -26,7 +26,6 @@ type Engine struct {
 	closed    bool
 	state     *state
 	enrolled  map[uint64]string // netns cookie → pod name, "" when not known
-	gateways  map[string]bool
 	managed   table[uint64, uint32]
 	pods      table[uint32, uint64]
 	frontends table[meshFrontendKey, meshFrontend]

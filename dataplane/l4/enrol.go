@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -35,7 +34,7 @@ func (e *Engine) enrol(p Pod) error {
 	if p.Netns == nil || p.Cgroup == nil {
 		return errors.New("network namespace and cgroup are both needed")
 	}
-	if e.gateways[p.Name] {
+	if e.state.gateways[p.Name] > 0 {
 		return errors.New("it is a waypoint or gateway, which is never managed")
 	}
 	inside, err := below(p.Cgroup, e.host.Cgroup)
@@ -133,8 +132,11 @@ func (e *Engine) release(cookie uint64) error {
 // gateways. A pod that an earlier process enrolled has no name until it is
 // enrolled again, and is refused then.
 func (e *Engine) evict() error {
+	if len(e.state.gateways) == 0 {
+		return nil
+	}
 	for cookie, name := range e.enrolled {
-		if !e.gateways[name] {
+		if e.state.gateways[name] == 0 {
 			continue
 		}
 		if err := e.release(cookie); err != nil {
@@ -143,15 +145,4 @@ func (e *Engine) evict() error {
 		e.log.Warn("a managed pod has become a gateway and is managed no more", "pod", name)
 	}
 	return nil
-}
-
-// gatewaysOf returns the names, as in Pod, of what may not be enrolled.
-func gatewaysOf(s intent.Snapshot) map[string]bool {
-	names := map[string]bool{}
-	for _, w := range s.Workloads {
-		if w.Gateway {
-			names[w.Namespace+"/"+w.Name] = true
-		}
-	}
-	return names
 }

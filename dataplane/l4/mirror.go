@@ -1,0 +1,88 @@
+package l4
+
+import "fmt"
+
+// mirror is what the engine has written to the kernel. Only entries whose system
+// call succeeded are in it, so that a failed Apply can be followed by another.
+type mirror struct {
+	// torn is set when the frontends may be other than those of the last applied
+	// Snapshot: an earlier process's, or those of an Apply that failed.
+	torn   bool
+	fronts map[meshFrontendKey]meshFrontend
+	// sizes has the number of slots of each set, refs how many frontends name it,
+	// loose those that none names.
+	sizes  map[setID]uint32
+	refs   map[setID]int
+	loose  map[setID]struct{}
+	slots  uint32 // sum of sizes
+	ranges *ranges
+
+	lastGeneration uint32
+}
+
+func newMirror(slots uint32) mirror {
+	return mirror{
+		torn:   true,
+		fronts: map[meshFrontendKey]meshFrontend{},
+		sizes:  map[setID]uint32{},
+		refs:   map[setID]int{},
+		loose:  map[setID]struct{}{},
+		ranges: newRanges(slots),
+	}
+}
+
+func (m *mirror) putFront(k meshFrontendKey, v meshFrontend) {
+	m.dropFront(k)
+	m.fronts[k] = v
+	if v.Slots > 0 {
+		m.refs[setOf(v)]++
+		delete(m.loose, setOf(v))
+	}
+}
+
+func (m *mirror) dropFront(k meshFrontendKey) {
+	old, ok := m.fronts[k]
+	if !ok {
+		return
+	}
+	delete(m.fronts, k)
+	if old.Slots == 0 {
+		return
+	}
+	if m.refs[setOf(old)]--; m.refs[setOf(old)] == 0 {
+		delete(m.refs, setOf(old))
+		m.loose[setOf(old)] = struct{}{}
+	}
+}
+
+// putSet records that a set has n slots, whose range is taken.
+func (m *mirror) putSet(id setID, n uint32) {
+	m.slots += n
+	m.sizes[id] = n
+	m.loose[id] = struct{}{}
+}
+
+// dropLoose makes the ranges of sets that no frontend names free.
+func (m *mirror) dropLoose() {
+	for id := range m.loose {
+		n := m.sizes[id]
+		m.slots -= n
+		delete(m.sizes, id)
+		m.ranges.give(span{id.set, n})
+	}
+	clear(m.loose)
+}
+
+// found records a frontend, and its set, as they were read from the kernel.
+func (m *mirror) found(k meshFrontendKey, v meshFrontend) error {
+	id := setOf(v)
+	if v.Slots > 0 && m.sizes[id] == 0 {
+		if !m.ranges.mark(span{v.Set, v.Slots}) {
+			return fmt.Errorf("frontend %s: slots %s are out of range or of another set", keyString(k), id)
+		}
+		m.putSet(id, v.Slots)
+		m.lastGeneration = max(m.lastGeneration, v.Generation)
+	}
+	m.putFront(k, v)
+	return nil
+}

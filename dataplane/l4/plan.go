@@ -1,0 +1,188 @@
+package l4
+
+import (
+	"slices"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+)
+
+// state is what is wanted and what is there.
+type state struct {
+	wanted
+	mirror
+}
+
+func newState(slots uint32) *state { return &state{newWanted(), newMirror(slots)} }
+
+// plan is what one Apply has to write.
+type plan struct {
+	changes
+	compiled []*compiled // the services that were added
+	// holders has, for each frontend that a changed service claims or did claim,
+	// who claims it now; keys has the same frontends in an order that is always
+	// the same.
+	holders map[meshFrontendKey][]holder
+	keys    []meshFrontendKey
+
+	sets   []*slotSet
+	placed map[*slotSet]bool // those in sets
+	slots  uint64            // of sets
+	ranges *ranges           // after sets were placed
+	// unplaced is the size of a set for which no row of slots was free.
+	unplaced uint32
+	putKeys  []meshFrontendKey
+	put      []meshFrontend
+	drop     []meshFrontendKey
+	// replaces is set when a program may hold a value that the plan ends.
+	replaces bool
+	// endsUDP is set when a connected UDP socket may have an endpoint that the
+	// plan takes away.
+	endsUDP bool
+	// added is the number of frontend keys that were not there.
+	added int
+}
+
+// plan finds what to write for a Snapshot that differs by c. The state is not
+// changed, but for generations, which are never given twice.
+func (s *state) plan(c changes, from intent.Place) *plan {
+	p := &plan{
+		changes: c, ranges: s.ranges.clone(),
+		holders: map[meshFrontendKey][]holder{}, placed: map[*slotSet]bool{},
+	}
+	for _, svc := range c.services.gone {
+		p.release(s, s.byName[svc.Key()])
+	}
+	for _, svc := range c.services.added {
+		now := compile(svc, from)
+		s.inherit(now)
+		p.compiled = append(p.compiled, now)
+		p.claim(s, now)
+	}
+	if s.torn {
+		p.touchAll(s)
+		p.replaces = len(s.fronts)+len(s.loose) > 0 // perhaps nobody waited
+	}
+	for _, k := range p.keys {
+		if list := p.holders[k]; len(list) > 0 {
+			p.want(s, k, list[0])
+		} else {
+			p.unwant(s, k)
+		}
+	}
+	return p
+}
+
+// inherit gives c's sets the identity that the service's last version had for
+// equal targets.
+func (s *state) inherit(c *compiled) {
+	old := s.byName[c.service.Key()]
+	if old == nil {
+		return
+	}
+	for _, mine := range c.sets {
+		if same := findSet(old.sets, mine.targets); same != nil {
+			mine.id = same.id
+		}
+	}
+}
+
+// touch returns who claims a frontend, to be changed.
+func (p *plan) touch(s *state, k meshFrontendKey) []holder {
+	list, touched := p.holders[k]
+	if !touched {
+		list = slices.Clone(s.holders[k])
+		p.holders[k] = list
+		p.keys = append(p.keys, k)
+	}
+	return list
+}
+
+// touchAll has every frontend compared with the kernel.
+func (p *plan) touchAll(s *state) {
+	for k := range s.holders {
+		p.touch(s, k)
+	}
+	for k := range s.fronts {
+		p.touch(s, k)
+	}
+}
+
+func (p *plan) claim(s *state, c *compiled) {
+	for i := range c.fronts {
+		f := &c.fronts[i]
+		p.holders[f.key] = insert(p.touch(s, f.key), holder{c, f})
+	}
+	for _, k := range c.addresses {
+		p.holders[k] = insert(p.touch(s, k), holder{c, nil})
+	}
+}
+
+func (p *plan) release(s *state, c *compiled) {
+	drop := func(k meshFrontendKey) {
+		p.holders[k] = slices.DeleteFunc(p.touch(s, k), func(h holder) bool { return h.compiled == c })
+	}
+	for _, f := range c.fronts {
+		drop(f.key)
+	}
+	for _, k := range c.addresses {
+		drop(k)
+	}
+}
+
+func (p *plan) want(s *state, k meshFrontendKey, h holder) {
+	if h.front != nil {
+		p.place(s, h.front.set)
+	}
+	v := h.value(k)
+	old, ok := s.fronts[k]
+	if ok && old == v {
+		return
+	}
+	if ok {
+		p.replaces = true
+		p.endsUDP = p.endsUDP || isUDP(k)
+	} else {
+		p.added++
+	}
+	p.putKeys = append(p.putKeys, k)
+	p.put = append(p.put, v)
+}
+
+func (p *plan) unwant(s *state, k meshFrontendKey) {
+	if _, there := s.fronts[k]; !there {
+		return
+	}
+	p.drop = append(p.drop, k)
+	p.replaces = true
+	p.endsUDP = p.endsUDP || isUDP(k)
+}
+
+// place finds a range and a generation for a set that is not in the kernel.
+func (p *plan) place(s *state, set *slotSet) {
+	if set == nil || s.sizes[set.id] > 0 || p.placed[set] {
+		return
+	}
+	n := uint32(len(set.targets))
+	at, ok := p.ranges.take(n)
+	if !ok {
+		p.unplaced = max(p.unplaced, n)
+	}
+	if s.lastGeneration++; s.lastGeneration == 0 {
+		s.lastGeneration++ // 0 is what a slot has that was never written
+	}
+	set.id = setID{at, s.lastGeneration}
+	p.placed[set] = true
+	p.sets = append(p.sets, set)
+	p.slots += uint64(n)
+}
+
+// slotsOf returns the indices and values of a set.
+func slotsOf(set *slotSet) ([]uint32, []meshSlot) {
+	values := aliasTable(set.targets)
+	keys := make([]uint32, len(values))
+	for i := range keys {
+		keys[i] = set.id.set + uint32(i)
+		values[i].Generation = set.id.generation
+	}
+	return keys, values
+}
