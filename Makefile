@@ -29,6 +29,10 @@ test-kernel: preflight-test-kernel
 	scripts/ensure-packages.sh test-kernel
 	scripts/test-kernel.sh $(ARGS)
 
+## controlplane: build etcd, kube-apiserver, kubectl, istiod and istioctl into the cache (ETCD_BIN=… and so on use yours)
+controlplane:
+	scripts/controlplane.sh
+
 ## compatibility: run the kernel matrix and write docs/compatibility.md from it
 compatibility: preflight-compatibility
 	scripts/ensure-packages.sh test-kernel
@@ -76,4 +80,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-kernel compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help
