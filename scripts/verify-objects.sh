@@ -9,7 +9,7 @@ trap 'rm -rf "$copy"' EXIT
 
 # objects DIR prints the generated files below DIR, relative to it.
 objects() {
-	(cd "$1" && find . \( -path ./.git -o -path ./out \) -prune -o \( -name '*_bpfel.go' -o -name '*_bpfel.o' \) -print | sort)
+	(cd "$1" && find . \( -path ./.git -o -path ./out \) -prune -o \( -name '*_bpfel.go' -o -name '*_bpfel.o' -o -name '*.pb.go' \) -print | sort)
 }
 
 tar --exclude=./.git --exclude=./out --exclude=./bin --exclude=./.cache -cf - . | tar -xf - -C "$copy"
