@@ -17,6 +17,9 @@ import (
 // flags are the command line.
 type flags struct {
 	source   string
+	roots    string
+	token    string
+	plain    bool
 	cgroup   string
 	bpffs    string
 	node     string
@@ -33,7 +36,7 @@ type flags struct {
 func newCommand(env func(string) string, log io.Writer) *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{
-		Use:   "duomesh-agent --source file:PATH",
+		Use:   "duomesh-agent --source file:PATH|xds:ADDRESS",
 		Short: "The node agent of duomesh",
 		Long: `The node agent of duomesh: it brings what a source declares to the kernel of its
 node, and takes enrolments of pods on a socket that only root reaches.
@@ -43,9 +46,8 @@ by the state that it had, and the next agent takes over. --remove takes the engi
 and all that it pinned away.
 
 Environment: NODE_NAME (for --node), CLUSTER_ID and ISTIO_META_NETWORK (where the
-node stands). POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT and MESH_ID
-are for a control plane, and accepted. XDS_ADDRESS is refused: a control plane as
-source is not in this build.`,
+node stands); XDS_ADDRESS (for --source xds:ADDRESS); POD_NAME, POD_NAMESPACE,
+INSTANCE_IP, SERVICE_ACCOUNT and MESH_ID (who asks istiod).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -65,7 +67,10 @@ source is not in this build.`,
 
 func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set := cmd.Flags()
-	set.StringVar(&f.source, "source", "", "where the desired state comes from: `file:PATH`")
+	set.StringVar(&f.source, "source", "", "where the desired state comes from: `file:PATH|xds:ADDRESS`, an istiod's host and port")
+	set.StringVar(&f.roots, "xds-roots", "/var/run/secrets/istio/root-cert.pem", "PEM `FILE` of the certificates that sign istiod's")
+	set.StringVar(&f.token, "xds-token", "/var/run/secrets/tokens/istio-token", "`FILE` with the ServiceAccount token that istiod is shown")
+	set.BoolVar(&f.plain, "xds-plaintext", false, "speak to istiod without TLS and token: for tests on one machine")
 	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given")
 	set.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "`DIR` in a BPF file system where the engine is pinned; empty: it ends with the agent")
 	set.StringVar(&f.node, "node", env("NODE_NAME"), "`NAME` of the node; the host's when not given")
@@ -97,22 +102,6 @@ func (f flags) place(env func(string) string) (intent.Place, error) {
 		*to = parts[i]
 	}
 	return p, nil
-}
-
-// path returns the file of a source "file:PATH", and refuses others by name.
-func (f flags) path(env func(string) string) (string, error) {
-	kind, path, _ := strings.Cut(f.source, ":")
-	switch {
-	case env("XDS_ADDRESS") != "":
-		return "", usagef("XDS_ADDRESS=%s: a control plane as source is not in this build: unset it and give --source file:PATH", env("XDS_ADDRESS"))
-	case f.source == "":
-		return "", usagef("--source file:PATH is needed")
-	case kind == "xds":
-		return "", usagef("--source %s: xds is not in this build: want file:PATH", f.source)
-	case kind != "file" || path == "":
-		return "", usagef("--source %s: want file:PATH", f.source)
-	}
-	return path, nil
 }
 
 // openCgroup opens the node's directory; the caller closes it.

@@ -28,10 +28,10 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no source":         {nil, nil, "--source file:PATH is needed"},
-		"a control plane":   {map[string]string{"XDS_ADDRESS": "istiod:15012"}, []string{"--source", "file:x"}, "XDS_ADDRESS=istiod:15012: a control plane as source is not in this build"},
-		"xds":               {nil, []string{"--source", "xds:istiod:15012"}, "xds is not in this build"},
-		"another source":    {nil, []string{"--source", "http://x"}, "want file:PATH"},
+		"no source":         {nil, nil, "--source file:PATH or xds:ADDRESS is needed"},
+		"two sources":       {map[string]string{"XDS_ADDRESS": "istiod:15012"}, []string{"--source", "file:x"}, "--source file:x and XDS_ADDRESS=istiod:15012: give one of them"},
+		"xds without port":  {nil, []string{"--source", "xds:istiod"}, "--source xds:istiod: want xds:HOST:PORT"},
+		"another source":    {nil, []string{"--source", "http://x"}, "want file:PATH or xds:ADDRESS"},
 		"an argument":       {nil, []string{"x"}, `unknown argument "x"`},
 		"an unknown flag":   {nil, []string{"--frob"}, "unknown flag: --frob"},
 		"a locality":        {nil, []string{"--source", "file:x", "--locality", "a/b/c/d"}, "--locality a/b/c/d"},
@@ -43,7 +43,7 @@ func TestUsage(t *testing.T) {
 		"no such cgroup":    {nil, []string{"--source", "file:x", "--cgroup", "/no/such/dir"}, "--cgroup: open /no/such/dir"},
 		"enable-ipsec":      {nil, []string{"--enable-ipsec"}, "--enable-ipsec is a flag of Kmesh"},
 		"cgroup2-path":      {nil, []string{"--cgroup2-path", "/mnt"}, "use --cgroup"},
-		"an empty XDS host": {map[string]string{"XDS_ADDRESS": ""}, nil, "--source file:PATH is needed"},
+		"an empty XDS host": {map[string]string{"XDS_ADDRESS": ""}, nil, "--source file:PATH or xds:ADDRESS is needed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if strings.HasPrefix(name, "no such") || strings.HasPrefix(name, "remove") {

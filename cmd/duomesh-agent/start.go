@@ -11,7 +11,6 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent"
-	"github.com/duomesh/duomesh/dataplane/source/file"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -27,9 +26,9 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	if err != nil {
 		return err
 	}
-	path := ""
+	var from source
 	if !f.remove {
-		if path, err = f.path(env); err != nil {
+		if from, err = f.from(env, place, log); err != nil {
 			return err
 		}
 	}
@@ -44,9 +43,9 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 		return err
 	}
 	defer cgroup.Close()
-	return serve(ctx, path, agent.Config{
+	return serve(ctx, from, agent.Config{
 		Host:        dataplane.Host{Cgroup: cgroup, BPFFS: f.bpffs, Place: place, Log: log},
-		Source:      f.source,
+		Source:      from.name,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,
 	})
 }
@@ -77,7 +76,7 @@ func (f flags) takeAway() error {
 	return nil
 }
 
-func serve(ctx context.Context, path string, cfg agent.Config) (err error) {
+func serve(ctx context.Context, from source, cfg agent.Config) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	a, err := agent.Open(cfg)
 	if err != nil {
@@ -90,24 +89,14 @@ func serve(ctx context.Context, path string, cfg agent.Config) (err error) {
 		wg.Wait()
 		err = errors.Join(err, a.Close())
 	}()
-	seen, err := file.Watch(ctx, path, cfg.Log)
+	updates := make(chan agent.Update)
+	pass, err := from.watch(ctx, updates)
 	if err != nil {
 		return err
 	}
-	updates := make(chan agent.Update)
-	wg.Go(func() { pass(ctx, seen, updates) })
+	wg.Go(pass)
 	cfg.Log.Info("the agent is ready", "node", cfg.Host.Place.Node, "source", cfg.Source,
 		"cgroup", cfg.Host.Cgroup.Name(), "bpffs", cfg.Host.BPFFS, "enrol", cfg.EnrolSocket,
 		"admin", a.Admin(), "metrics", a.Metrics())
 	return a.Run(ctx, updates)
-}
-
-// pass hands updates of a file to the agent until the file's channel is closed.
-func pass(ctx context.Context, from <-chan file.Update, to chan<- agent.Update) {
-	for u := range from {
-		select {
-		case to <- agent.Update(u):
-		case <-ctx.Done():
-		}
-	}
 }

@@ -59,6 +59,12 @@ func printStatus(out io.Writer, s api.Status) {
 		say("applied", "%d updates, the last %s ago: %d services, %d workloads", s.Applied.Generation,
 			time.Since(s.Applied.At).Round(time.Second), s.Applied.Services, s.Applied.Workloads)
 	}
+	if n := s.Source.UnenforcedPolicies; n > 0 {
+		say("POLICIES", "%d received, NOT ENFORCED", n)
+	}
+	for _, line := range s.Source.Unused {
+		say("not used", "%s", line)
+	}
 	if s.Source.Error != "" {
 		say("REFUSED", "%s", strings.ReplaceAll(s.Source.Error, "\n", "; "))
 	}

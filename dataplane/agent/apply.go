@@ -91,6 +91,9 @@ func (a *Agent) apply(ctx context.Context, u numbered) {
 	default:
 		a.pods.endStale()
 		a.state.succeed(u)
+		if u.Policies > 0 {
+			a.cfg.Log.Warn("policies are received and NOT ENFORCED by this build", "policies", u.Policies)
+		}
 		a.cfg.Log.Debug("applied", "version", u.Version, "services", len(u.Snapshot.Services))
 	}
 }
@@ -106,6 +109,7 @@ func (s *state) succeed(u numbered) {
 	s.change(func() {
 		applied.Generation = s.status.Applied.Generation + 1
 		s.status.Applied, s.snapshot = applied, u.Snapshot
+		s.status.Source.Unused, s.status.Source.UnenforcedPolicies = u.Unused, u.Policies
 		s.see(u, "")
 	})
 	select {

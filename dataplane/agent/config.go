@@ -46,6 +46,10 @@ type Update struct {
 	// Err is why the source has no state of this version. What was applied
 	// before goes on.
 	Err error
+	// Unused lists what the source asks for and this build does not do, a line
+	// each. Policies is how many of that are policies.
+	Unused   []string
+	Policies int
 }
 
 func (c Config) withDefaults() Config {

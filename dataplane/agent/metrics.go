@@ -39,6 +39,7 @@ var (
 	appliedMetric    = metric("snapshot_applied_timestamp_seconds", "When the last update was applied; 0 before the first.")
 	refusedMetric    = metric("source_errors_total", "Updates that were refused since the agent started.")
 	healthyMetric    = metric("source_healthy", "0 when the last update was refused and the state before it goes on.")
+	policiesMetric   = metric("policies_unenforced", "Policies that the source sent and that this build does not enforce.")
 	podsMetric       = metric("enrolled_pods", "Enrolled pods: watched, unwatched (an earlier agent's, without processes), unknown (an entry without a pod).", "state")
 	neighbourMetric  = metric("neighbour_programs", "Foreign programs on the path of connections, as found at the start.")
 	workingMetric    = metric("redirecting", "0 when the node's cgroup is gone and nothing is redirected.")
@@ -48,7 +49,7 @@ var (
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, auditErrMetric,
-		generationMetric, appliedMetric, refusedMetric, healthyMetric, podsMetric, neighbourMetric, workingMetric,
+		generationMetric, appliedMetric, refusedMetric, healthyMetric, policiesMetric, podsMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
 	}
@@ -108,6 +109,7 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	gauge(ch, appliedMetric, seconds)
 	counter(ch, refusedMetric, s.Source.Errors)
 	gauge(ch, healthyMetric, one(s.Source.Error == ""))
+	gauge(ch, policiesMetric, float64(s.Source.UnenforcedPolicies))
 	gauge(ch, workingMetric, one(s.Problem == ""))
 	if s.Audit != nil {
 		gauge(ch, diffMetric, float64(s.Audit.Differences))

@@ -71,6 +71,7 @@ func (s Server) Connect() (*grpc.ClientConn, error) {
 		options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	} else {
 		options = append(options,
+			grpc.WithAuthority(s.name()),
 			grpc.WithTransportCredentials(&transport{name: s.name(), roots: s.Roots}),
 			grpc.WithPerRPCCredentials(token{file: s.Token, cluster: s.Cluster}))
 	}
@@ -124,7 +125,7 @@ func (*transport) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, err
 
 // Info implements credentials.TransportCredentials.
 func (t *transport) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: t.name}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // Clone implements credentials.TransportCredentials.

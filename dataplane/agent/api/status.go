@@ -55,6 +55,11 @@ type Source struct {
 	Errors uint64 `json:"errors"`
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
+	// Unused lists what the applied update asks for and this build does not do, a
+	// line each: waypoints, policies.
+	Unused []string `json:"unused,omitempty"`
+	// UnenforcedPolicies is the number of policies among it.
+	UnenforcedPolicies int `json:"unenforced_policies"`
 }
 
 // Applied is what the kernel has.

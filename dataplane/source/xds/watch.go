@@ -38,6 +38,8 @@ type Update struct {
 	// Unused lists what istiod asks for and this build does not do, a line each,
 	// for example policies.
 	Unused []string
+	// Policies is the number of policies that istiod sent. None is enforced.
+	Policies int
 }
 
 // Watch asks an istiod for the whole mesh and sends an Update for each change. The
@@ -107,7 +109,9 @@ func (w *watcher) next() (chan<- Update, Update) {
 	version := strconv.FormatUint(w.answers, 10)
 	switch {
 	case w.dirty:
-		return w.updates, Update{Snapshot: w.mesh.snapshot(), Version: version, Unused: w.unused()}
+		return w.updates, Update{
+			Snapshot: w.mesh.snapshot(), Version: version, Unused: w.unused(), Policies: len(w.mesh.policies),
+		}
 	case w.problem != nil:
 		return w.updates, Update{Version: version, Err: w.problem}
 	}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+
+	"github.com/duomesh/duomesh/dataplane/agent"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/source/file"
+	"github.com/duomesh/duomesh/dataplane/source/xds"
+	"github.com/duomesh/duomesh/internal/istiod"
+)
+
+// source is where the desired state comes from.
+type source struct {
+	name string
+	// watch begins to watch; pass hands updates on until ctx ends.
+	watch func(ctx context.Context, to chan<- agent.Update) (pass func(), err error)
+}
+
+// from finds the source of --source or XDS_ADDRESS.
+func (f flags) from(env func(string) string, place intent.Place, log *slog.Logger) (source, error) {
+	given := f.source
+	if address := env("XDS_ADDRESS"); address != "" {
+		if given != "" && given != "xds:"+address {
+			return source{}, usagef("--source %s and XDS_ADDRESS=%s: give one of them", given, address)
+		}
+		given = "xds:" + address
+	}
+	kind, where, _ := strings.Cut(given, ":")
+	switch {
+	case given == "":
+		return source{}, usagef("--source file:PATH or xds:ADDRESS is needed")
+	case kind == "file" && where != "":
+		return fileSource(given, where, log), nil
+	case kind == "xds" && where != "":
+		return f.xdsSource(given, where, env, place, log)
+	}
+	return source{}, usagef("--source %s: want file:PATH or xds:ADDRESS", given)
+}
+
+func fileSource(name, path string, log *slog.Logger) source {
+	return source{name, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
+		seen, err := file.Watch(ctx, path, log)
+		return func() {
+			pass(ctx, seen, to, func(u file.Update) agent.Update {
+				return agent.Update{Snapshot: u.Snapshot, Version: u.Version, Err: u.Err}
+			})
+		}, err
+	}}
+}
+
+func (f flags) xdsSource(name, address string, env func(string) string, place intent.Place, log *slog.Logger) (source, error) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return source{}, usagef("--source %s: want xds:HOST:PORT: %w", name, err)
+	}
+	config := xds.Config{
+		Server: istiod.Server{
+			Address: address, Plaintext: f.plain, Roots: f.roots, Token: f.token, Cluster: place.Cluster,
+		},
+		Identity: identity(env, place), Network: place.Network, Log: log,
+	}
+	return source{name, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
+		seen, err := xds.Watch(ctx, config)
+		return func() {
+			pass(ctx, seen, to, func(u xds.Update) agent.Update { return agent.Update(u) })
+		}, err
+	}}, nil
+}
+
+// identity is that of a node's dataplane: istiod sends the workload API to what it
+// knows as a ztunnel.
+func identity(env func(string) string, place intent.Place) istiod.Identity {
+	or := func(name, otherwise string) string {
+		if v := env(name); v != "" {
+			return v
+		}
+		return otherwise
+	}
+	return istiod.Identity{
+		Kind: "ztunnel", IP: or("INSTANCE_IP", "127.0.0.1"), Pod: or("POD_NAME", "duomesh-agent-"+place.Node),
+		Namespace: or("POD_NAMESPACE", "istio-system"), Node: place.Node,
+		Metadata: map[string]any{
+			"CLUSTER_ID": place.Cluster, "NETWORK": place.Network,
+			"SERVICE_ACCOUNT": or("SERVICE_ACCOUNT", "duomesh-agent"), "MESH_ID": or("MESH_ID", "cluster.local"),
+		},
+	}
+}
+
+// pass hands updates on until their channel is closed.
+func pass[T any](ctx context.Context, from <-chan T, to chan<- agent.Update, as func(T) agent.Update) {
+	for u := range from {
+		select {
+		case to <- as(u):
+		case <-ctx.Done():
+		}
+	}
+}
