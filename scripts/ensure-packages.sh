@@ -13,7 +13,8 @@ unzip unzip
 	case $1 in
 	test | bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
 	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' ;;
-	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' ;;
+	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' \
+		'/usr/include/google/protobuf/any.proto libprotobuf-dev' ;;
 	lint) printf '%s\n' "$fetching" 'clang-format-19 clang-format-19' 'shellcheck shellcheck' ;;
 	*) die "ensure-packages.sh: no group is named $1" 2 ;;
 	esac
