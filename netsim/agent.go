@@ -174,6 +174,13 @@ func (a *agentMesh) write(d *desired) error {
 	return nil
 }
 
+// written is the version of the file as last written.
+func (a *agentMesh) written() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.version
+}
+
 func (a *agentMesh) apply(ctx context.Context, d *desired) error {
 	if err := a.write(d); err != nil {
 		return err

@@ -35,6 +35,7 @@ type Cluster struct {
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
 	witness witness
+	past    past
 
 	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired and vips
 	desired  *desired

@@ -30,11 +30,13 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
+	state := c.past.follow(o)
 	for _, n := range c.nodes {
 		g.Go(func() error {
 			if err := errors.Join(n.ownVIPs(d.virtual()), n.mesh.apply(ctx, d)); err != nil {
 				return fmt.Errorf("apply: node %s: %w", n.name, err)
 			}
+			c.past.applied(n.name, state)
 			return nil
 		})
 	}

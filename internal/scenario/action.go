@@ -62,16 +62,27 @@ func (a StartAgent) String() string { return "start the agent of node " + a.Node
 // times, PerSecond times a second, and does not wait for any but the last. Each
 // KillEvery changes the agents of the nodes Kill are killed and started again; 0
 // means never.
+//
+// With Through it begins when a tenth of the first connections of every load is made,
+// and goes on, past Changes where need be, until nine tenths are: most connections
+// are then made while objects change.
 type Churn struct {
 	Between   []Objects
 	Changes   int
 	PerSecond int
 	Kill      []string
 	KillEvery int
+	Through   bool
+	// Over is closed when a Churn with Through may end. Who runs the scenario sets
+	// it; a nil one does not hold the end up.
+	Over <-chan struct{}
 }
 
 // String implements Action.
 func (a Churn) String() string {
+	if a.Through {
+		return fmt.Sprintf("change the objects %d times a second all the while", a.PerSecond)
+	}
 	return fmt.Sprintf("change the objects %d times, %d times a second", a.Changes, a.PerSecond)
 }
 

@@ -36,6 +36,7 @@ type fileAction struct {
 		PerSecond int `yaml:"perSecond"`
 		Kill      []string
 		KillEvery int `yaml:"killEvery"`
+		Through   bool
 	}
 }
 
@@ -97,7 +98,11 @@ func (a fileAction) given() []Action {
 		all = append(all, Apply{*a.Apply})
 	}
 	if a.Churn != nil {
-		all = append(all, Churn(*a.Churn))
+		c := a.Churn
+		all = append(all, Churn{
+			Between: c.Between, Changes: c.Changes, PerSecond: c.PerSecond,
+			Kill: c.Kill, KillEvery: c.KillEvery, Through: c.Through,
+		})
 	}
 	for _, named := range []struct {
 		name   string

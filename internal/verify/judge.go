@@ -30,6 +30,9 @@ type group struct {
 	// wants has one member, or two for connections asked for while a change
 	// was being made: each may follow either.
 	wants []scenario.Want
+	// times says what was declared at which moment, for connections that were made
+	// while objects were churned.
+	times timeline
 }
 
 // judge holds the evidence against what each load wants. It returns how many
@@ -46,6 +49,7 @@ func (e *evidence) judge() (int, []report.Check) {
 	for _, g := range all {
 		judged += len(g.facts)
 		checks = append(checks, g.judge(sight)...)
+		checks = append(checks, g.checkTimes()...)
 	}
 	checks = append(checks, e.checkChange(all)...)
 	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()),
@@ -82,6 +86,10 @@ func (e *evidence) groups(i int) []group {
 	}
 	after := group{name: name + " after the change", rules: rules, wants: []scenario.Want{*le.load.Then}, least: least}
 	while := group{name: name + " during the change", rules: rules, wants: []scenario.Want{le.load.Want, *le.load.Then}}
+	if t := e.timeline(le.load); len(t.held) > 0 {
+		while.times, while.least = t, le.load.Connections/4
+		while.wants = append(while.wants, t.anyOf(le.load.Want))
+	}
 	before.name += " before the change"
 	for _, c := range le.conns {
 		g := &while
