@@ -118,9 +118,9 @@ var _ = Describe("an agent that is killed", Label("netsim"), func() {
 				})
 			}, "SYNs, want 0", SpecTimeout(time.Minute)),
 		Entry("slots lead elsewhere after the churn", "agent/churn-and-kills/100000", afterApply,
-			sendTo("v5"), "the application saw what is declared", SpecTimeout(2*time.Minute)),
+			sendTo("v5"), "the application saw what is declared", SpecTimeout(3*time.Minute)),
 		Entry("slots lead datagrams elsewhere after the churn", "udp/churn-and-kills/100000", afterApply,
-			sendTo("v5"), "the application saw what is declared", SpecTimeout(2*time.Minute)),
+			sendTo("v5"), "the application saw what is declared", SpecTimeout(3*time.Minute)),
 	)
 
 	// All six pods are right at some moment of a churn, v1 at two of six.
@@ -141,8 +141,8 @@ var _ = Describe("an agent that is killed", Label("netsim"), func() {
 		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
 		Expect(explain(r)).To(ContainSubstring("served by what was declared at that moment"))
 	},
-		Entry("for connections", "agent/churn-and-kills/100000", SpecTimeout(2*time.Minute)),
-		Entry("for datagrams", "udp/churn-and-kills/100000", SpecTimeout(2*time.Minute)),
+		Entry("for connections", "agent/churn-and-kills/100000", SpecTimeout(3*time.Minute)),
+		Entry("for datagrams", "udp/churn-and-kills/100000", SpecTimeout(3*time.Minute)),
 	)
 })
 

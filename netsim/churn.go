@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -25,6 +26,9 @@ func (c *Cluster) churn(ctx context.Context, a scenario.Churn) error {
 		if killers[i], err = c.agentOf(node); err != nil {
 			return fmt.Errorf("churn: %w", err)
 		}
+	}
+	if err := c.needAllServers(ctx, a.Between); err != nil {
+		return fmt.Errorf("churn: %w", err)
 	}
 	stop := c.watchAgents(ctx)
 	defer stop()
@@ -59,6 +63,23 @@ func (c *Cluster) changeAll(ctx context.Context, a scenario.Churn, killers []*ag
 			return o, nil
 		}
 	}
+}
+
+// needAllServers returns when the servers of all endpoints listen: an endpoint of the
+// next change must not be refused by its pod.
+func (c *Cluster) needAllServers(ctx context.Context, between []scenario.Objects) error {
+	c.applying.Lock()
+	defer c.applying.Unlock()
+	for _, o := range between {
+		d, err := c.derive(c.current(), o)
+		if err != nil {
+			return err
+		}
+		if err := c.needServers(ctx, d.endpoints(netip.Addr{})); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isOver(over <-chan struct{}) bool {
