@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,8 +24,10 @@ import (
 // What a child does as a waypoint, and as a client of one.
 
 // listenHow is how a waypoint listens. It answers each connection, before it reads,
-// with what SO_ORIGINAL_DST says at both levels.
+// with what SO_ORIGINAL_DST says at both levels, and who the peer is.
 type listenHow struct {
+	Port    int  // 0: the hand-off's
+	Plain   bool // a server that knows nothing of hand-offs: its answer is "plain"
 	Threads int  // that accept without waiting; 0: one that waits
 	MPTCP   bool // a listener of the application's own making
 	Go      bool // net.Listen, which makes MPTCP listeners
@@ -40,13 +43,18 @@ type asking struct {
 	Fast       string
 	MD5        []netip.Addr
 	Hold       bool
-	// NoTimestamps etc. are the namespace's to set.
-	To []netip.AddrPort
+	Port       int  // that all bind to, one after the other; 0: any
+	PlainToo   bool // a server that is no waypoint is as right
+	Hurry      bool // do not wait long for an answer
+	// From are the addresses that the waypoint must see as the peer's.
+	From []netip.Addr
+	To   []netip.AddrPort
 }
 
 // asked is what came of it.
 type asked struct {
 	Right, Wrong, Failed int
+	Plain                int // among the right ones
 	// First of what was wrong or failed.
 	Wrongs, Failures []string
 }
@@ -72,8 +80,11 @@ func (p *wiredPod) wantRight(tb testing.TB, q asking) {
 }
 
 func listenWaypoint(how listenHow) error {
+	if how.Port == 0 {
+		how.Port = handoff.PortOriginalDst
+	}
 	if how.Go {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", handoff.PortOriginalDst))
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", how.Port))
 		if err == nil {
 			go acceptGo(l)
 		}
@@ -94,7 +105,7 @@ func listenWaypoint(how listenHow) error {
 			return err
 		}
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: handoff.PortOriginalDst}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: how.Port}); err != nil {
 		return err
 	}
 	if how.Fast {
@@ -118,13 +129,13 @@ func listenWaypoint(how listenHow) error {
 		return err
 	}
 	for range max(1, how.Threads) {
-		go acceptRaw(fd, ep)
+		go acceptRaw(fd, ep, how.Plain)
 	}
 	return nil
 }
 
 // acceptRaw asks at once: the answer must be there before accept returns.
-func acceptRaw(fd, ep int) {
+func acceptRaw(fd, ep int, plain bool) {
 	runtime.LockOSThread()
 	for {
 		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
@@ -134,7 +145,10 @@ func acceptRaw(fd, ep int) {
 		if err != nil {
 			return
 		}
-		answer := originals(c)
+		answer := "plain\n"
+		if !plain {
+			answer = originals(c)
+		}
 		unix.Write(c, []byte(answer))
 		unix.SetNonblock(c, true)
 		event := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c)}
@@ -187,7 +201,11 @@ func acceptGo(l net.Listener) {
 
 // originals asks as Envoy does: 128 bytes, both levels.
 func originals(fd int) string {
-	return original(fd, unix.SOL_IP) + " " + original(fd, unix.SOL_IPV6) + "\n"
+	peer, err := peerOf(fd)
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	return original(fd, unix.SOL_IP) + " " + original(fd, unix.SOL_IPV6) + " " + unmapped(peer).Addr().String() + "\n"
 }
 
 func original(fd, level int) string {
@@ -224,7 +242,7 @@ func ask(q asking) (total asked) {
 				to := q.To[int(i)%len(q.To)]
 				line, err := askOne(q, to)
 				mu.Lock()
-				total.judge(to, line, err)
+				total.judge(q, to, line, err)
 				mu.Unlock()
 			}
 		})
@@ -235,29 +253,37 @@ func ask(q asking) (total asked) {
 
 // judge holds an answer against what was asked: SOL_IP answers for IPv4 alone, and
 // SOL_IPV6 for both.
-func (a *asked) judge(to netip.AddrPort, line string, err error) {
+func (a *asked) judge(q asking, to netip.AddrPort, line string, err error) {
 	const kept = 3
-	if err != nil {
+	switch {
+	case err != nil:
 		if a.Failed++; a.Failed <= kept {
 			a.Failures = append(a.Failures, fmt.Sprintf("%s: %v", to, err))
 		}
-		return
-	}
-	want := to.String()
-	if to.Addr().Unmap().Is4() {
-		want = unmapped(to).String() + " " + netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port()).String()
-	}
-	got := strings.TrimSpace(line)
-	if to.Addr().Unmap().Is6() { // the kernel's own answer at the other level
-		_, got, _ = strings.Cut(got, " ")
-	}
-	if got == want {
+	case q.PlainToo && line == "plain\n":
+		a.Plain++
 		a.Right++
-		return
+	case isRight(q, to, strings.Fields(line)):
+		a.Right++
+	default:
+		if a.Wrong++; a.Wrong <= kept {
+			a.Wrongs = append(a.Wrongs, fmt.Sprintf("%s: %q", to, line))
+		}
 	}
-	if a.Wrong++; a.Wrong <= kept {
-		a.Wrongs = append(a.Wrongs, fmt.Sprintf("%s: %q", to, line))
+}
+
+func isRight(q asking, to netip.AddrPort, said []string) bool {
+	if len(said) != 3 {
+		return false
 	}
+	if len(q.From) > 0 && !slices.Contains(q.From, addr(said[2])) {
+		return false
+	}
+	if to.Addr().Unmap().Is6() { // at the other level the kernel's own answer stands
+		return said[1] == to.String()
+	}
+	as6 := netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port())
+	return said[0] == unmapped(to).String() && said[1] == as6.String()
 }
 
 func askOne(q asking, to netip.AddrPort) (string, error) {
@@ -284,8 +310,17 @@ func askOne(q asking, to netip.AddrPort) (string, error) {
 			return "", fmt.Errorf("MD5: %w", err)
 		}
 	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}); err != nil {
+	patience := &unix.Timeval{Sec: 30}
+	if q.Hurry {
+		patience = &unix.Timeval{Usec: 300_000}
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, patience); err != nil {
 		return "", err
+	}
+	if q.Port != 0 {
+		if err := bindTo(fd, domain, q.Port); err != nil {
+			return "", fmt.Errorf("bind: %w", err)
+		}
 	}
 	if err := connectAs(fd, q.Fast, sockaddr(domain, to)); err != nil {
 		return "", fmt.Errorf("connect: %w", err)
@@ -305,6 +340,16 @@ func askOne(q asking, to netip.AddrPort) (string, error) {
 		keep = true
 	}
 	return line, nil
+}
+
+func bindTo(fd, domain, port int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if domain == unix.AF_INET {
+		return unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+	}
+	return unix.Bind(fd, &unix.SockaddrInet6{Port: port})
 }
 
 // connectAs connects, and sends with the SYN where a form of Fast Open is named.
