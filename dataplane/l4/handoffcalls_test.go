@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -433,6 +434,37 @@ func setMD5(fd int, peer netip.Addr) error {
 		uintptr(unsafe.Pointer(&k)), unsafe.Sizeof(k), 0)
 	if errno != 0 {
 		return errno
+	}
+	return nil
+}
+
+// askOptions reads options of a new socket, large and small, and returns the first
+// that is not as the kernel alone would answer.
+func askOptions() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, o := range []struct {
+		level, option int
+		room          uint32
+		errno         syscall.Errno
+		short         bool // fewer bytes than room
+	}{
+		{unix.SOL_TCP, unix.TCP_INFO, 8192, 0, true},
+		{unix.SOL_TCP, unix.TCP_INFO, 8, 0, false},
+		{unix.SOL_SOCKET, unix.SO_TYPE, 64 << 10, 0, true},
+		{unix.SOL_TCP, unix.TCP_NODELAY, 4, 0, false},
+		{unix.SOL_SOCKET, 9999, 4, unix.ENOPROTOOPT, false},
+		{unix.SOL_IP, handoff.VersionOption, 2, unix.ENOPROTOOPT, false},
+	} {
+		b, n := make([]byte, o.room), o.room
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.option),
+			uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&n)), 0)
+		if errno != o.errno || errno == 0 && (n < o.room) != o.short {
+			return fmt.Errorf("level %d option %d of %d bytes: %w, %d bytes", o.level, o.option, o.room, errno, n)
+		}
 	}
 	return nil
 }
