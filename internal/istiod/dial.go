@@ -1,6 +1,7 @@
 package istiod
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,6 +38,9 @@ type Server struct {
 	Token string
 	// Cluster is the CLUSTER_ID by which istiod finds who reviews the token.
 	Cluster string
+	// MaxMessage bounds one answer, in bytes; 0 means 512 MiB. The first has the
+	// whole mesh.
+	MaxMessage int
 	// KeepAlive is how often a silent istiod is pinged; 0 means every 30 s, and less
 	// than 10 s means 10 s. No answer within a third of it ends the stream.
 	KeepAlive time.Duration
@@ -54,7 +58,7 @@ func (s Server) keepAlive() keepalive.ClientParameters {
 	return keepalive.ClientParameters{Time: every, Timeout: every / 3}
 }
 
-// maxMessage bounds one message of istiod: the first answer has the whole mesh.
+// maxMessage bounds one answer where nobody says otherwise.
 const maxMessage = 512 << 20
 
 // Connect makes a client connection. Nothing is dialled before it is used, and the
@@ -65,7 +69,7 @@ func (s Server) Connect() (*grpc.ClientConn, error) {
 	}
 	options := []grpc.DialOption{
 		grpc.WithKeepaliveParams(s.keepAlive()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cmp.Or(s.MaxMessage, maxMessage))),
 		// Streams have their own back-off; the transport must not wait longer.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},

@@ -2,7 +2,6 @@ package istiod
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -84,7 +83,7 @@ func explain(err error, token string) error {
 	case codes.PermissionDenied:
 		return &StreamError{PermissionDenied, "istiod does not let this identity ask as this node", err}
 	case codes.ResourceExhausted:
-		return &StreamError{TooLarge, fmt.Sprintf("an answer of istiod is too large (limit: %d bytes)", maxMessage), err}
+		return &StreamError{TooLarge, "an answer of istiod is larger than this client takes", err}
 	case codes.Unavailable:
 		switch {
 		case has("authentication handshake failed") && !has("first record does not look like a TLS handshake"):

@@ -110,6 +110,12 @@ func ofWorkload(w *workloadapi.Workload) *workloadapi.Address {
 	return &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: w}}
 }
 
+func ofService(s *workloadapi.Service) *workloadapi.Address {
+	return &workloadapi.Address{Type: &workloadapi.Address_Service{Service: s}}
+}
+
+func bytesOf(ip string) []byte { return netip.MustParseAddr(ip).AsSlice() }
+
 // nameIn is the name under which istiod sends it.
 func nameIn(a *workloadapi.Address) string {
 	if s := a.GetService(); s != nil {
