@@ -49,6 +49,12 @@ func (m *mesh) buildWorkload(w *workload) {
 	m.published.workloads.put(&w.at, out)
 	for _, s := range w.services {
 		m.touched.add(m.services[s.service])
+		if w.serves > 0 { // and so the waypoint has
+			m.lookAt(m.services[s.service])
+		}
+	}
+	if w.serves > 0 {
+		m.lookAt(nil, w.base.Addresses...)
 	}
 }
 
@@ -65,7 +71,7 @@ func (m *mesh) derive(w *workload) *intent.Workload {
 	}
 	out.Unprotected = m.config.RefuseUnenforced && m.named(w.base)
 	switch last := w.out; {
-	case last != nil && last.UID == out.UID && w.of == w.base && last.Gateway == out.Gateway && last.Waypoint == out.Waypoint &&
+	case last != nil && w.of == w.base && last.Gateway == out.Gateway && last.Waypoint == out.Waypoint &&
 		last.Unprotected == out.Unprotected && slices.Equal(last.Addresses, out.Addresses):
 		return last
 	case !out.Gateway && out.Waypoint == nil && !out.Unprotected && out.Hostname == "":

@@ -162,7 +162,7 @@ func (m *mesh) setWorkload(now *workload) {
 	w := m.workloads[name]
 	switch {
 	case w == nil:
-		w = &workload{base: now.base}
+		w = &workload{base: &intent.Workload{UID: name}}
 		m.workloads[name] = w
 	case w.same(now):
 		return

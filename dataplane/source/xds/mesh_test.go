@@ -261,21 +261,3 @@ func TestDetails(t *testing.T) {
 		t.Errorf("%q", u)
 	}
 }
-
-// Whatever istiod sends: no panic, and what is taken is a valid Snapshot.
-func FuzzTake(f *testing.F) {
-	for _, res := range recorded(f, "ztunnel-address.delta.pb").Resources {
-		f.Add(res.Name, res.Body.Value)
-	}
-	f.Fuzz(func(t *testing.T, name string, value []byte) {
-		m := newMesh(Config{})
-		r := istiod.Response{TypeURL: addressType, Resources: []istiod.Resource{
-			{Name: name, Body: &anypb.Any{TypeUrl: addressType, Value: value}},
-		}}
-		m.take(r)
-		must(t, m.snapshot().Validate())
-		r.Removed, r.Resources = []string{name}, nil
-		m.take(r)
-		must(t, m.snapshot().Validate())
-	})
-}
