@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,16 +62,18 @@ type child struct {
 	log    *bytes.Buffer
 	ended  chan error
 	killed bool
+	// metrics is where they are.
+	metrics string
 }
 
 // start starts an agent with more flags, and returns when it answers.
 func (n *node) start(args ...string) *child {
 	n.Helper()
 	port := freePort(n)
-	c := &child{node: n, log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	c := &child{node: n, log: &bytes.Buffer{}, ended: make(chan error, 1), metrics: "127.0.0.1:" + freePort(n)}
 	c.cmd = exec.Command("/proc/self/exe", append([]string{
 		"--cgroup", n.cgroup, "--bpffs", n.bpffs, "--enrol-socket", filepath.Join(n.dir, "enrol.sock"), "--node", "a",
-		"--metrics", "", "--admin", "127.0.0.1:" + port,
+		"--metrics", c.metrics, "--admin", "127.0.0.1:" + port,
 	}, args...)...)
 	c.cmd.Env = append(os.Environ(), asMainEnv+"=1")
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
@@ -157,6 +161,44 @@ func (c *child) cpu() time.Duration {
 		sum += n
 	}
 	return time.Duration(sum) * 10 * time.Millisecond
+}
+
+// metric is the value of one of its metrics.
+func (c *child) metric(name string) float64 {
+	c.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+c.metrics+"/metrics", nil)
+	must(c, err)
+	res, err := http.DefaultClient.Do(req)
+	must(c, err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	must(c, err)
+	for line := range strings.Lines(string(text)) {
+		if value, is := strings.CutPrefix(line, name+" "); is {
+			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			must(c, err)
+			return v
+		}
+	}
+	c.Fatalf("no metric %s in:\n%s", name, text)
+	return 0
+}
+
+// settledMemory is VmRSS when it does not fall any more.
+func (c *child) settledMemory() float64 {
+	c.Helper()
+	last, same := c.memory("VmRSS"), 0
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for same < 5 {
+		<-tick.C
+		now := c.memory("VmRSS")
+		if same++; now < last-1e6 {
+			same = 0
+		}
+		last = now
+	}
+	return last
 }
 
 // scripted is a control plane, and the flags with which an agent asks it.
