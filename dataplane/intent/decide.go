@@ -30,11 +30,14 @@ const (
 	RefuseNoEndpoint Exit = "refuse-no-endpoint"
 	// RefuseNoPort: the address is a service's, the port is not declared.
 	RefuseNoPort Exit = "refuse-no-port"
+	// RefusePolicy: a policy names the workload, or one that may be chosen, and
+	// nobody enforces it; see Workload.Unprotected.
+	RefusePolicy Exit = "refuse-policy"
 )
 
 // Refused reports whether the application gets an error instead of a connection.
 func (e Exit) Refused() bool {
-	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort
+	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort || e == RefusePolicy
 }
 
 // Caller is the process whose connection is decided.
@@ -74,6 +77,9 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
+	if s.unprotectedAt(addr) {
+		return Decision{Exit: RefusePolicy}
+	}
 	if w := s.waypointAt(addr); w != nil {
 		return decideWaypoint(w, "", addr, from.Place)
 	}
@@ -83,6 +89,9 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decision {
 	svc := c.Service
 	if proto == TCP && svc.Waypoint != nil {
+		if slices.ContainsFunc(svc.Endpoints, Endpoint.unprotected) {
+			return Decision{Exit: RefusePolicy, Service: svc.Key()}
+		}
 		return decideWaypoint(svc.Waypoint, svc.Key(), addr, from)
 	}
 	if svc.Balance.Mode == Passthrough {
@@ -92,6 +101,9 @@ func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decisi
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoEndpoint, Service: svc.Key()}
 	}
+	if proto == TCP && slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: svc.Key()}
+	}
 	return Decision{Exit: Redirect, Service: svc.Key(), Targets: targets}
 }
 
@@ -100,8 +112,14 @@ func decideWaypoint(w *Waypoint, service string, addr netip.Addr, from Place) De
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoWaypoint, Service: service}
 	}
+	if slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: service}
+	}
 	return Decision{Exit: RedirectWaypoint, Service: service, Targets: targets}
 }
+
+func (e Endpoint) unprotected() bool { return e.Workload.Unprotected }
+func (t Target) unprotected() bool   { return t.Workload.Unprotected }
 
 func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	for _, svc := range ByPrecedence(s.Services) {
@@ -127,4 +145,12 @@ func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
 		return nil
 	}
 	return first.Waypoint
+}
+
+// unprotectedAt reports whether a workload that has the address as its own, and
+// which connections must not reach, is among those of the Snapshot.
+func (s Snapshot) unprotectedAt(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Workloads, func(w *Workload) bool {
+		return w.Unprotected && !w.HostNetwork && slices.Contains(w.Addresses, addr)
+	})
 }
