@@ -61,10 +61,13 @@ func (c *Cluster) hand(ctx context.Context, o scenario.Objects) error {
 	if err != nil {
 		return err
 	}
+	if err := c.declare(ctx, d); err != nil {
+		return err
+	}
 	for _, n := range c.nodes {
 		give := n.mesh.apply
 		if a, ok := n.mesh.(*agentMesh); ok {
-			give = func(_ context.Context, d *desired) error { return a.write(d) }
+			give = func(_ context.Context, d *desired) error { return a.feed.put(d) }
 		}
 		if err := give(ctx, d); err != nil {
 			return fmt.Errorf("node %s: %w", n.name, err)
