@@ -100,10 +100,10 @@ func (s *Stack) furnish(ctx context.Context, manifests []*unstructured.Unstructu
 	if err := s.Apply(ctx, namespaceObject(RootNamespace)); err != nil {
 		return err
 	}
-	if err := s.define(ctx, definitions); err != nil {
-		return err
-	}
-	if err := s.Apply(ctx, append(others, accountObject(RootNamespace, NodeAccount))...); err != nil {
+	g, side := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.define(side, definitions) })
+	g.Go(func() error { return s.create(side, append(others, accountObject(RootNamespace, NodeAccount))...) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	var err error
