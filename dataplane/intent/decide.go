@@ -1,6 +1,9 @@
 package intent
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Exit is the reason for which the engine let a connection go where it went.
 // The kernel counts connections under the same names.
@@ -27,11 +30,14 @@ const (
 	RefuseNoEndpoint Exit = "refuse-no-endpoint"
 	// RefuseNoPort: the address is a service's, the port is not declared.
 	RefuseNoPort Exit = "refuse-no-port"
+	// RefusePolicy: a policy names the workload, or one that may be chosen, and
+	// nobody enforces it; see Workload.Unprotected.
+	RefusePolicy Exit = "refuse-policy"
 )
 
 // Refused reports whether the application gets an error instead of a connection.
 func (e Exit) Refused() bool {
-	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort
+	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort || e == RefusePolicy
 }
 
 // Caller is the process whose connection is decided.
@@ -71,8 +77,8 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
-	if w := s.workloadAt(addr); w != nil && w.Waypoint != nil && !w.HostNetwork {
-		return decideWaypoint(w.Waypoint, "", addr, from.Place)
+	if w := s.workloadAt(addr); w != nil && !w.HostNetwork {
+		return decideWorkload(w, addr, from.Place)
 	}
 	return Decision{Exit: PassNoVIP}
 }
@@ -80,6 +86,9 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decision {
 	svc := c.Service
 	if proto == TCP && svc.Waypoint != nil {
+		if slices.ContainsFunc(svc.Endpoints, Endpoint.unprotected) {
+			return Decision{Exit: RefusePolicy, Service: svc.Key()}
+		}
 		return decideWaypoint(svc.Waypoint, svc.Key(), addr, from)
 	}
 	if svc.Balance.Mode == Passthrough {
@@ -89,7 +98,21 @@ func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decisi
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoEndpoint, Service: svc.Key()}
 	}
+	if proto == TCP && slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: svc.Key()}
+	}
 	return Decision{Exit: Redirect, Service: svc.Key(), Targets: targets}
+}
+
+// decideWorkload is for a connection to a workload's own address.
+func decideWorkload(w *Workload, addr netip.Addr, from Place) Decision {
+	switch {
+	case w.Unprotected:
+		return Decision{Exit: RefusePolicy}
+	case w.Waypoint != nil:
+		return decideWaypoint(w.Waypoint, "", addr, from)
+	}
+	return Decision{Exit: PassNoVIP}
 }
 
 func decideWaypoint(w *Waypoint, service string, addr netip.Addr, from Place) Decision {
@@ -97,8 +120,14 @@ func decideWaypoint(w *Waypoint, service string, addr netip.Addr, from Place) De
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoWaypoint, Service: service}
 	}
+	if slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: service}
+	}
 	return Decision{Exit: RedirectWaypoint, Service: service, Targets: targets}
 }
+
+func (e Endpoint) unprotected() bool { return e.Workload.Unprotected }
+func (t Target) unprotected() bool   { return t.Workload.Unprotected }
 
 func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	for _, svc := range ByPrecedence(s.Services) {

@@ -143,6 +143,7 @@ func (v *validator) waypoint(owner string, w *Waypoint) {
 		v.add("%s: codec %q is unknown", name, w.Codec)
 	}
 	v.endpoints(name, w.Endpoints)
+	v.balance(name, w.Balance)
 }
 
 func (v *validator) route(r *Route) {

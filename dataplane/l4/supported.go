@@ -24,6 +24,9 @@ func supported(s intent.Snapshot, c changes) error {
 		if w.Waypoint != nil {
 			add("waypoint", "workload %s", w.UID)
 		}
+		if w.Unprotected {
+			add("refusal of connections that a policy names", "workload %s", w.UID)
+		}
 	}
 	for _, p := range s.Policies {
 		add("enforcement", "policy %s", p.Key())

@@ -79,6 +79,7 @@ func (w workload) value() *intent.Workload {
 		UID: w.UID, Name: w.Name, Namespace: w.Namespace, Addresses: w.Addresses, Weight: w.Weight,
 		Node: w.Node, Network: w.Network, Cluster: w.Cluster,
 		Unhealthy: w.Unhealthy, HostNetwork: w.HostNetwork, Gateway: w.Gateway,
+		Hostname: w.Hostname, Unprotected: w.Unprotected,
 	}
 	if v.UID == "" && w.Name != "" {
 		v.UID = defaultUID(w.Namespace, w.Name)
@@ -103,6 +104,7 @@ func (b *builder) allWaypoints(all []waypoint) {
 			Codec:     intent.Codec(w.Codec),
 			Port:      cmp.Or(w.Port, handoffPorts[w.Codec]),
 			Endpoints: b.endpoints(path, w.Endpoints, defaultNamespace),
+			Balance:   b.balance(path+".balance", w.Balance),
 		}
 	}
 }
