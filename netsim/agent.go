@@ -94,7 +94,23 @@ func (a *agentMesh) args() []string {
 
 // start starts the agent and returns when it has taken over what is pinned, and
 // the kernel has what was put last.
-func (a *agentMesh) start(ctx context.Context) error {
+func (a *agentMesh) start(ctx context.Context) error { return a.launch(ctx, a.feed.goal(true)) }
+
+// LaunchAgent starts the agent of a node that was killed, and returns when it
+// answers: what it has is for the caller to find out.
+func (c *Cluster) LaunchAgent(ctx context.Context, node string) error {
+	a, err := c.agentOf(node)
+	if err != nil {
+		return err
+	}
+	return a.launch(ctx, func(ctx context.Context, c *api.Client) (bool, error) {
+		_, err := c.Status(ctx, "")
+		return err == nil, err
+	})
+}
+
+// launch starts the agent and returns when it has reached a goal.
+func (a *agentMesh) launch(ctx context.Context, reached goal) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.proc != nil && !a.proc.ended() {
@@ -112,7 +128,7 @@ func (a *agentMesh) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.await(ctx, a.proc, a.feed.goal())
+	return a.await(ctx, a.proc, reached)
 }
 
 // kill ends the agent by SIGKILL, and returns when it is dead.
@@ -158,7 +174,7 @@ func (a *agentMesh) apply(ctx context.Context, d *desired) error {
 
 // confirm returns when the agent has applied what was put last.
 func (a *agentMesh) confirm(ctx context.Context) error {
-	goal := a.feed.goal()
+	goal := a.feed.goal(false)
 	proc, err := a.running()
 	if err != nil {
 		return err

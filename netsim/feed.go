@@ -19,8 +19,9 @@ type feed interface {
 	env() []string
 	// put makes d what the agent is to have.
 	put(d *desired) error
-	// goal is that the agent has what was put last.
-	goal() goal
+	// goal is that the agent has what was put last; of one that starts, that it serves
+	// as well as it can now.
+	goal(starts bool) goal
 }
 
 // goal asks an agent whether it is where it is to be. Where it is not, or cannot be
@@ -64,7 +65,7 @@ func (f *fileFeed) put(d *desired) error {
 	return nil
 }
 
-func (f *fileFeed) goal() goal {
+func (f *fileFeed) goal(bool) goal {
 	f.mu.Lock()
 	version := f.version
 	f.mu.Unlock()

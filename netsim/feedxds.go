@@ -15,6 +15,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/controlplane"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // istiodFeed is the istiod of a control plane. What an agent is to have goes there by
@@ -23,26 +24,47 @@ type istiodFeed struct {
 	plane *ControlPlane
 	node  *node
 	place intent.Place
-	token string
+	files IstiodFiles
 
 	mu    sync.Mutex
 	want  frontends
 	known map[string]bool // every service that was ever put, by "namespace/name"
 }
 
-const tokenFile = "istio-token"
+// IstiodFiles are what a node's agent is given of istiod, by path: the token that it
+// shows and the roots that it trusts.
+type IstiodFiles struct{ Token, Roots string }
 
-func tokenPath(cfg Config, n *node) string { return filepath.Join(nodeDir(cfg, n), tokenFile) }
+func filesOf(cfg Config, n *node) IstiodFiles {
+	return IstiodFiles{
+		Token: filepath.Join(nodeDir(cfg, n), "istio-token"), Roots: filepath.Join(nodeDir(cfg, n), "root-cert.pem"),
+	}
+}
+
+// IstiodFiles returns those of a node's agent, for those who want to see what it
+// makes of wrong ones.
+func (c *Cluster) IstiodFiles(node string) (IstiodFiles, error) {
+	if c.plane == nil {
+		return IstiodFiles{}, fmt.Errorf("%w: this cluster has no istiod", scenario.ErrNotExpressible)
+	}
+	for _, n := range c.nodes {
+		if n.name == node {
+			return filesOf(c.cfg, n), nil
+		}
+	}
+	_, err := c.Node(node)
+	return IstiodFiles{}, err
+}
 
 func (p *ControlPlane) newFeed(c *Cluster, n *node) *istiodFeed {
 	return &istiodFeed{
-		plane: p, node: n, place: c.cfg.place(n), token: tokenPath(c.cfg, n), known: map[string]bool{},
+		plane: p, node: n, place: c.cfg.place(n), files: filesOf(c.cfg, n), known: map[string]bool{},
 	}
 }
 
 func (f *istiodFeed) args() []string {
 	args := []string{
-		"--source", "xds:" + f.plane.stack.XDSAddress(), "--xds-roots", f.plane.stack.RootsFile(), "--xds-token", f.token,
+		"--source", "xds:" + f.plane.stack.XDSAddress(), "--xds-roots", f.files.Roots, "--xds-token", f.files.Token,
 	}
 	if l := f.place.Locality; l.Region != "" {
 		args = append(args, "--locality", strings.TrimRight(l.Region+"/"+l.Zone+"/"+l.Subzone, "/"))
@@ -72,10 +94,13 @@ func (f *istiodFeed) put(d *desired) error {
 // istiodTime bounds how long a declared state may take to reach an agent.
 const istiodTime = 30 * time.Second
 
+// errNoIstiod is why a change reaches no agent.
+var errNoIstiod = errors.New("istiod does not run: what is declared reaches no agent")
+
 // goal is reached when the agent sends connections where they are to go, for every
-// service that was ever put. While istiod is down there is nothing to wait for: an
-// agent that starts serves from what is pinned.
-func (f *istiodFeed) goal() goal {
+// service that was ever put. While istiod is down, an agent that starts serves from
+// what is pinned, and no other is ever where it is to be.
+func (f *istiodFeed) goal(starts bool) goal {
 	f.mu.Lock()
 	want, known := f.want, maps.Clone(f.known)
 	f.mu.Unlock()
@@ -87,8 +112,10 @@ func (f *istiodFeed) goal() goal {
 			return time.Now().After(deadline), err
 		case s.Problem != "":
 			return true, errors.New(s.Problem)
-		case !f.plane.stack.IstiodRuns():
+		case !f.plane.stack.IstiodRuns() && starts:
 			return true, nil
+		case !f.plane.stack.IstiodRuns():
+			return true, errNoIstiod
 		case s.Applied.Generation == 0:
 			return time.Now().After(deadline), fmt.Errorf("it has no state yet: %s", s.Source.Error)
 		}

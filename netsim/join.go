@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -65,7 +67,7 @@ func (c *Cluster) introduce(ctx context.Context, n *node) error {
 	if err := stack.AddPod(ctx, agent); err != nil {
 		return err
 	}
-	if err := stack.KeepToken(ctx, AgentToken(n.name), tokenPath(c.cfg, n)); err != nil {
+	if err := c.equip(ctx, n); err != nil {
 		return err
 	}
 	for _, p := range n.pods {
@@ -74,6 +76,22 @@ func (c *Cluster) introduce(ctx context.Context, n *node) error {
 		}
 	}
 	return nil
+}
+
+// equip writes what the node's agent needs to trust istiod and to be trusted.
+func (c *Cluster) equip(ctx context.Context, n *node) error {
+	files := filesOf(c.cfg, n)
+	if err := os.MkdirAll(filepath.Dir(files.Token), 0o700); err != nil {
+		return fmt.Errorf("make directory of node %s: %w", n.name, err)
+	}
+	roots, err := os.ReadFile(c.plane.stack.RootsFile())
+	if err == nil {
+		err = os.WriteFile(files.Roots, roots, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("give node %s istiod's roots: %w", n.name, err)
+	}
+	return c.plane.stack.KeepToken(ctx, AgentToken(n.name), files.Token)
 }
 
 func agentPod(n *node) string { return "duomesh-agent-" + n.name }

@@ -23,15 +23,22 @@ func openWith(ctx context.Context, cfg netsim.Config, t scenario.Topology) (*net
 	return netsim.Open(ctx, cfg, t)
 }
 
-// most bounds the connections of a load: what is to be shown of istiod does not
-// grow with their number, and a share of one in ten needs 6000.
-const most = 6000
+// What is to be shown of istiod does not grow with the number of connections, but a
+// share needs 4000 of them, also before a change.
+const (
+	most       = 6000
+	mostChange = 12_000
+)
 
 func bounded(s scenario.Scenario) scenario.Scenario {
 	for i := range s.Phases {
 		for j := range s.Phases[i].Loads {
 			l := &s.Phases[i].Loads[j]
+			before := l.Connections
 			l.Connections = min(l.Connections, most)
+			if l.Then != nil {
+				l.Connections = min(before, mostChange)
+			}
 		}
 	}
 	return s

@@ -26,6 +26,13 @@ func TestMain(m *testing.M) {
 	if traffic.IsChild() {
 		os.Exit(traffic.Main())
 	}
+	if child, is := nameChild(); is {
+		if err := child(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -46,10 +53,12 @@ func TestIstiod(t *testing.T) {
 	RunSpecs(t, "duomesh under a real istiod")
 }
 
-// plane is the one control plane of the suite; agentExe the agent of every node.
+// plane is the one control plane of the suite, planeTook how long its start took;
+// agentExe is the agent of every node.
 var (
-	plane    *netsim.ControlPlane
-	agentExe string
+	plane     *netsim.ControlPlane
+	planeTook time.Duration
+	agentExe  string
 )
 
 // debounce bounds how long istiod collects changes that follow each other.
@@ -64,7 +73,8 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(plane.Close()).To(Succeed()) })
-	say("control plane from nothing in %s: %s; istiod runs with %s", time.Since(start).Round(10*time.Millisecond), steps(plane), debounce)
+	planeTook = time.Since(start)
+	say("control plane from nothing in %s: %s; istiod runs with %s", planeTook.Round(10*time.Millisecond), steps(plane), debounce)
 }, NodeTimeout(3*time.Minute))
 
 // logs is where the control plane's logs stay.
