@@ -45,6 +45,13 @@ func run(ctx context.Context, name string, d declared, loads ...scenario.Load) r
 	s := scenario.Scenario{
 		Name: name, Summary: name, Topology: fleet(), Phases: []scenario.Phase{{Loads: loads}},
 	}
+	for _, l := range loads { // by name alone: the declared mesh says the rest
+		if l.To.Service != "" {
+			s.Objects.Services = append(s.Objects.Services, scenario.Service{
+				Name: l.To.Service, Family: l.To.Family, Ports: []scenario.Port{{Port: l.To.Port, Target: 8080}},
+			})
+		}
+	}
 	return verify.Run(ctx, s, verify.Options{World: "netsim+istiod", Open: d.opener}, 1)
 }
 
@@ -139,14 +146,14 @@ kind: Service
 metadata: {name: dual}
 spec:
   clusterIP: 10.96.200.7
-  clusterIPs: [10.96.200.7, "fd96::c8:7"]
+  clusterIPs: [10.96.200.7, "fd96::c807"]
   ipFamilies: [IPv4, IPv6]
   ipFamilyPolicy: RequireDualStack
   selector: {app: v2}
   ports: [{port: 80, targetPort: 8080}]
 `,
-			routes: map[string]map[string]float64{"10.96.200.7:80": {"v2:8080": mine}, "[fd96::c8:7]:80": {"v2:8080": mine}},
-		}, ask("10.96.200.7:80", map[string]float64{"v2": 1}, 8080), ask("[fd96::c8:7]:80", map[string]float64{"v2": 1}, 8080)),
+			routes: map[string]map[string]float64{"10.96.200.7:80": {"v2:8080": mine}, "[fd96::c807]:80": {"v2:8080": mine}},
+		}, ask("10.96.200.7:80", map[string]float64{"v2": 1}, 8080), ask("[fd96::c807]:80", map[string]float64{"v2": 1}, 8080)),
 
 		Entry("trafficDistribution and internalTrafficPolicy: near pods alone; without them all", SpecTimeout(time.Minute), declared{
 			yaml: zoned("near", "10.96.200.8", "trafficDistribution: PreferClose,") + "---" +

@@ -19,8 +19,8 @@ func outage() time.Duration {
 	return 15 * time.Second
 }
 
-// rate is that of the load, connections a second: a share needs 4000 of them.
-const rate = 700
+// rate is that of the load, connections a second.
+const rate = 1100
 
 func weights(v1, v2 uint32) scenario.Objects {
 	return scenario.Objects{Services: []scenario.Service{{
@@ -38,22 +38,29 @@ func shares(v1, v2 float64) scenario.Want {
 
 // steady is a load that lasts about so long; then, where set, holds after a change.
 func steady(d time.Duration, want scenario.Want, then *scenario.Want) []scenario.Load {
+	least := most
+	if then != nil {
+		least = 16_000 // three in eight come before the change, and are enough for a share
+	}
 	return []scenario.Load{{
 		From: []string{"client"}, To: scenario.Target{Service: "fortio", Port: 80, Family: scenario.IPv4},
-		Connections: max(int(d.Seconds()*rate), most), PerSecond: rate, Want: want, Then: then,
+		Connections: max(int(d.Seconds()*rate), least), PerSecond: rate, Want: want, Then: then,
 	}}
 }
 
 // istiodAway is an outage under load, with endpoint changes before and after it.
 func istiodAway() scenario.Scenario {
+	// It begins in the middle of the first phase, and ends when three eighths of the
+	// second have been made.
+	each := outage() * 8 / 7
 	after := shares(.1, .9)
 	return scenario.Scenario{
 		Name: "istiod/killed/under-load", Summary: "istiod is away under load, endpoints change before and after",
 		Topology: fleet(), Objects: weights(1, 1),
 		Phases: []scenario.Phase{
 			{Before: []scenario.Action{scenario.Apply{Objects: weights(90, 10)}},
-				Loads: steady(outage(), shares(.9, .1), nil), During: []scenario.Action{scenario.KillIstiod{}}},
-			{Loads: steady(outage(), shares(.9, .1), &after),
+				Loads: steady(each, shares(.9, .1), nil), During: []scenario.Action{scenario.KillIstiod{}}},
+			{Loads: steady(each, shares(.9, .1), &after),
 				During: []scenario.Action{scenario.StartIstiod{}, scenario.Apply{Objects: weights(10, 90)}}},
 		},
 	}

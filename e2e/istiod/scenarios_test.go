@@ -27,7 +27,7 @@ func openWith(ctx context.Context, cfg netsim.Config, t scenario.Topology) (*net
 // share needs 4000 of them, also before a change.
 const (
 	most       = 6000
-	mostChange = 12_000
+	mostChange = 20_000
 )
 
 func bounded(s scenario.Scenario) scenario.Scenario {
