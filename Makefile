@@ -22,6 +22,12 @@ test: preflight-test
 	scripts/ensure-packages.sh test
 	scripts/test.sh
 
+## test-istiod: run the scenarios under a real etcd, kube-apiserver and istiod (root; builds them once; RUN=Regexp chooses)
+test-istiod: export RUN := $(RUN)
+test-istiod: preflight-test-istiod
+	scripts/ensure-packages.sh test
+	scripts/test-istiod.sh
+
 ## test-kernel: run programs, scenarios and providers on other kernels, in virtual machines (KERNELS="…" KERNELS_FULL=1 choose)
 test-kernel: export KERNELS := $(KERNELS)
 test-kernel: export KERNELS_FULL := $(KERNELS_FULL)
@@ -80,4 +86,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-hook test test-istiod test-kernel controlplane compatibility build generate lint verify fmt clean help

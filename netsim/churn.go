@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -112,6 +113,9 @@ func (c *Cluster) hand(ctx context.Context, o scenario.Objects) error {
 	if err != nil {
 		return err
 	}
+	if err := c.declare(ctx, d); err != nil {
+		return err
+	}
 	state := c.past.hand(o)
 	for _, n := range c.nodes {
 		a, isAgent := n.mesh.(*agentMesh)
@@ -122,10 +126,10 @@ func (c *Cluster) hand(ctx context.Context, o scenario.Objects) error {
 			c.past.applied(n.name, state)
 			continue
 		}
-		if err := a.write(d); err != nil {
+		if err := a.feed.put(d); err != nil {
 			return fmt.Errorf("node %s: %w", n.name, err)
 		}
-		c.past.written(n.name, a.written(), state)
+		c.past.written(n.name, a.feed, state)
 	}
 	c.mu.Lock()
 	c.desired = d
@@ -141,6 +145,7 @@ type past struct {
 	mu       sync.Mutex
 	held     []scenario.Held
 	versions map[string]map[string]int // node → version of its file → index in held
+	untold   bool                      // a node does not tell which state it has
 }
 
 // begin notes the state before a churn, which every node has.
@@ -162,13 +167,23 @@ func (p *past) hand(o scenario.Objects) int {
 	return len(p.held) - 1
 }
 
-func (p *past) written(node, version string, state int) {
+// versioned is a feed whose versions an agent tells apart.
+type versioned interface{ last() string }
+
+// written notes that a feed has a state. With one that has no versions nobody can
+// tell when a node got it, and there is no history.
+func (p *past) written(node string, from feed, state int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	v, tells := from.(versioned)
+	if !tells {
+		p.untold = true
+		return
+	}
 	if p.versions[node] == nil {
 		p.versions[node] = map[string]int{}
 	}
-	p.versions[node][version] = state
+	p.versions[node][v.last()] = state
 }
 
 // noChurn is the place of objects that are applied before any churn.
@@ -210,7 +225,10 @@ func (p *past) seen(node, version string) {
 func (p *past) all() []scenario.Held {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]scenario.Held(nil), p.held...)
+	if p.untold {
+		return nil
+	}
+	return slices.Clone(p.held)
 }
 
 // watchEvery is how often agents are asked what they have applied during a churn.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/scenario/kube"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -31,14 +32,16 @@ type Cluster struct {
 	vips    *vips
 	started time.Time
 	control *control
+	plane   *ControlPlane // nil without one, and until it is joined
 
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
 	witness witness
 	past    past
 
-	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired and vips
+	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired, declared and vips
 	desired  *desired
+	declared kube.Rendered
 
 	mu      sync.Mutex
 	closed  bool
@@ -99,6 +102,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if t.Agents && cfg.Agent == "" {
 		return nil, fmt.Errorf("%w: agents as processes of their own: no duomesh-agent is at hand", scenario.ErrNotExpressible)
 	}
+	if err := cfg.checkPlane(t); err != nil {
+		return nil, err
+	}
 	addrs, err := planAddrs(t, cfg.Pods)
 	if err != nil {
 		return nil, err
@@ -106,6 +112,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	vips, err := newVIPs(cfg.VIPs, addrs)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.ControlPlane != nil {
+		vips.reserve("service kubernetes", firstVIPs()...)
 	}
 	cgroup, err := cgroupOf(cfg.ID)
 	if err != nil {
@@ -149,6 +158,9 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 				return err
 			}
 		}
+	}
+	if err := c.join(ctx); err != nil {
+		return err
 	}
 	if err := c.openMeshes(ctx); err != nil {
 		return err
@@ -271,6 +283,7 @@ func (c *Cluster) close() error {
 		errs = append(errs, c.killAll(ctx, procs))
 	}
 	c.servers.close()
+	errs = append(errs, c.part(ctx))
 	for _, n := range slices.Backward(c.nodes) {
 		errs = append(errs, n.close())
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -46,6 +47,12 @@ type Config struct {
 	// VIPs are declared virtual addresses by service name, at most one of each
 	// family; the others are allotted from 10.96.0.0/12 and fd96::/108.
 	VIPs map[string][]netip.Addr
+	// ControlPlane drives the agents: what is applied goes through its Kubernetes and
+	// its istiod. Nil: what is applied is handed to the nodes.
+	ControlPlane *ControlPlane
+	// Localities and Network say where nodes stand, by their names.
+	Localities map[string]intent.Locality
+	Network    string
 	// Engine tunes the engines of the Duomesh mesh.
 	Engine dataplane.Options
 	// Log takes what is no error; nil discards it.

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
-	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
 // engine is the dataplane of one node of a Duomesh cluster, in this process.
@@ -22,7 +21,7 @@ type engine struct {
 
 func openEngine(cfg Config, n *node) (mesh, error) {
 	host := dataplane.Host{
-		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: intent.Place{Node: n.name},
+		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: cfg.place(n),
 		Log: cfg.Log.With("node", n.name),
 	}
 	dp, err := dataplane.Open(host, cfg.Engine)

@@ -18,7 +18,7 @@ func (c *Cluster) openMeshes(ctx context.Context) error {
 		var err error
 		switch {
 		case c.mesh == scenario.Duomesh && c.cfg.Agent != "":
-			n.mesh, err = openAgent(ctx, c.cfg, n)
+			n.mesh, err = openAgent(ctx, c.cfg, n, c.feedOf(n))
 		case c.mesh == scenario.Duomesh:
 			n.mesh, err = openEngine(c.cfg, n)
 		case c.mesh == scenario.DNAT:
@@ -31,6 +31,14 @@ func (c *Cluster) openMeshes(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// feedOf is where the node's agent asks.
+func (c *Cluster) feedOf(n *node) feed {
+	if c.plane == nil {
+		return newFileFeed(nodeDir(c.cfg, n))
+	}
+	return c.plane.newFeed(c, n)
 }
 
 // noMesh leaves service addresses to nobody.

@@ -28,6 +28,9 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.needServers(ctx, d.endpoints(netip.Addr{})); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	if err := c.declare(ctx, d); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	state := c.past.follow(o)
@@ -96,6 +99,9 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 		if addrs, err = c.virtualOf(t.Service); err != nil {
 			return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 		}
+	}
+	if err := c.namesProtocol(t); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 	}
 	a := addrs.of(t.Family)
 	if !a.IsValid() {
@@ -166,6 +172,10 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.recycle(ctx, a.Pod)
 	case scenario.Churn:
 		return c.churn(ctx, a)
+	case scenario.KillIstiod:
+		return c.killIstiod()
+	case scenario.StartIstiod:
+		return c.startIstiod(ctx)
 	case scenario.KillAgent:
 		agent, err := c.agentOf(a.Node)
 		if err != nil {

@@ -58,6 +58,18 @@ type StartAgent struct{ Node string }
 // String implements Action.
 func (a StartAgent) String() string { return "start the agent of node " + a.Node }
 
+// KillIstiod ends the control plane's istiod by SIGKILL.
+type KillIstiod struct{}
+
+// String implements Action.
+func (KillIstiod) String() string { return "kill istiod" }
+
+// StartIstiod starts istiod again and returns when it serves.
+type StartIstiod struct{}
+
+// String implements Action.
+func (StartIstiod) String() string { return "start istiod" }
+
 // Churn replaces the declared objects by one after the other of Between, Changes
 // times, PerSecond times a second, and does not wait for any but the last. Each
 // KillEvery changes the agents of the nodes Kill are killed and started again; 0

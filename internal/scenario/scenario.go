@@ -127,7 +127,10 @@ type Load struct {
 	Unconnected bool
 	// Workers is the number of parallel connectors in each client pod; 0 means 4.
 	Workers int
-	Want    Want
+	// PerSecond bounds the rate of the load over all client pods; 0 means as fast as
+	// possible.
+	PerSecond float64 `yaml:"perSecond"`
+	Want      Want
 	// Then is expected of connections asked for after During has returned;
 	// nil means that During changes nothing for this load. Connections asked
 	// for while During runs may follow either.

@@ -189,7 +189,7 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 			n++
 		}
 		spec := traffic.Load{
-			To: le.asked, Connections: n, Workers: workers, Bytes: 64,
+			To: le.asked, Connections: n, Workers: workers, Bytes: 64, PerSecond: l.PerSecond / float64(len(l.From)),
 			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected,
 		}
 		group.Go(func() error {
