@@ -197,4 +197,3 @@ func (w *Waypoint) open() error {
 	}
 	return nil
 }
-

@@ -16,7 +16,9 @@ const (
 	Endpoints = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	Listeners = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	Routes    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-	Secrets   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	// Extensions are configurations of filters that a listener names.
+	Extensions = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+	Secrets    = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 )
 
 // Pack marshals a message in the one way that gives equal bytes for equal messages:

@@ -32,7 +32,7 @@ func NewServer() *Server {
 }
 
 // order is that of sending.
-var order = [...]string{Clusters, Endpoints, Listeners, Routes}
+var order = [...]string{Clusters, Endpoints, Listeners, Routes, Extensions}
 
 // RefusedError is Envoy's reason for not taking a configuration. It goes on with the
 // last one.
@@ -59,11 +59,11 @@ func (s *Server) Publish(ctx context.Context, next State) error {
 		maps.Copy(union[t], next[t])
 	}
 	s.mu.Unlock()
-	for _, stage := range [][]string{{Clusters, Endpoints}, {Listeners, Routes}} {
+	for _, stage := range [][]string{{Clusters, Endpoints}, {Listeners, Routes, Extensions}} {
 		for _, t := range stage {
-			s.set(t, union[t])
+			s.Set(t, union[t])
 		}
-		if err := s.settle(ctx, next, stage); err != nil {
+		if err := s.Settle(ctx, next, stage...); err != nil {
 			return err
 		}
 	}
@@ -72,18 +72,19 @@ func (s *Server) Publish(ctx context.Context, next State) error {
 
 // Trim takes away what is not in next. What refers goes before what is referred to.
 func (s *Server) Trim(ctx context.Context, next State) error {
-	for _, stage := range [][]string{{Listeners}, {Routes}, {Clusters, Endpoints}} {
+	for _, stage := range [][]string{{Listeners}, {Routes, Extensions}, {Clusters, Endpoints}} {
 		for _, t := range stage {
-			s.set(t, next[t])
+			s.Set(t, next[t])
 		}
-		if err := s.settle(ctx, next, stage); err != nil {
+		if err := s.Settle(ctx, next, stage...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Server) set(t string, have Set) {
+// Set makes have all resources of a type, at once and without waiting.
+func (s *Server) Set(t string, have Set) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if have == nil {
@@ -99,8 +100,10 @@ func (s *Server) wake() {
 	s.changed = make(chan struct{})
 }
 
-// settle waits until Envoy has answered to all resources of some types.
-func (s *Server) settle(ctx context.Context, need State, types []string) error {
+// Settle waits until Envoy has asked for all of need, has been sent all that it asked
+// for of some types, and has answered. The error is a RefusedError when it did not take
+// what it was sent.
+func (s *Server) Settle(ctx context.Context, need State, types ...string) error {
 	for {
 		done, changed, err := s.settled(need, types)
 		if done {
@@ -138,6 +141,17 @@ func (s *Server) Connected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stream != nil
+}
+
+// Asked returns the names that Envoy asks for of a type, other than all, and what is
+// closed when that, or anything else here, has changed.
+func (s *Server) Asked(t string) (names []string, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream == nil {
+		return nil, s.changed
+	}
+	return s.stream.of(t).Names(), s.changed
 }
 
 // stream is what one stream was sent. It is under Server.mu.

@@ -72,6 +72,9 @@ func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
 	}
 }
 
+// Names are those asked for, other than all, in their order.
+func (s *Subscription) Names() []string { return slices.Sorted(maps.Keys(s.names)) }
+
 // Next is what Envoy must be sent so that it has what it asked for of have; nil when
 // there is nothing, or when the last one was not answered yet.
 func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {
@@ -122,6 +125,3 @@ func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
 	}
 	return true, s.refusal
 }
-
-// Waiting is the nonce that Envoy has not answered yet; "" is none.
-func (s *Subscription) Waiting() string { return s.waiting }
