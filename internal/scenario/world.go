@@ -38,9 +38,8 @@ type World interface {
 // Forwarder is a World that can tell what its waypoints have done.
 type Forwarder interface {
 	// Forwarded returns how many requests a waypoint's proxy says it has sent to each
-	// service since it was started; false where that is not known, as for one that does
-	// not run.
-	Forwarded(ctx context.Context, pod string) (map[string]uint64, bool)
+	// service since it was started. One that does not run cannot tell.
+	Forwarded(ctx context.Context, pod string) (map[string]uint64, error)
 }
 
 // Opener makes a world for a topology.

@@ -2,40 +2,56 @@ package verify
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
-// forwarded asks every waypoint of the world what it has done so far.
-func (g *gatherer) forwarded(ctx context.Context) map[string]map[string]uint64 {
-	w, can := g.world.(scenario.Forwarder)
-	if !can {
-		return nil
-	}
-	all := map[string]map[string]uint64{}
-	for _, pod := range g.topology.Waypoints() {
-		if n, known := w.Forwarded(ctx, pod); known {
-			all[pod] = n
-		}
-	}
-	return all
+// tally is how many requests the waypoints of a world say they have sent on, by service.
+type tally struct {
+	by map[string]uint64
+	// err is why one of them could not tell.
+	err error
 }
 
-// increase is what was added of what is in both.
-func increase(before, after map[string]map[string]uint64) map[string]map[string]uint64 {
-	all := map[string]map[string]uint64{}
-	for pod, now := range after {
-		then, known := before[pod]
-		if !known {
-			continue
+// forwarded asks every waypoint of the world what it has done so far.
+func (g *gatherer) forwarded(ctx context.Context) tally {
+	w, can := g.world.(scenario.Forwarder)
+	if !can {
+		return tally{err: errors.New("this world cannot ask waypoints")}
+	}
+	t := tally{by: map[string]uint64{}}
+	for _, pod := range g.topology.Waypoints() {
+		by, err := w.Forwarded(ctx, pod)
+		if err != nil {
+			t.err = errors.Join(t.err, fmt.Errorf("waypoint %s: %w", pod, err))
 		}
-		all[pod] = map[string]uint64{}
-		for name, n := range now {
-			all[pod][name] = n - then[name]
+		for service, n := range by {
+			t.by[service] += n
 		}
 	}
-	return all
+	return t
+}
+
+// since is what was added after before.
+func (t tally) since(before tally) tally {
+	more := tally{by: map[string]uint64{}, err: errors.Join(before.err, t.err)}
+	for service, n := range t.by {
+		if n > before.by[service] {
+			more.by[service] = n - before.by[service]
+		}
+	}
+	return more
+}
+
+func (t tally) sum() uint64 {
+	n := uint64(0)
+	for _, one := range t.by {
+		n += one
+	}
+	return n
 }
 
 // replicas are the addresses of the pods of every waypoint that a load names.

@@ -29,9 +29,8 @@ type evidence struct {
 	replicas map[string]map[netip.Addr]string
 	// entering are those of client connections, as a waypoint's kernel knows them.
 	entering map[netip.AddrPort]bool
-	// forwarded is how many requests each waypoint pod says it has sent on in the phase;
-	// a pod that cannot tell is not in it.
-	forwarded map[string]map[string]uint64
+	// forwarded is how many requests the waypoints say they have sent on in the phase.
+	forwarded tally
 }
 
 // loadEvidence is a load and what its clients reported.
@@ -92,7 +91,7 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	if err := g.drive(ctx, ph, &e); err != nil {
 		return evidence{}, err
 	}
-	e.forwarded = increase(before, g.forwarded(ctx))
+	e.forwarded = g.forwarded(ctx).since(before)
 	return e, g.collect(ctx, judge, &e)
 }
 

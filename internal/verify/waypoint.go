@@ -294,11 +294,8 @@ func (e *evidence) checkWaypoints(sight sight) []report.Check {
 func (e *evidence) checkForwarded() []report.Check {
 	asked, served := 0, 0
 	for _, le := range e.loads {
-		if le.load.Interrupted || !isHTTP(le.load) {
-			if le.load.Interrupted && isHTTP(le.load) {
-				return nil // what was cut is counted in one place and not in another
-			}
-			continue
+		if le.load.Interrupted {
+			return nil // what was cut is counted in one place and not in another
 		}
 		for _, c := range le.conns {
 			asked += len(c.Requests)
@@ -310,20 +307,11 @@ func (e *evidence) checkForwarded() []report.Check {
 	if asked == 0 {
 		return nil
 	}
-	forwarded := uint64(0)
-	by := map[string]uint64{}
-	for _, services := range e.forwarded {
-		for name, n := range services {
-			forwarded += n
-			if n > 0 {
-				by[name] += n
-			}
-		}
-	}
 	c := report.Checkf("clients, servers and the waypoint's proxy count the same requests",
-		served == asked && forwarded == uint64(asked), "clients %d, servers %d, the proxy %d (%s)", asked, served, forwarded, counts(by))
-	if len(e.forwarded) == 0 && served == asked {
-		c.Verdict, c.Detail = report.Inconclusive, "the waypoint's proxy cannot be asked"
+		served == asked && e.forwarded.sum() == uint64(asked), "clients %d, servers %d, the proxy %d (%s)",
+		asked, served, e.forwarded.sum(), counts(e.forwarded.by))
+	if e.forwarded.err != nil && served == asked {
+		c.Verdict, c.Detail = report.Inconclusive, e.forwarded.err.Error()
 	}
 	return []report.Check{c}
 }
