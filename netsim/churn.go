@@ -116,6 +116,9 @@ func (c *Cluster) hand(ctx context.Context, o scenario.Objects) error {
 	if err := c.declare(ctx, d); err != nil {
 		return err
 	}
+	if err := c.applyWaypoints(ctx, d); err != nil {
+		return err
+	}
 	state := c.past.hand(o)
 	for _, n := range c.nodes {
 		a, isAgent := n.mesh.(*agentMesh)

@@ -38,6 +38,8 @@ type Cluster struct {
 	servers servers
 	witness witness
 	past    past
+	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
+	waypoints map[string]*waypoint
 
 	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired, declared and vips
 	desired  *desired
@@ -105,6 +107,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if err := cfg.checkPlane(t); err != nil {
 		return nil, err
 	}
+	if err := checkWaypoints(cfg, t); err != nil {
+		return nil, err
+	}
 	addrs, err := planAddrs(t, cfg.Pods)
 	if err != nil {
 		return nil, err
@@ -123,7 +128,7 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	c := &Cluster{
 		cfg: cfg, mesh: t.Mesh, ipv6: haveIPv6(), cgroup: cgroup, vips: vips, started: time.Now(),
 		pods: map[string]*pod{}, managed: map[string]bool{}, procs: map[*Process]struct{}{},
-		desired: newDesired(),
+		desired: newDesired(), waypoints: map[string]*waypoint{},
 	}
 	if c.mesh == "" {
 		c.mesh = scenario.NoMesh
@@ -163,6 +168,9 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 		return err
 	}
 	if err := c.openMeshes(ctx); err != nil {
+		return err
+	}
+	if err := c.openWaypoints(ctx); err != nil {
 		return err
 	}
 	if err := c.enrolManaged(ctx); err != nil {
@@ -284,6 +292,7 @@ func (c *Cluster) close() error {
 	}
 	c.servers.close()
 	errs = append(errs, c.part(ctx))
+	c.closeWaypoints()
 	for _, n := range slices.Backward(c.nodes) {
 		errs = append(errs, n.close())
 	}

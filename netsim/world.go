@@ -31,6 +31,11 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.declare(ctx, d); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	// Waypoints before those who lead to them; what leaves a waypoint stays there a
+	// while for those who still come.
+	if err := c.applyWaypoints(ctx, d); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	state := c.past.follow(o)
@@ -176,6 +181,18 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.killIstiod()
 	case scenario.StartIstiod:
 		return c.startIstiod(ctx)
+	case scenario.KillWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.kill()
+	case scenario.StartWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.start(ctx)
 	case scenario.KillAgent:
 		agent, err := c.agentOf(a.Node)
 		if err != nil {

@@ -90,7 +90,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if err := requireNetsim(); err != nil {
 				return err
 			}
-			if f.agents && agentBeside() == "" {
+			if f.agents && beside("duomesh-agent") == "" {
 				return usagef("--agents: there is no duomesh-agent beside this program")
 			}
 			if err := f.checkIstiod(file); err != nil {
@@ -128,10 +128,11 @@ func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (e
 	}
 	agent := ""
 	if f.agents || f.istiod {
-		agent = agentBeside()
+		agent = beside("duomesh-agent")
 	}
 	c, err := netsim.Open(ctx, netsim.Config{
-		Agent: agent, ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
+		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, RunDir: *f.runDir,
+		Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
 		ControlPlane: plane, Localities: file.Localities, Log: logger,
 	}, file.Topology)
 	if err != nil {

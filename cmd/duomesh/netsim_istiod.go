@@ -44,7 +44,7 @@ func (f upFlags) checkIstiod(file netsim.File) error {
 		return nil
 	case file.Topology.Mesh != scenario.Duomesh:
 		return usagef("--istiod: mesh %s asks no istiod", file.Topology.Mesh)
-	case agentBeside() == "":
+	case beside("duomesh-agent") == "":
 		return usagef("--istiod: there is no duomesh-agent beside this program")
 	}
 	if err := planePrograms(os.Getenv).Check(); err != nil {

@@ -97,8 +97,9 @@ var floors = []floor{
 	{
 		level: 4, pattern: "netsim/...",
 		may: []string{
-			"dataplane", "dataplane/intent", "dataplane/handoff", "dataplane/source/...", "dataplane/agent/api",
-			"dataplane/agent/admin", "internal/scenario/...", "internal/traffic/...", "internal/kernel/...", "internal/controlplane/...",
+			"dataplane", "dataplane/intent", "dataplane/handoff", "dataplane/l7/...", "dataplane/source/...",
+			"dataplane/agent/api", "dataplane/agent/admin", "internal/scenario/...", "internal/traffic/...",
+			"internal/kernel/...", "internal/controlplane/...",
 		},
 		never: map[string]string{"internal/probe/...": whyJudge},
 	},

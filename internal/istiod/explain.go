@@ -21,9 +21,9 @@ const (
 	Unreachable Reason = "unreachable"
 	// Silent: istiod does not answer any more, not even a ping.
 	Silent Reason = "silent"
-	// Certificate: it is not the istiod whose certificate the roots have signed, or
+	// Untrusted: it is not the istiod whose certificate the roots have signed, or
 	// there are no roots.
-	Certificate Reason = "certificate"
+	Untrusted Reason = "certificate"
 	// NoToken: there is no token to show.
 	NoToken Reason = "no-token"
 	// Unauthenticated: istiod does not accept the token.
@@ -38,7 +38,7 @@ const (
 
 // Reasons are all of them.
 var Reasons = []Reason{
-	Closed, Unreachable, Silent, Certificate, NoToken, Unauthenticated, PermissionDenied, TooLarge, Other,
+	Closed, Unreachable, Silent, Untrusted, NoToken, Unauthenticated, PermissionDenied, TooLarge, Other,
 }
 
 // StreamError is why a stream ended.
@@ -87,7 +87,7 @@ func explain(err error, token string) error {
 	case codes.Unavailable:
 		switch {
 		case has("authentication handshake failed") && !has("first record does not look like a TLS handshake"):
-			return &StreamError{Certificate, "istiod is not the one whose certificate the roots have signed", err}
+			return &StreamError{Untrusted, "istiod is not the one whose certificate the roots have signed", err}
 		case has("keepalive") || has("timed out") || has("timeout"):
 			return &StreamError{Silent, "istiod does not answer any more", err}
 		}

@@ -276,7 +276,7 @@ func TestFaultTokenAndRoots(t *testing.T) {
 	other, otherRoots := certificate(t)
 	served = other
 	must(t, w.server.Resume())
-	says(istiod.Certificate, "unknown authority")
+	says(istiod.Untrusted, "unknown authority")
 	w.server.Change(addressType, nil, keyOf("web"))
 	pem, err := os.ReadFile(otherRoots)
 	must(t, err)
