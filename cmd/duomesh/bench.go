@@ -54,7 +54,7 @@ func newBenchCmd() *cobra.Command {
 		},
 	}
 	f.register(cmd)
-	cmd.AddCommand(newBenchCompareCmd())
+	cmd.AddCommand(newBenchCompareCmd(), newBenchReportCmd())
 	return cmd
 }
 
