@@ -119,8 +119,17 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 	if err := r.timed(ctx); err != nil {
 		return end, err
 	}
+	if d, ok := r.world.(Described); ok {
+		if end.Proxies, err = d.Describe(); err != nil {
+			return end, err
+		}
+	}
 	r.say("judged pass: where do connections go?")
 	if end.Checks, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
+		return end, err
+	}
+	proofs, err := proved(ctx, r.world, r.Plan)
+	if end.Checks = append(end.Checks, proofs...); err != nil {
 		return end, err
 	}
 	r.say("counted pass: how often do mesh programs run?")
