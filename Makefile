@@ -9,11 +9,17 @@ bench: preflight-bench
 	scripts/build.sh
 	bin/duomesh bench $(ARGS)
 
-## bench-full: run the whole matrix (root)
+## bench-full: run the whole matrix (root; ZTUNNEL_BIN=PATH adds the rows of Ambient)
 bench-full: preflight-bench-full
 	scripts/ensure-packages.sh bench
 	scripts/build.sh
 	bin/duomesh bench --full $(ARGS)
+
+## bench-claims: run the rows that have targets until each is decided, at most 45 minutes (root; ZTUNNEL_BIN=PATH for those against Ambient)
+bench-claims: preflight-bench-claims
+	scripts/ensure-packages.sh bench
+	scripts/build.sh
+	bin/duomesh bench --claims $(ARGS)
 
 ## test: run all tests and suites (root; PKG=./dataplane/... RUN=Regexp choose)
 test: export PKG := $(PKG)
@@ -80,4 +86,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-claims bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help

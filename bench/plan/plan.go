@@ -106,6 +106,9 @@ type Plan struct {
 	// trial before it is repeated, Repeats times at most.
 	ForeignLimit float64 `json:"foreign_limit"`
 	Repeats      int     `json:"repeats"`
+	// UntilShown ends the run before its budget, when no target is undecided any
+	// more.
+	UntilShown bool `json:"until_shown,omitempty"`
 }
 
 // Default is the comparison of `make bench`.
@@ -123,6 +126,26 @@ func Default() Plan {
 		Repeats:      2,
 	}
 }
+
+// Full is the plan with every variant, mode and placement, and more blocks.
+func (p Plan) Full() Plan {
+	p.Variants, p.Modes = Variants(), Modes()
+	p.Placements = []Placement{Cross, Same}
+	p.Budget, p.MinBlocks = longBudget, claimBlocks
+	return p
+}
+
+// Claims is the plan with the rows that have targets, until each is decided.
+func (p Plan) Claims() Plan {
+	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, Ztunnel, ZtunnelPlain}, Modes()
+	p.Budget, p.MinBlocks, p.UntilShown = longBudget, claimBlocks, true
+	return p
+}
+
+const (
+	longBudget  = 40 * time.Minute
+	claimBlocks = 10
+)
 
 // Validate returns everything that is wrong with the plan.
 func (p Plan) Validate() error {

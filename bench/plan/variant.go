@@ -95,6 +95,9 @@ func Baselines() []Variant {
 	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
 }
 
+// StandIns are shown where what they stand in for cannot run.
+func StandIns() []Variant { return []Variant{HBONERef} }
+
 // Absent is a variant that was asked for and cannot run.
 type Absent struct {
 	Variant Variant `json:"variant"`

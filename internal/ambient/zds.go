@@ -129,7 +129,7 @@ func (z *zdsServer) send(conn *net.UnixConn, message []byte, fd *os.File) error 
 func acknowledged(b []byte) error {
 	acks, refused := 0, ""
 	err := eachField(b, func(n protowire.Number, ack []byte, _ uint64) {
-		if n != responseAck {
+		if n != responseAck || ack == nil { // a number under that field is another message
 			return
 		}
 		acks++
