@@ -69,7 +69,9 @@ type Binaries struct {
 
 // OpenNetsim makes a World of simulated clusters. It needs root. The caller
 // closes it.
-func OpenNetsim(ctx context.Context, p plan.Plan) (World, error) { return Binaries{}.OpenNetsim(ctx, p) }
+func OpenNetsim(ctx context.Context, p plan.Plan) (World, error) {
+	return Binaries{}.OpenNetsim(ctx, p)
+}
 
 // OpenNetsim is the function of that name, with programs to drive.
 func (b Binaries) OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err error) {

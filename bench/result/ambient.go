@@ -83,3 +83,14 @@ func atLeast(name string, i stats.Interval, limit float64) Target {
 	negative := stats.Interval{Estimate: -i.Estimate, Low: -i.High, High: -i.Low}
 	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.1f", limit), ratioText(i), stats.AtMost(negative, -limit)}
 }
+
+// Factor says how much slower a stand-in is than what it stands in for, as far as
+// this run has measured both.
+func Factor(r Row) string {
+	for _, base := range []plan.Variant{plan.Ztunnel, plan.ZtunnelPlain} {
+		if v := r.Against(base); v != nil && r.Variant.Traits().Security == base.Traits().Security {
+			return fmt.Sprintf("in this run its p50 is %s of %s's", ratioText(v.RatioP50), base)
+		}
+	}
+	return "how much slower than ztunnel it is was not measured in this run"
+}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -25,6 +28,7 @@ type benchFlags struct {
 	full      bool
 	claims    bool
 	ztunnel   string
+	image     string
 	out       string
 	from      string
 	output    string
@@ -53,6 +57,9 @@ func newBenchCmd() *cobra.Command {
 			if f.from != "" {
 				return compareBench(f.from, f.output, cmd.OutOrStdout())
 			}
+			if err := f.findZtunnel(cmd.Context()); err != nil {
+				return err
+			}
 			return runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -71,6 +78,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
+	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` (default $ZTUNNEL_IMAGE)")
 	flags.StringVar(&f.ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient (default $ZTUNNEL_BIN)")
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
@@ -115,8 +123,8 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	if err != nil {
 		return p, err
 	}
-	if f.ztunnel == "" {
-		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or --ztunnel")
+	if f.ztunnel == "" && f.image == "" {
+		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
 	}
 	switch f.placement {
 	case "cross", "same":
@@ -138,6 +146,19 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	return p, nil
 }
 
+// findZtunnel takes the program out of its image, when one is named and no path.
+func (f *benchFlags) findZtunnel(ctx context.Context) error {
+	if f.ztunnel != "" || f.image == "" {
+		return nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache directory: %w", err)
+	}
+	f.ztunnel, err = ambient.Extract(ctx, f.image, filepath.Join(cache, "duomesh"), runtime.GOARCH)
+	return err
+}
+
 // matrix is what the flags ask for, before it is known what this machine has.
 func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 	p := f.plan
@@ -150,7 +171,7 @@ func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 		p = p.Full()
 	case f.claims:
 		p = p.Claims()
-	case f.ztunnel == "" && !changed("variants"):
+	case f.ztunnel == "" && f.image == "" && !changed("variants"):
 		p.Variants = append(p.Variants, plan.StandIns()...)
 	}
 	if changed("variants") {
