@@ -128,15 +128,15 @@ func tables() []ruleset {
 			name: "istio-ambient-nat", kind: nftables.ChainTypeNAT, priority: -100,
 			prerouting: []rule{
 				join(proto(tcp), from(hostProbe), count(), accept()),
-				join(notTo(localhost), proto(tcp), port(destination, expr.CmpOpNeq, HBONEPort), notMarked(ProxyMark), count(), redirect(PlaintextPort)),
+				join(notTo(localhost), proto(tcp), port(destination, expr.CmpOpNeq, HBONEPort), notOurs(), count(), redirect(PlaintextPort)),
 			},
 			output: []rule{
 				join(proto(tcp), to(hostProbe), count(), accept()),
-				join(outOf(expr.CmpOpNeq, "lo"), notMarked(ProxyMark), proto(udp), port(destination, expr.CmpOpEq, 53), count(), redirect(dnsPort)),
-				join(notTo(localhost), proto(tcp), port(destination, expr.CmpOpEq, 53), notMarked(ProxyMark), count(), redirect(dnsPort)),
+				join(outOf(expr.CmpOpNeq, "lo"), notOurs(), proto(udp), port(destination, expr.CmpOpEq, 53), count(), redirect(dnsPort)),
+				join(notTo(localhost), proto(tcp), port(destination, expr.CmpOpEq, 53), notOurs(), count(), redirect(dnsPort)),
 				join(proto(tcp), marked(replyMark), count(), accept()),
 				join(outOf(expr.CmpOpEq, "lo"), notTo(localhost), count(), accept()),
-				join(proto(tcp), notTo(localhost), notMarked(ProxyMark), count(), redirect(OutboundPort)),
+				join(proto(tcp), notTo(localhost), notOurs(), count(), redirect(OutboundPort)),
 			},
 		},
 		{
@@ -146,7 +146,7 @@ func tables() []ruleset {
 		},
 		{
 			name: "istio-ambient-raw", kind: nftables.ChainTypeFilter, priority: -300,
-			prerouting: []rule{join(proto(udp), port(source, expr.CmpOpEq, 53), notMarked(ProxyMark), count(), zone())},
+			prerouting: []rule{join(proto(udp), port(source, expr.CmpOpEq, 53), notOurs(), count(), zone())},
 			output:     []rule{join(proto(udp), port(destination, expr.CmpOpEq, 53), marked(ProxyMark), count(), zone())},
 		},
 	}
@@ -207,8 +207,8 @@ func markIs(op expr.CmpOp, mark uint32) rule {
 	return rule{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, masked(), compare(op, native(mark))}
 }
 
-func marked(mark uint32) rule    { return markIs(expr.CmpOpEq, mark) }
-func notMarked(mark uint32) rule { return markIs(expr.CmpOpNeq, mark) }
+func marked(mark uint32) rule { return markIs(expr.CmpOpEq, mark) }
+func notOurs() rule           { return markIs(expr.CmpOpNeq, ProxyMark) }
 
 func connectionMarked() rule {
 	return rule{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, masked(), compare(expr.CmpOpEq, native(replyMark))}

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -141,7 +140,7 @@ func (c *certificates) peerIdentity(state tls.ConnectionState) (string, error) {
 // name; the peer must be the wanted one, or anyone of the trust domain.
 func (c *certificates) tls(own *tls.Certificate, wanted string) *tls.Config {
 	return &tls.Config{
-		Certificates: []tls.Certificate{*own}, MinVersion: tls.VersionTLS13, NextProtos: []string{http2.NextProtoTLS},
+		Certificates: []tls.Certificate{*own}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		// A name of a host says nothing here: VerifyConnection checks chain and
 		// identity on both ends.
 		InsecureSkipVerify: true, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,

@@ -39,13 +39,21 @@ func (n *node) serve(ctx context.Context, w ambient.Workload, ns *os.File) error
 		return err
 	}
 	for port, handle := range map[uint16]func(context.Context, *net.TCPConn) error{
-		ambient.OutboundPort: p.outbound, ambient.PlaintextPort: p.inbound, ambient.HBONEPort: p.tunnel,
+		ambient.OutboundPort: p.outbound, ambient.PlaintextPort: p.inbound, ambient.HBONEPort: nil,
 	} {
 		l, err := listen(ns, port)
 		if err != nil {
 			return fmt.Errorf("pod %s: %w", w.Name, err)
 		}
 		context.AfterFunc(ctx, func() { l.Close() })
+		if handle == nil {
+			go func() {
+				if err := p.tunnels(ctx, l); ctx.Err() == nil {
+					p.node.fail <- fmt.Errorf("pod %s: serve tunnels: %w", w.Name, err)
+				}
+			}()
+			continue
+		}
 		go p.accept(ctx, l, handle)
 	}
 	return nil

@@ -6,14 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/internal/ambient"
@@ -35,10 +36,10 @@ const (
 type pools struct {
 	pod *pod
 	mu  sync.Mutex
-	all map[string]*http2.Transport
+	all map[string]*http.Transport
 }
 
-func (p *pools) to(ctx context.Context, peer string) (*http2.Transport, error) {
+func (p *pools) to(ctx context.Context, peer string) (*http.Transport, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t, ok := p.all[peer]; ok {
@@ -49,15 +50,14 @@ func (p *pools) to(ctx context.Context, peer string) (*http2.Transport, error) {
 		return nil, err
 	}
 	config := p.pod.node.certs.tls(own, peer)
-	t := &http2.Transport{
-		TLSClientConfig: config, DisableCompression: true, MaxReadFrameSize: frameSize,
-		ReadIdleTimeout: idlePing, PingTimeout: pingPatience,
-		DialTLSContext: func(ctx context.Context, _, address string, _ *tls.Config) (net.Conn, error) {
+	t := &http.Transport{
+		DisableCompression: true, Protocols: onlyHTTP2(), HTTP2: settings(),
+		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return p.pod.handshake(ctx, address, config)
 		},
 	}
 	if p.all == nil {
-		p.all = map[string]*http2.Transport{}
+		p.all = map[string]*http.Transport{}
 	}
 	p.all[peer] = t
 	return t, nil
@@ -108,46 +108,51 @@ func (p *pod) throughTunnel(ctx context.Context, c *net.TCPConn, to netip.AddrPo
 	return errors.Join(ended(err), ended(c.CloseWrite()))
 }
 
-// ended leaves out how applications end connections.
+// ended leaves out how applications end connections. A stream that was reset is
+// an error of a type that net/http keeps to itself.
 func ended(err error) error {
-	var stream http2.StreamError
 	switch {
-	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ENOTCONN), errors.As(err, &stream):
+	case err == nil, errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ENOTCONN),
+		strings.HasPrefix(err.Error(), "stream error: "):
 		return nil
 	}
 	return err
 }
 
-// tunnel takes a peer's connection on the HBONE port.
-func (p *pod) tunnel(ctx context.Context, c *net.TCPConn) error {
+// tunnels serves the pod's HBONE port until the listener is closed.
+func (p *pod) tunnels(ctx context.Context, l net.Listener) error {
 	own, err := p.node.certs.of(ctx, p.identity)
 	if err != nil {
 		return err
 	}
-	secure := tls.Server(c, p.node.certs.tls(own, ""))
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("handshake: %w", err)
+	server := &http.Server{
+		Handler: http.HandlerFunc(p.stream), TLSConfig: p.node.certs.tls(own, ""), Protocols: onlyHTTP2(), HTTP2: settings(),
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 	}
-	peer, err := p.node.certs.peerIdentity(secure.ConnectionState())
-	if err != nil {
-		return err
-	}
-	server := &http2.Server{
+	context.AfterFunc(ctx, func() { server.Close() })
+	return server.ServeTLS(l, "", "")
+}
+
+func onlyHTTP2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP2(true)
+	return p
+}
+
+func settings() *http.HTTP2Config {
+	return &http.HTTP2Config{
 		MaxConcurrentStreams: serverStreams, MaxReadFrameSize: frameSize,
-		MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connectionWindow,
-		ReadIdleTimeout: idlePing, PingTimeout: pingPatience,
+		MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connectionWindow,
+		SendPingTimeout: idlePing, PingTimeout: pingPatience,
 	}
-	from := peerOf(c)
-	server.ServeConn(secure, &http2.ServeConnOpts{Context: ctx, Handler: http.HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) { p.stream(w, r, from, peer) },
-	)})
-	return nil
 }
 
 // stream carries one CONNECT to the application, from the client's own address.
-func (p *pod) stream(w http.ResponseWriter, r *http.Request, from netip.AddrPort, peer string) {
+// TLS has checked who the peer is.
+func (p *pod) stream(w http.ResponseWriter, r *http.Request) {
 	to, err := netip.ParseAddrPort(r.Host)
-	if r.Method != http.MethodConnect || err != nil || to.Addr() != p.address {
+	from, e := netip.ParseAddrPort(r.RemoteAddr)
+	if err = errors.Join(err, e); r.Method != http.MethodConnect || err != nil || to.Addr() != p.address {
 		http.Error(w, "only CONNECT to this pod is carried", http.StatusBadRequest)
 		return
 	}
@@ -157,7 +162,7 @@ func (p *pod) stream(w http.ResponseWriter, r *http.Request, from netip.AddrPort
 		return
 	}
 	defer up.Close()
-	p.opened(ambient.ReporterDest, peer, true, p.workload, ambient.SecurityMutual)
+	p.opened(ambient.ReporterDest, names(r.TLS.PeerCertificates[0])[0], true, p.workload, ambient.SecurityMutual)
 	out := http.NewResponseController(w)
 	w.WriteHeader(http.StatusOK)
 	if out.Flush() != nil {
