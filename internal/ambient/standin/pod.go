@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -176,6 +177,16 @@ func both(a, b *net.TCPConn) error {
 // bufferSize is that of a copy; ztunnel's grow from 1 KiB on.
 const bufferSize = 16 << 10
 
+// pump copies until the end, with a buffer that others had before.
+func pump(to io.Writer, from io.Reader) error {
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	_, err := io.CopyBuffer(writer{to}, reader{from}, buffer[:])
+	return err
+}
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
 // reader and writer hide that both ends are sockets: io.Copy would splice, which
 // costs a pipe for each connection and is no model of a proxy that reads.
 type (
@@ -184,7 +195,7 @@ type (
 )
 
 func oneWay(to, from *net.TCPConn) error {
-	_, err := io.CopyBuffer(writer{to}, reader{from}, make([]byte, bufferSize))
+	err := pump(to, from)
 	if e := to.CloseWrite(); err == nil && !errors.Is(e, unix.ENOTCONN) {
 		err = e
 	}

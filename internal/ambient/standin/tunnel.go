@@ -104,8 +104,7 @@ func (p *pod) throughTunnel(ctx context.Context, c *net.TCPConn, to netip.AddrPo
 		return fmt.Errorf("connect to %s through the tunnel: the other side answers %s", to, reply.Status)
 	}
 	p.opened(ambient.ReporterSource, p.identity, true, w, ambient.SecurityMutual)
-	_, err = io.CopyBuffer(writer{c}, reader{reply.Body}, make([]byte, bufferSize))
-	return errors.Join(ended(err), ended(c.CloseWrite()))
+	return errors.Join(ended(pump(c, reply.Body)), ended(c.CloseWrite()))
 }
 
 // ended leaves out how applications end connections. A stream that was reset is
@@ -169,14 +168,13 @@ func (p *pod) stream(w http.ResponseWriter, r *http.Request) {
 		return // the client is gone
 	}
 	go func() {
-		_, err := io.CopyBuffer(writer{up}, reader{r.Body}, make([]byte, bufferSize))
-		if err == nil {
+		if err := pump(up, r.Body); err == nil {
 			up.CloseWrite() // fails only when the application is gone
 			return
 		}
 		up.Close() // a stream that was reset ends the application's connection
 	}()
-	if _, err := io.CopyBuffer(flusher{w, out}, reader{up}, make([]byte, bufferSize)); ended(err) != nil && !errors.Is(err, net.ErrClosed) {
+	if err := pump(flusher{w, out}, up); ended(err) != nil && !errors.Is(err, net.ErrClosed) {
 		p.node.say("error pod=%s stream to %s: %v", p.workload.Name, to, err)
 	}
 }
