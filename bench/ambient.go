@@ -20,46 +20,55 @@ var (
 )
 
 // capture puts a node proxy on each node of a cluster and all its pods behind
-// them. Each client pod asks for one service address only: with several, the
-// redirect to one port of the proxy meets its own connections in TIME_WAIT.
+// them.
 func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Variant, p plan.Plan) error {
-	cfg := ambient.Config{Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true}
-	if v.Traits().Security == plan.MutualTLS {
-		cfg.Protocol = ambient.HBONE
-	}
-	switch {
-	case v.Traits().Needs != plan.NeedsZtunnel:
-		cfg.Binary, cfg.Argv = "/proc/self/exe", []string{standin.Name, "proxy"}
-	case w.binaries.Ztunnel == "":
-		return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
-	default:
-		cfg.Binary = w.binaries.Ztunnel
-	}
-	for _, name := range nodeNames {
-		n, err := c.Node(name)
-		if err != nil {
-			return err
+	program := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	if v.Traits().Needs == plan.NeedsZtunnel {
+		if w.binaries.Ztunnel == "" {
+			return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
 		}
-		cfg.Nodes = append(cfg.Nodes, ambient.Node{Name: name, Netns: n.Netns, Start: starter(c, name)})
+		program = ambient.Program{Binary: w.binaries.Ztunnel}
 	}
-	for _, name := range capturedPods {
-		h, err := c.Pod(name)
-		if err != nil {
-			return err
-		}
-		cfg.Pods = append(cfg.Pods, ambient.Pod{Name: name, Node: h.Node, ServiceAccount: name, Address: h.IPv4, Netns: h.Netns})
-	}
-	vip, err := c.Resolve(scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4})
+	cfg, err := meshOf(c, v, p, program)
 	if err != nil {
 		return err
 	}
-	cfg.Services = []ambient.Service{{Name: serviceName, VIP: vip.Addr(), Port: servicePort, Target: serverPort, Pod: serverPod}}
 	m, err := ambient.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	w.meshes[v] = m
 	return nil
+}
+
+// meshOf is the mesh of a variant. Each client pod asks for one service address
+// only: with several, the redirect to one port of the proxy meets its own
+// connections in TIME_WAIT.
+func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Program) (ambient.Config, error) {
+	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true}
+	if v.Traits().Security == plan.MutualTLS {
+		cfg.Protocol = ambient.HBONE
+	}
+	for _, name := range nodeNames {
+		n, err := c.Node(name)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Nodes = append(cfg.Nodes, ambient.Node{Name: name, Netns: n.Netns, Start: starter(c, name)})
+	}
+	for _, name := range capturedPods {
+		h, err := c.Pod(name)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Pods = append(cfg.Pods, ambient.Pod{Name: name, Node: h.Node, ServiceAccount: name, Address: h.IPv4, Netns: h.Netns})
+	}
+	vip, err := c.Resolve(scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4})
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Services = []ambient.Service{{Name: serviceName, VIP: vip.Addr(), Port: servicePort, Target: serverPort, Pod: serverPod}}
+	return cfg, nil
 }
 
 // starter starts a node proxy as a process of the node's own.

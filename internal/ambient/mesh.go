@@ -16,10 +16,8 @@ import (
 
 // Config is a mesh to open.
 type Config struct {
-	// Binary is a ztunnel, or a program that is started as the stand-in.
-	Binary string
-	// Argv is its argument vector; empty means that of ztunnel.
-	Argv []string
+	// Program is what runs on every node.
+	Program Program
 	// Protocol is how the pods are reached.
 	Protocol Protocol
 	// Workers is the number of threads that carry traffic.
@@ -38,6 +36,16 @@ type Node struct {
 	// Start starts a program in the node's namespace, and in the cgroup where its
 	// processor time is looked for.
 	Start func(ctx context.Context, c Command) (Process, error)
+	// Program is this node's proxy where it is another than the mesh's.
+	Program *Program
+}
+
+// Program is a node proxy to start.
+type Program struct {
+	// Binary is a ztunnel, or a program that is started as the stand-in.
+	Binary string
+	// Argv is its argument vector; empty means that of ztunnel.
+	Argv []string
 }
 
 // Command is a program to start on a node.
@@ -80,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	defer func() {
 		if err != nil {
 			m.failed = true
-			err = errors.Join(fmt.Errorf("open the mesh of %s: %w", filepath.Base(cfg.Binary), err), m.Close())
+			err = errors.Join(fmt.Errorf("open the mesh of %s: %w", filepath.Base(cfg.Program.Binary), err), m.Close())
 		}
 	}()
 	if m.dir, err = os.MkdirTemp("", "duomesh-ambient-"); err != nil {
@@ -112,21 +120,19 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Binary == "" {
-		return c, errors.New("no node proxy is given")
-	}
-	path, err := filepath.Abs(c.Binary)
-	if err != nil {
+	var err error
+	if c.Program, err = c.Program.withDefaults(); err != nil {
 		return c, err
 	}
-	if info, err := os.Stat(path); err != nil {
-		return c, fmt.Errorf("node proxy: %w", err)
-	} else if info.IsDir() || info.Mode()&0o111 == 0 {
-		return c, fmt.Errorf("node proxy %s: not a program", path)
-	}
-	c.Binary = path
-	if len(c.Argv) == 0 {
-		c.Argv = []string{path, "proxy"}
+	c.Nodes = slices.Clone(c.Nodes)
+	for i, n := range c.Nodes {
+		own := c.Program
+		if n.Program != nil {
+			if own, err = n.Program.withDefaults(); err != nil {
+				return c, fmt.Errorf("node %s: %w", n.Name, err)
+			}
+		}
+		c.Nodes[i].Program = &own
 	}
 	if c.Protocol != HBONE && c.Protocol != TCP {
 		return c, fmt.Errorf("protocol %q: must be %s or %s", c.Protocol, HBONE, TCP)
@@ -138,6 +144,26 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+func (p Program) withDefaults() (Program, error) {
+	if p.Binary == "" {
+		return p, errors.New("no node proxy is given")
+	}
+	path, err := filepath.Abs(p.Binary)
+	if err != nil {
+		return p, err
+	}
+	if info, err := os.Stat(path); err != nil {
+		return p, fmt.Errorf("node proxy: %w", err)
+	} else if info.IsDir() || info.Mode()&0o111 == 0 {
+		return p, fmt.Errorf("node proxy %s: not a program", path)
+	}
+	p.Binary = path
+	if len(p.Argv) == 0 {
+		p.Argv = []string{path, "proxy"}
+	}
+	return p, nil
 }
 
 // Files in the mesh's directory.

@@ -83,7 +83,7 @@ func config(t *testing.T, fault string) Config {
 		t.Fatal(err)
 	}
 	return Config{
-		Binary: exe, Argv: []string{scripted, fault}, Protocol: HBONE, Workers: 2, AccessLog: true,
+		Program: Program{Binary: exe, Argv: []string{scripted, fault}}, Protocol: HBONE, Workers: 2, AccessLog: true,
 		Nodes: []Node{{Name: "a", Netns: node, Start: startHere}},
 		Pods:  []Pod{{Name: "client", Node: "a", ServiceAccount: "client", Address: netip.MustParseAddr("10.1.1.1"), Netns: pod}},
 	}
@@ -134,14 +134,17 @@ func TestProxyThatAsksForNothing(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	good := Config{Binary: "/proc/self/exe", Protocol: TCP, Nodes: []Node{{Name: "a"}}}
+	good := Config{Program: Program{Binary: "/proc/self/exe"}, Protocol: TCP, Nodes: []Node{{Name: "a"}}}
 	for want, spoil := range map[string]func(*Config){
-		"no node proxy is given":  func(c *Config) { c.Binary = "" },
-		"no such file":            func(c *Config) { c.Binary = "/nowhere/ztunnel" },
-		"not a program":           func(c *Config) { c.Binary = "testdata/inpod.nft" },
-		`protocol "UDP"`:          func(c *Config) { c.Protocol = "UDP" },
-		`pod p is on node "b"`:    func(c *Config) { c.Pods = []Pod{{Name: "p", Node: "b"}} },
-		"/proc: not a program":    func(c *Config) { c.Binary = "/proc" },
+		"no node proxy is given": func(c *Config) { c.Program.Binary = "" },
+		"no such file":           func(c *Config) { c.Program.Binary = "/nowhere/ztunnel" },
+		"not a program":          func(c *Config) { c.Program.Binary = "testdata/inpod.nft" },
+		`protocol "UDP"`:         func(c *Config) { c.Protocol = "UDP" },
+		`pod p is on node "b"`:   func(c *Config) { c.Pods = []Pod{{Name: "p", Node: "b"}} },
+		"node a: node proxy /proc: not a program": func(c *Config) {
+			c.Nodes = []Node{{Name: "a", Program: &Program{Binary: "/proc"}}}
+		},
+		"/proc: not a program":    func(c *Config) { c.Program.Binary = "/proc" },
 		"protocol \"\": must be ": func(c *Config) { c.Protocol = "" },
 	} {
 		c := good

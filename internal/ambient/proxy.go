@@ -43,7 +43,7 @@ const (
 )
 
 func (p *proxy) open(ctx context.Context) (err error) {
-	if p.version, err = versionOf(ctx, p.mesh.cfg); err != nil {
+	if p.version, err = versionOf(ctx, *p.node.Program); err != nil {
 		return err
 	}
 	var pods []Pod
@@ -70,7 +70,7 @@ func (p *proxy) open(ctx context.Context) (err error) {
 	defer log.Close()
 	// The process outlives the call that starts it.
 	p.proc, err = p.node.Start(context.WithoutCancel(ctx), Command{
-		Path: p.mesh.cfg.Binary, Argv: p.mesh.cfg.Argv, Env: p.environment(), Dir: p.mesh.dir, Log: log,
+		Path: p.node.Program.Binary, Argv: p.node.Program.Argv, Env: p.environment(), Dir: p.mesh.dir, Log: log,
 	})
 	if err != nil {
 		return err
@@ -215,14 +215,14 @@ func (p *proxy) close() error {
 
 // versionOf asks a proxy what it is. A ztunnel answers "version" with a line of
 // fields.
-func versionOf(ctx context.Context, cfg Config) (string, error) {
+func versionOf(ctx context.Context, p Program) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopPatience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, cfg.Binary, "version")
-	cmd.Args[0] = cfg.Argv[0]
+	cmd := exec.CommandContext(ctx, p.Binary, "version")
+	cmd.Args[0] = p.Argv[0]
 	b, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", cfg.Binary, err)
+		return "", fmt.Errorf("ask %s for its version: %w", p.Binary, err)
 	}
 	return strings.Join(strings.Fields(string(b)), " "), nil
 }
