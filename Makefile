@@ -10,12 +10,19 @@ bench: preflight-bench
 	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	bin/duomesh bench $(ARGS)
 
-## bench-full: run the whole matrix (root)
+## bench-full: run the whole matrix (root; ZTUNNEL_BIN=PATH adds the rows of Ambient)
 bench-full: preflight-bench-full
 	scripts/ensure-packages.sh bench tools
 	scripts/build.sh
 	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	bin/duomesh bench --full $(ARGS)
+
+## bench-claims: run the rows that have targets until each is decided, at most 45 minutes (root; ZTUNNEL_BIN=PATH for those against Ambient)
+bench-claims: preflight-bench-claims
+	scripts/ensure-packages.sh bench tools
+	scripts/build.sh
+	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
+	bin/duomesh bench --claims $(ARGS)
 
 ## test: run all tests and suites (root; PKG=./dataplane/... RUN=Regexp choose)
 test: export PKG := $(PKG)
@@ -94,4 +101,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-istiod test-kernel controlplane tools compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel controlplane tools compatibility build generate lint verify fmt clean help

@@ -12,6 +12,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
@@ -41,6 +42,11 @@ var shapes = map[plan.Variant]shape{
 	plan.DNAT:     {scenario.DNAT, scenario.ViaDNAT, 1},
 	plan.DNAT1000: {scenario.DNAT, scenario.ViaDNAT, 1000},
 	plan.L4:       {scenario.Duomesh, scenario.ViaSocket, 1},
+
+	plan.Ztunnel:      {scenario.NoMesh, scenario.ViaProxy, 1},
+	plan.ZtunnelPlain: {scenario.NoMesh, scenario.ViaProxy, 1},
+	plan.HBONERef:     {scenario.NoMesh, scenario.ViaProxy, 1},
+	plan.TCPRedirect:  {scenario.NoMesh, scenario.ViaProxy, 1},
 }
 
 // simulated is one cluster per variant, all up at once. A cluster of its own
@@ -51,12 +57,27 @@ type simulated struct {
 	clusters map[plan.Variant]*netsim.Cluster
 	sites    map[plan.Cell]Site
 	programs []*programs
+	binaries Binaries
+	meshes   map[plan.Variant]*ambient.Mesh
+}
+
+// Binaries are programs that the bench drives and is not linked with.
+type Binaries struct {
+	// Ztunnel is the path of one; without it its variants cannot be opened.
+	Ztunnel string
 }
 
 // OpenNetsim makes a World of simulated clusters. It needs root. The caller
 // closes it.
-func OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err error) {
-	w := &simulated{clusters: map[plan.Variant]*netsim.Cluster{}, sites: map[plan.Cell]Site{}}
+func OpenNetsim(ctx context.Context, p plan.Plan) (World, error) {
+	return Binaries{}.OpenNetsim(ctx, p)
+}
+
+// OpenNetsim is the function of that name, with programs to drive.
+func (b Binaries) OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err error) {
+	w := &simulated{
+		clusters: map[plan.Variant]*netsim.Cluster{}, sites: map[plan.Cell]Site{}, binaries: b, meshes: map[plan.Variant]*ambient.Mesh{},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Close())
@@ -82,10 +103,18 @@ func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 			return err
 		}
 	}
+	if v.Traits().Redirect {
+		if err := w.capture(ctx, c, v, p); err != nil {
+			return err
+		}
+	}
 	for place, client := range map[plan.Placement]string{plan.Cross: clientCross, plan.Same: clientSame} {
 		site, err := w.site(c, s, client)
 		if err != nil {
 			return err
+		}
+		if m := w.meshes[v]; m != nil {
+			site.Proxies = proxies{cluster: c, mesh: m, variant: v, client: client}
 		}
 		for _, m := range p.Modes {
 			w.sites[plan.Cell{Placement: place, Mode: m, Variant: v}] = site
@@ -173,6 +202,11 @@ func (w *simulated) Close() error {
 	var errs []error
 	for _, p := range w.programs {
 		errs = append(errs, p.close())
+	}
+	for v, m := range w.meshes {
+		if err := m.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("mesh of %s: %w", v, err))
+		}
 	}
 	var group errgroup.Group
 	for _, c := range w.clusters {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -13,6 +14,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/record"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/bench/stats"
 )
 
 // Config is what a run is given.
@@ -119,8 +121,17 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 	if err := r.timed(ctx); err != nil {
 		return end, err
 	}
+	if d, ok := r.world.(Described); ok {
+		if end.Proxies, err = d.Describe(); err != nil {
+			return end, err
+		}
+	}
 	r.say("judged pass: where do connections go?")
 	if end.Checks, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
+		return end, err
+	}
+	proofs, err := proved(ctx, r.world, r.Plan)
+	if end.Checks = append(end.Checks, proofs...); err != nil {
 		return end, err
 	}
 	r.say("counted pass: how often do mesh programs run?")
@@ -140,6 +151,11 @@ func enableStats() (io.Closer, error) { return ebpf.EnableStats(uint32(unix.BPF_
 func (r *runner) timed(ctx context.Context) error {
 	r.first = time.Now()
 	for n := 1; r.another(n); n++ {
+		if r.Plan.UntilShown && n > r.Plan.MinBlocks && n%lookEvery == 1 {
+			if decided, err := r.decided(); decided || err != nil {
+				return err
+			}
+		}
 		for i, cell := range r.Plan.Block(n) {
 			if err := r.entry(ctx, n, i+1, cell); err != nil {
 				return fmt.Errorf("block %d: %s: %w", n, cell, err)
@@ -147,6 +163,26 @@ func (r *runner) timed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lookEvery is how many blocks are run between two looks at the targets. To stop
+// when the figures look right would favour them; to stop when every interval is
+// clear of its limit, either way, does so little, and the number of blocks is
+// printed.
+const lookEvery = 5
+
+// decided says whether no statistical target is undecided any more.
+func (r *runner) decided() (bool, error) {
+	r.say("are the targets decided?")
+	run, err := record.Load(r.dir.Path())
+	if err != nil {
+		return false, err
+	}
+	s, err := result.Summarise(run)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(s.Targets, func(t result.Target) bool { return t.Reach == stats.NotShown }), nil
 }
 
 // another says whether block n is to be run.

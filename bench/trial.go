@@ -95,18 +95,22 @@ type reading struct {
 
 // read takes the clocks last before a span and first after it, so that reading
 // the rest is outside.
-func (p *pair) read(after bool) (r reading, err error) {
+func (p *pair) read(ctx context.Context, after bool) (r reading, err error) {
 	steps := []func() error{
 		func() error { r.server, err = p.server.Counts(); return err },
 		func() error {
-			if p.site.Engine == nil {
-				return nil
-			}
-			r.redirected, err = p.site.Engine.Redirected()
+			r.redirected, err = p.redirected(ctx)
 			return err
 		},
 		func() error { r.cpu.Harness, err = ownCPU(); return err },
 		func() error { r.cpu.Server, err = p.site.Server.CPU(); return err },
+		func() error {
+			if p.site.Proxies == nil {
+				return nil
+			}
+			r.cpu.Proxies, err = p.site.Proxies.CPU()
+			return err
+		},
 		func() error { r.cpu.Client, err = p.site.Client.CPU(); return err },
 		func() error { r.idle, err = readIdle(); return err },
 		func() error { r.at = time.Now(); return nil },
@@ -122,6 +126,18 @@ func (p *pair) read(after bool) (r reading, err error) {
 	return r, nil
 }
 
+// redirected is what the engine, or the client's node proxies, counted so far.
+func (p *pair) redirected(ctx context.Context) (uint64, error) {
+	switch {
+	case p.site.Engine != nil:
+		return p.site.Engine.Redirected()
+	case p.site.Proxies != nil:
+		all, err := p.site.Proxies.Opened(ctx)
+		return countOf(all, p.site.Proxies.Want()), err
+	}
+	return 0, nil
+}
+
 // runTrial makes one measurement: a fresh pair, a warm-up, a timed span.
 func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t result.Trial, res load.Result, err error) {
 	pr, err := startPair(ctx, site, p, c.Mode)
@@ -129,14 +145,14 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 		return t, res, err
 	}
 	defer func() { err = errors.Join(err, pr.close()) }()
-	before, err := pr.read(false)
+	before, err := pr.read(ctx, false)
 	if err != nil {
 		return t, res, err
 	}
 	if err := pr.client.Run(); err != nil {
 		return t, res, err
 	}
-	after, err := pr.read(true)
+	after, err := pr.read(ctx, true)
 	if err != nil {
 		return t, res, err
 	}
@@ -145,7 +161,7 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 	}
 	t = span(before, after)
 	t.Cell, t.Client = c, res.Report
-	if site.Engine != nil {
+	if site.Engine != nil || site.Proxies != nil {
 		n := after.redirected - before.redirected
 		t.Redirected = &n
 	}
@@ -171,6 +187,18 @@ func span(before, after reading) result.Trial {
 			Machine: max(wall*time.Duration(cores)-(after.idle.idle-before.idle.idle), 0),
 			Steal:   after.idle.steal - before.idle.steal,
 			Cores:   cores,
+			Proxies: spent(before.cpu.Proxies, after.cpu.Proxies),
 		},
 	}
+}
+
+func spent(before, after map[string]time.Duration) map[string]time.Duration {
+	all := map[string]time.Duration{}
+	for name, t := range after {
+		all[name] = t - before[name]
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -30,6 +31,8 @@ type Site struct {
 	Via scenario.Via
 	// Engine is the mesh on the client's node; nil when the variant has none.
 	Engine Engine
+	// Proxies are the node proxies between the pods; nil when there are none.
+	Proxies Proxies
 }
 
 // Pod runs processes and knows their CPU time.
@@ -58,4 +61,20 @@ type Engine interface {
 	// Programs is what the kernel counted of its BPF programs; it stands still
 	// unless BPF statistics are on.
 	Programs() (result.Programs, error)
+}
+
+// Proxies are processes between client and server.
+type Proxies interface {
+	// CPU is what each has used since it was started, by its name.
+	CPU() (map[string]time.Duration, error)
+	// Opened is what each side's proxies have counted since they were started.
+	Opened(ctx context.Context) ([]ambient.Opened, error)
+	// Want is what a connection between the site's pods is to be counted as, less
+	// the number.
+	Want() ambient.Opened
+}
+
+// Described is a World that can tell of the node proxies in it.
+type Described interface {
+	Describe() ([]result.Proxy, error)
 }

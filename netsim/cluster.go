@@ -318,3 +318,18 @@ func (c *Cluster) killAll(ctx context.Context, procs []*Process) error {
 	}
 	return nil
 }
+
+// StartOnNode runs a program of a node's own, a node proxy for example: it is born
+// in the node's namespace and in the cgroup Node.Own. It ends with ctx, and at the
+// latest with the cluster.
+func (c *Cluster) StartOnNode(ctx context.Context, name string, command Command) (*Process, error) {
+	n, err := c.Node(name)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := startIn(ctx, n.Netns, n.Own, command)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", name, err)
+	}
+	return proc, c.adopt(proc)
+}

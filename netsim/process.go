@@ -61,11 +61,16 @@ func (c *Cluster) Start(ctx context.Context, pod string, command Command) (*Proc
 	if err != nil {
 		return nil, fmt.Errorf("pod %s: %w", pod, err)
 	}
+	return proc, c.adopt(proc)
+}
+
+// adopt makes a process end with the cluster, at once when that is closed.
+func (c *Cluster) adopt(proc *Process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		proc.kill()
-		return nil, errors.Join(errClosed, proc.Wait())
+		return errors.Join(errClosed, proc.Wait())
 	}
 	c.procs[proc] = struct{}{}
 	go func() {
@@ -74,7 +79,7 @@ func (c *Cluster) Start(ctx context.Context, pod string, command Command) (*Proc
 		defer c.mu.Unlock()
 		delete(c.procs, proc)
 	}()
-	return proc, nil
+	return nil
 }
 
 // startIn starts a process that is born in a namespace and a cgroup.

@@ -79,7 +79,7 @@ func request(s Spec, d time.Duration, logger periodic.AccessLogger) (*fhttp.HTTP
 		},
 		HTTPOptions: fhttp.HTTPOptions{
 			URL:              s.URL,
-			Payload:          []byte(strings.Repeat("d", s.PayloadBytes)),
+			Payload:          payload(s.PayloadBytes),
 			DisableKeepAlive: !s.KeepAlive,
 		},
 	}
@@ -88,6 +88,11 @@ func request(s Spec, d time.Duration, logger periodic.AccessLogger) (*fhttp.HTTP
 		return nil, err
 	}
 	return result, nil
+}
+
+// payload begins with Canary, as far as there is room.
+func payload(size int) []byte {
+	return []byte(Canary + strings.Repeat("d", size))[:size]
 }
 
 func answer(p *pipes, s Spec, samples *recorder, result *fhttp.HTTPRunnerResults, links linkCounts) error {

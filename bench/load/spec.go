@@ -12,6 +12,10 @@ const (
 	ServerName = "duomesh-bench-server"
 )
 
+// Canary begins every payload that is long enough. Whoever sees it on a wire sees
+// the application's bytes in clear.
+const Canary = "duomesh-canary-5d1f0c2e"
+
 // Spec is what one client process does.
 type Spec struct {
 	// URL is what every request asks for.

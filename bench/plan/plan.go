@@ -13,28 +13,6 @@ import (
 	"github.com/duomesh/duomesh/bench/load"
 )
 
-// Variant is one way from a client to the server.
-type Variant string
-
-// The variants.
-const (
-	// Direct: the client asks for the server pod's own address. The floor.
-	Direct Variant = "direct"
-	// DirectAA is Direct once more, in a world of its own. What it differs from
-	// Direct by is noise, and nothing smaller can be claimed.
-	DirectAA Variant = "direct-aa"
-	// DNAT: a service address, translated by kube-proxy's iptables rules for
-	// one service.
-	DNAT Variant = "dnat"
-	// DNAT1000 is DNAT where the node has rules for 1000 services.
-	DNAT1000 Variant = "dnat-1000"
-	// L4: a service address, redirected by duomesh at connect().
-	L4 Variant = "duomesh-l4"
-)
-
-// Variants returns all of them, in the order of a table.
-func Variants() []Variant { return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4} }
-
 // Mode is a form of load.
 type Mode string
 
@@ -48,10 +26,25 @@ const (
 	Saturation Mode = "saturation"
 	// NewConn: one closed loop, a new connection for every request.
 	NewConn Mode = "newconn"
+	// Think250 and Think1000 are Closed where the server takes 250 µs and 1 ms
+	// to answer, as a server that does something would.
+	Think250  Mode = "closed-250us"
+	Think1000 Mode = "closed-1ms"
 )
 
 // Modes returns all of them, in the order of a table.
-func Modes() []Mode { return []Mode{Fixed, Closed, Saturation, NewConn} }
+func Modes() []Mode { return []Mode{Fixed, Closed, Think250, Think1000, Saturation, NewConn} }
+
+// Think is how long the server waits before it answers.
+func (m Mode) Think() time.Duration {
+	switch m {
+	case Think250:
+		return 250 * time.Microsecond
+	case Think1000:
+		return time.Millisecond
+	}
+	return 0
+}
 
 // KeepAlive says whether a mode keeps its connections.
 func (m Mode) KeepAlive() bool { return m != NewConn }
@@ -93,7 +86,9 @@ type Load struct {
 
 // Plan is a whole run. Default returns the one that is meant.
 type Plan struct {
-	Variants   []Variant   `json:"variants"`
+	Variants []Variant `json:"variants"`
+	// Absent are variants that were wanted and cannot run here.
+	Absent     []Absent    `json:"absent,omitempty"`
 	Modes      []Mode      `json:"modes"`
 	Placements []Placement `json:"placements"`
 	Load       Load        `json:"load"`
@@ -111,13 +106,16 @@ type Plan struct {
 	// trial before it is repeated, Repeats times at most.
 	ForeignLimit float64 `json:"foreign_limit"`
 	Repeats      int     `json:"repeats"`
+	// UntilShown ends the run before its budget, when no target is undecided any
+	// more.
+	UntilShown bool `json:"until_shown,omitempty"`
 }
 
 // Default is the comparison of `make bench`.
 func Default() Plan {
 	return Plan{
-		Variants:     Variants(),
-		Modes:        Modes(),
+		Variants:     []Variant{Direct, DirectAA, DNAT, L4, Ztunnel, ZtunnelPlain},
+		Modes:        []Mode{Fixed, Closed, Saturation, NewConn},
 		Placements:   []Placement{Cross},
 		Load:         Load{PayloadBytes: 128, ReplyBytes: 1024, PerSecond: 500, Connections: 16, MaxProcs: 2},
 		Warmup:       250 * time.Millisecond,
@@ -128,6 +126,26 @@ func Default() Plan {
 		Repeats:      2,
 	}
 }
+
+// Full is the plan with every variant, mode and placement, and more blocks.
+func (p Plan) Full() Plan {
+	p.Variants, p.Modes = Variants(), Modes()
+	p.Placements = []Placement{Cross, Same}
+	p.Budget, p.MinBlocks = longBudget, claimBlocks
+	return p
+}
+
+// Claims is the plan with the rows that have targets, until each is decided.
+func (p Plan) Claims() Plan {
+	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, Ztunnel, ZtunnelPlain}, Modes()
+	p.Budget, p.MinBlocks, p.UntilShown = longBudget, claimBlocks, true
+	return p
+}
+
+const (
+	longBudget  = 40 * time.Minute
+	claimBlocks = 10
+)
 
 // Validate returns everything that is wrong with the plan.
 func (p Plan) Validate() error {
@@ -237,7 +255,7 @@ func (p Plan) Block(n int) []Cell {
 // Spec returns what the client of a mode does; the address is host:port.
 func (p Plan) Spec(m Mode, address string) load.Spec {
 	s := load.Spec{
-		URL:          fmt.Sprintf("http://%s/?size=%d", address, p.Load.ReplyBytes),
+		URL:          fmt.Sprintf("http://%s/?size=%d%s", address, p.Load.ReplyBytes, delay(m.Think())),
 		PayloadBytes: p.Load.PayloadBytes,
 		Threads:      1,
 		KeepAlive:    m.KeepAlive(),
@@ -252,4 +270,12 @@ func (p Plan) Spec(m Mode, address string) load.Spec {
 		s.Threads = p.Load.Connections
 	}
 	return s
+}
+
+// delay asks fortio's server to wait.
+func delay(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return fmt.Sprintf("&delay=%dus", d.Microseconds())
 }

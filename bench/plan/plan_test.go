@@ -70,8 +70,24 @@ func TestSpecsOfModes(t *testing.T) {
 		if (s.PerSecond > 0) != (m == Fixed) || (s.Threads == 16) != (m == Saturation) || s.KeepAlive == (m == NewConn) {
 			t.Errorf("%s: %+v", m, s)
 		}
-		if s.URL != "http://10.0.0.1:80/?size=1024" {
-			t.Errorf("url %s", s.URL)
+		want := "http://10.0.0.1:80/?size=1024" + map[Mode]string{Think250: "&delay=250us", Think1000: "&delay=1000us"}[m]
+		if s.URL != want {
+			t.Errorf("%s: url %s, want %s", m, s.URL, want)
 		}
+	}
+}
+
+func TestEveryVariantSaysWhatItIs(t *testing.T) {
+	for _, v := range Variants() {
+		if x := v.Traits(); x.Way == "" || x.Security == "" {
+			t.Errorf("%s: %+v", v, x)
+		}
+	}
+	p := Default().Without(NeedsZtunnel, "none")
+	if why, absent := p.WhyAbsent(Ztunnel); !absent || why != "none" || slices.Contains(p.Variants, ZtunnelPlain) || len(p.Absent) != 2 {
+		t.Errorf("%+v", p)
+	}
+	if q := Default(); len(q.Absent) > 0 || !slices.Contains(q.Variants, Ztunnel) {
+		t.Errorf("the plan it was made from has changed: %+v", q)
 	}
 }

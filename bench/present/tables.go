@@ -23,6 +23,8 @@ func title(s result.Summary, g result.Group) string {
 	switch g.Mode {
 	case plan.Fixed:
 		what = fmt.Sprintf("%g requests/s on a fixed schedule, one kept connection", s.Plan.Load.PerSecond)
+	case plan.Think250, plan.Think1000:
+		what = fmt.Sprintf("one kept connection, and a server that takes %v to answer", g.Mode.Think())
 	case plan.Closed:
 		what = "one kept connection, next request when the last is answered"
 	case plan.Saturation:
@@ -41,13 +43,13 @@ func groupTable(g result.Group) table.Writer {
 	t := newTable()
 	t.AppendHeader(table.Row{
 		"variant", "n", "errors", "p50 µs", "p90 µs", "p99 µs", "added p50 µs [95 %]", "ratio [95 %]",
-		"req/s", "ratio [95 %] ", "CPU µs/req c/s/o", "again", "against direct",
+		"req/s", "ratio [95 %] ", "CPU µs/req c/s/p/o", "again", "against direct",
 	})
 	for _, r := range g.Rows {
 		row := table.Row{
-			r.Variant, r.Requests, r.Errors, micros(r.P50), micros(r.P90), micros(r.P99), "", "",
+			name(r), r.Requests, r.Errors, micros(r.P50), micros(r.P90), micros(r.P99), "", "",
 			fmt.Sprintf("%.0f", r.PerSecond), "",
-			fmt.Sprintf("%.0f/%.0f/%.0f", r.ClientCPU, r.ServerCPU, r.OtherCPU), r.Repeated, "",
+			fmt.Sprintf("%.0f/%.0f/%.0f/%.0f", r.ClientCPU, r.ServerCPU, proxyCPU(r), r.OtherCPU), r.Repeated, "",
 		}
 		if e := r.Effect; e != nil {
 			row[6], row[7] = signed(e.AddedP50), ratio(e.RatioP50)
@@ -62,6 +64,63 @@ func groupTable(g result.Group) table.Writer {
 	}
 	t.SetColumnConfigs(right)
 	return t
+}
+
+// name marks a stand-in wherever it is shown.
+func name(r result.Row) string {
+	if r.Note != "" {
+		return string(r.Variant) + " *"
+	}
+	return string(r.Variant)
+}
+
+func proxyCPU(r result.Row) float64 {
+	var sum float64
+	for _, us := range r.ProxyCPU {
+		sum += us
+	}
+	return sum
+}
+
+// standInLines say what each stand-in of a group is, and how it stands to what it
+// stands in for.
+func standInLines(g result.Group) []string {
+	var lines []string
+	for _, r := range g.Rows {
+		if r.Note != "" {
+			lines = append(lines, "* "+string(r.Variant)+" is "+r.Note+"; "+result.Factor(r)+".")
+		}
+	}
+	return lines
+}
+
+// versusTable holds every variant against the rows of Ambient, or what stands in.
+func versusTable(g result.Group) table.Writer {
+	t := newTable()
+	t.AppendHeader(table.Row{"variant", "against", "share of its added p50 [95 %]", "p50 ratio [95 %]", "req/s ratio [95 %]", "CPU ratio [95 %]"})
+	for _, r := range g.Rows {
+		for _, v := range r.Versus {
+			share := "none: it adds nothing"
+			if v.Share != nil {
+				share = fmt.Sprintf("%.3f [%.3f, %.3f]", v.Share.Estimate, v.Share.Low, v.Share.High)
+			}
+			base := string(v.Base)
+			if v.Base.Traits().StandIn != "" {
+				base += " *"
+			}
+			t.AppendRow(table.Row{name(r), base, share, ratio(v.RatioP50), ratio(v.RatioPerSecond), ratio(v.RatioCPU)})
+		}
+	}
+	return t
+}
+
+// absentLines name the rows that were wanted and did not run.
+func absentLines(s result.Summary) []string {
+	var lines []string
+	for _, a := range s.Plan.Absent {
+		lines = append(lines, fmt.Sprintf("%s: NOT RUN: %s", a.Variant, a.Reason))
+	}
+	return lines
 }
 
 // says puts the verdict on the added p50 in words.

@@ -14,7 +14,7 @@ import (
 )
 
 const howToRead = "Times are microseconds. p50, p90, p99: middle over trials. Added and ratio: paired inside blocks, with 95 % intervals. " +
-	"CPU c/s/o: client pod, server pod, rest of the machine. How to read this: docs/reading-results.md"
+	"CPU c/s/p/o: client pod, server pod, node proxies, rest of the machine. How to read this: docs/reading-results.md"
 
 // Text writes the summary for a terminal. Path is where its files are.
 func Text(w io.Writer, s result.Summary, path string) error {
@@ -47,6 +47,15 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 			continue
 		}
 		b.WriteString("\n" + f.heading(title(s, g)) + f.table(groupTable(g)) + f.line(floorLine(g)))
+		for _, line := range standInLines(g) {
+			b.WriteString(f.line(line))
+		}
+		if t := versusTable(g); t.Length() > 0 {
+			b.WriteString("\n" + f.table(t))
+		}
+	}
+	for _, line := range absentLines(s) {
+		b.WriteString("\n" + f.line(line))
 	}
 	if len(s.Targets) > 0 {
 		b.WriteString("\n" + f.heading("Targets") + f.table(targetTable(s)))

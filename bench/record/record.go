@@ -4,6 +4,7 @@
 //	raw/            per trial: every request (*.csv.gz) and fortio's own result (*.fortio.json.gz)
 //	summary.json    what follows from them
 //	summary.md      the same for people
+//	report.html     the same with charts, one file that needs no other
 //	bench.txt       the same for benchstat
 //
 // Everything but results.jsonl and raw can be made again from those two.

@@ -30,9 +30,7 @@ func checks(r Run, s Summary) []report.Check {
 		checkConnections(kept),
 		checkQuiet(s.Noise),
 	}
-	if c, ok := checkRedirects(kept); ok {
-		all = append(all, c)
-	}
+	all = append(all, checkRedirects(kept)...)
 	for _, m := range r.Head.Plan.Modes {
 		if m == plan.Fixed {
 			all = append(all, checkClient(kept), checkMissed(kept))
@@ -40,6 +38,9 @@ func checks(r Run, s Summary) []report.Check {
 	}
 	if r.End != nil {
 		all = append(all, r.End.Checks...)
+	}
+	for _, a := range r.Head.Plan.Absent {
+		all = append(all, report.Check{Name: string(a.Variant), Verdict: report.NotRun, Detail: "NOT RUN: " + a.Reason})
 	}
 	return all
 }
@@ -90,19 +91,34 @@ func checkConnections(kept []Trial) report.Check {
 		"clients opened %d, servers took %d%s", client, server, worst)
 }
 
-// checkRedirects compares the engine's own counter with the client. It is left
-// out when no variant has an engine.
-func checkRedirects(kept []Trial) (report.Check, bool) {
-	const name = "duomesh-l4 redirected every connection"
-	var want, got uint64
-	worst, seen := "", false
-	for _, t := range kept {
-		if t.Variant != plan.L4 {
+// checkRedirects compares what each engine and each node proxy counted itself
+// with the client: one check for each variant that has such a counter.
+func checkRedirects(kept []Trial) []report.Check {
+	var all []report.Check
+	for _, v := range plan.Variants() {
+		if v != plan.L4 && !v.Traits().Redirect {
 			continue
 		}
-		seen = true
+		var mine []Trial
+		for _, t := range kept {
+			if t.Variant == v {
+				mine = append(mine, t)
+			}
+		}
+		if len(mine) > 0 {
+			all = append(all, checkRedirect(v, mine))
+		}
+	}
+	return all
+}
+
+func checkRedirect(v plan.Variant, kept []Trial) report.Check {
+	name := string(v) + " redirected every connection"
+	var want, got uint64
+	worst := ""
+	for _, t := range kept {
 		if t.Redirected == nil {
-			return report.Checkf(name, false, "%s has no count of redirects", t), true
+			return report.Checkf(name, false, "%s has no count of redirects", t)
 		}
 		want += uint64(t.Client.Connections)
 		got += *t.Redirected
@@ -110,7 +126,7 @@ func checkRedirects(kept []Trial) (report.Check, bool) {
 			worst = fmt.Sprintf("; first in %s: %d of %d", t, *t.Redirected, t.Client.Connections)
 		}
 	}
-	return report.Checkf(name, worst == "" && want > 0, "%d redirects, %d connections%s", got, want, worst), seen
+	return report.Checkf(name, worst == "" && want > 0, "%d redirects, %d connections%s", got, want, worst)
 }
 
 func checkClient(kept []Trial) report.Check {

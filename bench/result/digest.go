@@ -2,6 +2,7 @@ package result
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -92,9 +93,9 @@ func (d digested) perSecond() float64 {
 	return float64(d.Client.Requests-d.Client.Errors) / d.Client.Elapsed.Seconds()
 }
 
-// podCPU is microseconds of both pods per request.
-func (d digested) podCPU() float64 {
-	return d.perRequest(float64((d.CPU.Client + d.CPU.Server).Nanoseconds()) / 1e3)
+// roleCPU is microseconds of both pods and of all proxies per request.
+func (d digested) roleCPU() float64 {
+	return d.perRequest(float64((d.CPU.Client + d.CPU.Server + d.CPU.Between()).Nanoseconds()) / 1e3)
 }
 
 // machineCPU is microseconds of the whole machine per request, less this program:
@@ -137,13 +138,34 @@ func rowOf(v plan.Variant, trials []digested, m Measure) Row {
 	row.ClientCPU = cpu(func(c CPU) int64 { return c.Client.Nanoseconds() })
 	row.ServerCPU = cpu(func(c CPU) int64 { return c.Server.Nanoseconds() })
 	row.OtherCPU = cpu(func(c CPU) int64 { return c.Other().Nanoseconds() })
+	for _, name := range proxies(trials) {
+		if row.ProxyCPU == nil {
+			row.ProxyCPU = map[string]float64{}
+		}
+		row.ProxyCPU[name] = cpu(func(c CPU) int64 { return c.Proxies[name].Nanoseconds() })
+	}
+	row.Note = v.Traits().StandIn
 	row.PacketsPerRequest = median(digested.packets)
 	return row
 }
 
+// proxies names all that were between the pods in any of the trials.
+func proxies(trials []digested) []string {
+	names := map[string]bool{}
+	for _, d := range trials {
+		for name := range d.CPU.Proxies {
+			names[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
 // pooledQuantiles are the points of a distribution; those of the far tail only
 // where at least ten requests lie beyond them.
-var pooledQuantiles = []float64{0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1}
+var pooledQuantiles = []float64{
+	0, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99,
+	0.995, 0.998, 0.999, 0.9995, 0.9999, 1,
+}
 
 const minBeyond = 10
 
@@ -161,7 +183,24 @@ func pooled(trials []digested, m Measure) []Point {
 		if q > 0.99 && q < 1 && (1-q)*float64(h.TotalCount()) < minBeyond {
 			continue
 		}
-		points = append(points, Point{q, float64(h.ValueAtQuantile(q*100)) / 1e3})
+		p := Point{Quantile: q, Micros: float64(h.ValueAtQuantile(q*100)) / 1e3}
+		p.Low, p.High = middleHalf(trials, m, q)
+		points = append(points, p)
 	}
 	return points
+}
+
+// middleHalf is the first and the third quartile of the trials' own values at q;
+// zero where the shortest trial has fewer than ten requests beyond q.
+func middleHalf(trials []digested, m Measure, q float64) (low, high float64) {
+	var xs stats.Sorted
+	for _, d := range trials {
+		all := d.latencies(m)
+		if (1-q)*float64(len(all)) < minBeyond {
+			return 0, 0
+		}
+		xs = append(xs, all.Quantile(q))
+	}
+	slices.Sort(xs)
+	return xs.Quantile(0.25), xs.Quantile(0.75)
 }

@@ -14,7 +14,7 @@ func effectOf(base, mine []digested, g Group, seed uint64) (*Effect, error) {
 	}
 	c := comparison{base: base, mine: mine, measure: g.Measure, opts: stats.Options{Seed: seedOf(seed, mine[0], g)}}
 	p50, p90, p99 := c.latency(stats.AtQuantile(0.5)), c.latency(stats.AtQuantile(0.9)), c.latency(stats.AtQuantile(0.99))
-	mean, cpu, rate := c.latency(stats.AtMean()), c.single(digested.podCPU), c.single(digested.perSecond)
+	mean, cpu, rate := c.latency(stats.AtMean()), c.single(digested.roleCPU), c.single(digested.perSecond)
 	e := &Effect{
 		AddedP50: p50.Added, AddedP90: p90.Added, AddedP99: p99.Added, AddedMean: mean.Added,
 		RatioP50: p50.Ratio, RatioP90: p90.Ratio, RatioP99: p99.Ratio, RatioMean: mean.Ratio,

@@ -82,6 +82,9 @@ type CPU struct {
 	// Client and Server are the pods' cgroups: everything in them.
 	Client time.Duration `json:"client_ns"`
 	Server time.Duration `json:"server_ns"`
+	// Proxies are the processes between the pods, each by its name: a node proxy
+	// in its own cgroup.
+	Proxies map[string]time.Duration `json:"proxies_ns,omitempty"`
 	// Harness is this program, which waits while a trial runs.
 	Harness time.Duration `json:"harness_ns"`
 	// Machine is all time in which a processor was not idle, the hypervisor's
@@ -92,11 +95,20 @@ type CPU struct {
 	Cores int `json:"cores"`
 }
 
-// Other is machine time that belongs to neither role.
-func (c CPU) Other() time.Duration { return c.Machine - c.Client - c.Server }
+// Between is the time of all proxies.
+func (c CPU) Between() time.Duration {
+	var sum time.Duration
+	for _, d := range c.Proxies {
+		sum += d
+	}
+	return sum
+}
 
-// Rest is the share of the whole machine that was busy for neither pods nor
-// harness.
+// Other is machine time that belongs to none of the roles.
+func (c CPU) Other() time.Duration { return c.Machine - c.Client - c.Server - c.Between() }
+
+// Rest is the share of the whole machine that was busy for neither pods and
+// proxies nor harness.
 func (t Trial) Rest() float64 {
 	total := t.Wall.Seconds() * float64(t.CPU.Cores)
 	if total <= 0 {
@@ -120,6 +132,22 @@ type End struct {
 	Checks   []report.Check `json:"checks,omitempty"`
 	Counted  []Counted      `json:"counted,omitempty"`
 	Called   []Called       `json:"called,omitempty"`
+	// Proxies are the node proxies that ran, as they describe themselves.
+	Proxies []Proxy `json:"proxies,omitempty"`
+}
+
+// Proxy is a node proxy and the settings that its cost depends on.
+type Proxy struct {
+	Variant plan.Variant `json:"variant"`
+	// Program is the name and version that the program itself gives.
+	Program string `json:"program"`
+	// Workers is the number of threads that carry traffic.
+	Workers int `json:"workers"`
+	// AccessLog says whether it wrote a line per connection, as it does by default.
+	AccessLog bool `json:"access_log"`
+	// ResidentBytes is the memory of each process at the end of the timed pass,
+	// by node.
+	ResidentBytes map[string]uint64 `json:"resident_bytes,omitempty"`
 }
 
 // Called is how often both pods together called the kernel about their sockets

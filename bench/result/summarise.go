@@ -2,8 +2,11 @@ package result
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/stats"
@@ -22,22 +25,14 @@ func Summarise(r Run) (Summary, error) {
 	}
 	if r.End != nil {
 		s.Complete, s.Reason, s.Elapsed = r.End.Complete, r.End.Reason, r.End.Elapsed
-		s.Counted, s.Called = r.End.Counted, r.End.Called
+		s.Counted, s.Called, s.Proxies = r.End.Counted, r.End.Called, r.End.Proxies
 	}
 	trials, err := digest(r)
 	if err != nil {
 		return s, err
 	}
-	for _, place := range r.Head.Plan.Placements {
-		for _, mode := range r.Head.Plan.Modes {
-			for _, measure := range measures(mode) {
-				g, err := group(r.Head.Plan, trials, Group{Placement: place, Mode: mode, Measure: measure})
-				if err != nil {
-					return s, fmt.Errorf("%s/%s: %w", place, mode, err)
-				}
-				s.Groups = append(s.Groups, g)
-			}
-		}
+	if s.Groups, err = groups(r.Head.Plan, trials); err != nil {
+		return s, err
 	}
 	adjust(s.Groups)
 	s.Targets = targets(s)
@@ -52,6 +47,29 @@ func Summarise(r Run) (Summary, error) {
 		s.Verdict = report.Inconclusive
 	}
 	return s, nil
+}
+
+// groups computes all groups, several at a time: resampling is the long part.
+func groups(p plan.Plan, trials map[plan.Cell][]digested) ([]Group, error) {
+	var all []Group
+	for _, place := range p.Placements {
+		for _, mode := range p.Modes {
+			for _, measure := range measures(mode) {
+				all = append(all, Group{Placement: place, Mode: mode, Measure: measure})
+			}
+		}
+	}
+	var work errgroup.Group
+	work.SetLimit(runtime.NumCPU())
+	for i, g := range all {
+		work.Go(func() (err error) {
+			if all[i], err = group(p, trials, g); err != nil {
+				return fmt.Errorf("%s/%s: %w", g.Placement, g.Mode, err)
+			}
+			return nil
+		})
+	}
+	return all, work.Wait()
 }
 
 func measures(m plan.Mode) []Measure {
@@ -81,6 +99,9 @@ func group(p plan.Plan, trials map[plan.Cell][]digested, g Group) (Group, error)
 				return g, fmt.Errorf("%s: %w", v, err)
 			}
 			row.Effect = e
+			if row.Versus, err = versus(of, v, g, p); err != nil {
+				return g, fmt.Errorf("%s: %w", v, err)
+			}
 		}
 		if v == plan.DirectAA && row.Effect != nil {
 			g.Floor = &row.Effect.AddedP50

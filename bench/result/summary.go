@@ -27,6 +27,7 @@ type Summary struct {
 	Checks  []report.Check `json:"checks"`
 	Counted []Counted      `json:"counted,omitempty"`
 	Called  []Called       `json:"called,omitempty"`
+	Proxies []Proxy        `json:"proxies,omitempty"`
 	// Verdict is the worst of Checks: whether the figures may be believed, not
 	// whether they are good.
 	Verdict report.Verdict `json:"verdict"`
@@ -94,17 +95,43 @@ type Row struct {
 	ClientCPU float64 `json:"client_cpu_us"`
 	ServerCPU float64 `json:"server_cpu_us"`
 	OtherCPU  float64 `json:"other_cpu_us"`
+	// ProxyCPU is the same of each process between the pods, by its name.
+	ProxyCPU map[string]float64 `json:"proxy_cpu_us,omitempty"`
 	// PacketsPerRequest is both directions at the client's link.
 	PacketsPerRequest float64 `json:"packets_per_request"`
 	Retransmits       uint64  `json:"retransmits"`
 	// Effect is against direct; nil for direct itself.
 	Effect *Effect `json:"effect,omitempty"`
+	// Versus is against the rows of Ambient and of what stands in for it, as far
+	// as the run has them.
+	Versus []Versus `json:"versus,omitempty"`
+	// Note is what a reader must know of the variant: that it is a stand-in, for
+	// example.
+	Note string `json:"note,omitempty"`
+}
+
+// Versus is a variant against another than direct, paired inside blocks.
+type Versus struct {
+	Base           plan.Variant   `json:"base"`
+	AddedP50       stats.Interval `json:"added_p50_us"`
+	RatioP50       stats.Interval `json:"ratio_p50"`
+	RatioPerSecond stats.Interval `json:"ratio_per_second"`
+	// RatioCPU is of pods and proxies together, per request.
+	RatioCPU stats.Interval `json:"ratio_cpu"`
+	// Share is the variant's part of what the base adds to direct at p50:
+	// (variant − direct) / (base − direct). Nil where the base adds nothing that
+	// is clear of zero: then there is nothing to have a share of.
+	Share *stats.Interval `json:"share_p50,omitempty"`
 }
 
 // Point is one quantile of a distribution.
 type Point struct {
 	Quantile float64 `json:"q"`
 	Micros   float64 `json:"us"`
+	// Low and High are what the middle half of the trials have at this quantile;
+	// 0 where a trial alone is too short to have it.
+	Low  float64 `json:"low_us,omitempty"`
+	High float64 `json:"high_us,omitempty"`
 }
 
 // Effect is what a variant adds to direct, paired inside blocks.
@@ -117,7 +144,8 @@ type Effect struct {
 	RatioP90  stats.Interval `json:"ratio_p90"`
 	RatioP99  stats.Interval `json:"ratio_p99"`
 	RatioMean stats.Interval `json:"ratio_mean"`
-	// RatioPerSecond is throughput, RatioCPU the CPU of both pods per request.
+	// RatioPerSecond is throughput, RatioCPU the CPU of both pods and of what is
+	// between them, per request.
 	RatioPerSecond stats.Interval `json:"ratio_per_second"`
 	RatioCPU       stats.Interval `json:"ratio_cpu"`
 	// RatioMachine is the CPU of the whole machine per request, this program's

@@ -9,7 +9,7 @@ import (
 	"github.com/duomesh/duomesh/bench/stats"
 )
 
-// The limits of duomesh-l4 against direct.
+// The limits of duomesh-l4 against direct. Those against Ambient are in ambient.go.
 const (
 	bandLow, bandHigh = 0.95, 1.05
 	newConnHigh       = 1.05
@@ -52,6 +52,7 @@ func targets(s Summary) []Target {
 	if len(all) == 0 {
 		return nil
 	}
+	all = append(all, targetsAgainst(s)...)
 	all = append(all, countedTargets(s.Counted)...)
 	return append(all, calledTargets(s.Called)...)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -23,6 +26,9 @@ type benchFlags struct {
 	modes     []string
 	placement string
 	full      bool
+	claims    bool
+	ztunnel   string
+	image     string
 	out       string
 	from      string
 	output    string
@@ -32,8 +38,9 @@ func newBenchCmd() *cobra.Command {
 	f := benchFlags{plan: plan.Default()}
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure what the mesh adds to a request, beside no mesh and kube-proxy's DNAT",
+		Short: "Measure what the mesh adds to a request, beside no mesh, kube-proxy's DNAT and Istio Ambient",
 		Example: `  duomesh bench
+  duomesh bench --ztunnel /usr/local/bin/ztunnel
   duomesh bench --modes closed,newconn --variants direct,direct-aa,duomesh-l4 --blocks 12
   duomesh bench compare out/bench/latest`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -50,11 +57,14 @@ func newBenchCmd() *cobra.Command {
 			if f.from != "" {
 				return compareBench(f.from, f.output, cmd.OutOrStdout())
 			}
+			if err := f.findZtunnel(cmd.Context()); err != nil {
+				return err
+			}
 			return runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f.register(cmd)
-	cmd.AddCommand(newBenchCompareCmd())
+	cmd.AddCommand(newBenchCompareCmd(), newBenchReportCmd())
 	return cmd
 }
 
@@ -66,7 +76,10 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.IntVar(&p.Blocks, "blocks", 0, "number of blocks `N`; 0 means as many as fit into the budget")
 	flags.DurationVar(&p.Budget, "budget", p.Budget, "time for the timed pass, unless --blocks is given")
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
-	flags.BoolVar(&f.full, "full", false, "both placements and more blocks: about 45 minutes")
+	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
+	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
+	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` (default $ZTUNNEL_IMAGE)")
+	flags.StringVar(&f.ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient (default $ZTUNNEL_BIN)")
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
 	flags.Float64Var(&p.Load.PerSecond, "rate", p.Load.PerSecond, "requests per second of the fixed mode")
@@ -106,16 +119,12 @@ func newBenchCompareCmd() *cobra.Command {
 
 // complete turns the flags into a plan, or says everything that is wrong.
 func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
-	p := f.plan
-	p.Variants, p.Modes = of[plan.Variant](f.variants), of[plan.Mode](f.modes)
-	if f.full {
-		if !changed("placement") {
-			f.placement = "both"
-		}
-		if !changed("budget") {
-			p.Budget = 40 * time.Minute
-		}
-		p.MinBlocks = 10
+	p, err := f.matrix(changed)
+	if err != nil {
+		return p, err
+	}
+	if f.ztunnel == "" && f.image == "" {
+		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
 	}
 	switch f.placement {
 	case "cross", "same":
@@ -137,6 +146,49 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	return p, nil
 }
 
+// findZtunnel takes the program out of its image, when one is named and no path.
+func (f *benchFlags) findZtunnel(ctx context.Context) error {
+	if f.ztunnel != "" || f.image == "" {
+		return nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache directory: %w", err)
+	}
+	f.ztunnel, err = ambient.Extract(ctx, f.image, filepath.Join(cache, "duomesh"), runtime.GOARCH)
+	return err
+}
+
+// matrix is what the flags ask for, before it is known what this machine has.
+func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
+	p := f.plan
+	if f.full && f.claims {
+		return p, usagef("--full and --claims: one of them")
+	}
+	p.Variants, p.Modes = of[plan.Variant](f.variants), of[plan.Mode](f.modes)
+	switch {
+	case f.full:
+		p = p.Full()
+	case f.claims:
+		p = p.Claims()
+	case f.ztunnel == "" && f.image == "" && !changed("variants"):
+		p.Variants = append(p.Variants, plan.StandIns()...)
+	}
+	if changed("variants") {
+		p.Variants = of[plan.Variant](f.variants)
+	}
+	if changed("modes") {
+		p.Modes = of[plan.Mode](f.modes)
+	}
+	if changed("budget") {
+		p.Budget = f.plan.Budget
+	}
+	if f.full && !changed("placement") {
+		f.placement = "both"
+	}
+	return p, nil
+}
+
 func checkOutput(output string) error {
 	if output != "table" && output != "json" {
 		return usagef("--output %s: must be table or json", output)
@@ -150,7 +202,7 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)
 	path, s, err := bench.Run(ctx, bench.Config{
-		Plan: p, Out: f.out, Open: bench.OpenNetsim, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+		Plan: p, Out: f.out, Open: bench.Binaries{Ztunnel: f.ztunnel}.OpenNetsim, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
 	})
 	if err != nil {
 		if path != "" {

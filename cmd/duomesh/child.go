@@ -1,7 +1,10 @@
 package main
 
 import (
+	"os"
+
 	"github.com/duomesh/duomesh/bench/load"
+	"github.com/duomesh/duomesh/internal/ambient/standin"
 	"github.com/duomesh/duomesh/internal/traffic"
 )
 
@@ -13,6 +16,8 @@ func runChild() (code int, child bool) {
 		return traffic.Main(), true
 	case load.IsChild():
 		return load.Main(), true
+	case standin.IsChild():
+		return standin.Main(os.Args, os.Environ()), true
 	}
 	return 0, false
 }

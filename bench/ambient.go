@@ -1,0 +1,159 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
+	"github.com/duomesh/duomesh/internal/ambient/standin"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// The nodes and the captured pods of a cluster.
+var (
+	nodeNames    = []string{"a", "b"}
+	capturedPods = []string{clientCross, clientSame, serverPod}
+)
+
+// capture puts a node proxy on each node of a cluster and all its pods behind
+// them.
+func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Variant, p plan.Plan) error {
+	program := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	if v.Traits().Needs == plan.NeedsZtunnel {
+		if w.binaries.Ztunnel == "" {
+			return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
+		}
+		program = ambient.Program{Binary: w.binaries.Ztunnel}
+	}
+	cfg, err := meshOf(c, v, p, program)
+	if err != nil {
+		return err
+	}
+	m, err := ambient.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	w.meshes[v] = m
+	return nil
+}
+
+// meshOf is the mesh of a variant. Each client pod asks for one service address
+// only: with several, the redirect to one port of the proxy meets its own
+// connections in TIME_WAIT.
+func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Program) (ambient.Config, error) {
+	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true}
+	if v.Traits().Security == plan.MutualTLS {
+		cfg.Protocol = ambient.HBONE
+	}
+	for _, name := range nodeNames {
+		n, err := c.Node(name)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Nodes = append(cfg.Nodes, ambient.Node{Name: name, Netns: n.Netns, Start: starter(c, name)})
+	}
+	for _, name := range capturedPods {
+		h, err := c.Pod(name)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Pods = append(cfg.Pods, ambient.Pod{Name: name, Node: h.Node, ServiceAccount: name, Address: h.IPv4, Netns: h.Netns})
+	}
+	vip, err := c.Resolve(scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4})
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Services = []ambient.Service{{Name: serviceName, VIP: vip.Addr(), Port: servicePort, Target: serverPort, Pod: serverPod}}
+	return cfg, nil
+}
+
+// starter starts a node proxy as a process of the node's own.
+func starter(c *netsim.Cluster, node string) func(context.Context, ambient.Command) (ambient.Process, error) {
+	return func(ctx context.Context, cmd ambient.Command) (ambient.Process, error) {
+		p, err := c.StartOnNode(ctx, node, netsim.Command{
+			Path: cmd.Path, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Stdout: cmd.Log, Stderr: cmd.Log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+}
+
+// proxies are the node proxies of one cluster, as a site sees them.
+type proxies struct {
+	cluster *netsim.Cluster
+	mesh    *ambient.Mesh
+	variant plan.Variant
+	client  string
+}
+
+// CPU implements Proxies.
+func (p proxies) CPU() (map[string]time.Duration, error) {
+	all := map[string]time.Duration{}
+	for _, name := range nodeNames {
+		n, err := p.cluster.Node(name)
+		if err != nil {
+			return nil, err
+		}
+		if all["node proxy "+name], err = cgroupCPU(n.Own); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// Opened implements Proxies. A proxy that has ended is named here.
+func (p proxies) Opened(ctx context.Context) ([]ambient.Opened, error) {
+	if err := p.mesh.Check(); err != nil {
+		return nil, err
+	}
+	return p.mesh.Opened(ctx)
+}
+
+// Want implements Proxies.
+func (p proxies) Want() ambient.Opened {
+	o := ambient.Opened{
+		Reporter: ambient.ReporterSource, Security: ambient.SecurityUnknown,
+		Source: ambient.Identity(ambient.Namespace, p.client), Destination: ambient.Identity(ambient.Namespace, serverPod),
+	}
+	if p.variant.Traits().Security == plan.MutualTLS {
+		o.Security = ambient.SecurityMutual
+	}
+	return o
+}
+
+// countOf adds up what was counted as wanted.
+func countOf(all []ambient.Opened, want ambient.Opened) uint64 {
+	var sum uint64
+	for _, o := range all {
+		n := o.Count
+		if o.Count = 0; o == want {
+			sum += n
+		}
+	}
+	return sum
+}
+
+// Describe implements Described.
+func (w *simulated) Describe() ([]result.Proxy, error) {
+	var all []result.Proxy
+	for _, v := range plan.Variants() {
+		m := w.meshes[v]
+		if m == nil {
+			continue
+		}
+		memory, err := m.ResidentBytes()
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", v, err)
+		}
+		all = append(all, result.Proxy{
+			Variant: v, Program: m.Version(), Workers: m.Workers(), AccessLog: m.AccessLog(), ResidentBytes: memory,
+		})
+	}
+	return all, nil
+}

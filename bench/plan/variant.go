@@ -1,0 +1,127 @@
+package plan
+
+import "slices"
+
+// Variant is one way from a client to the server.
+type Variant string
+
+// The variants.
+const (
+	// Direct: the client asks for the server pod's own address. The floor.
+	Direct Variant = "direct"
+	// DirectAA is Direct once more, in a world of its own. What it differs from
+	// Direct by is noise, and nothing smaller can be claimed.
+	DirectAA Variant = "direct-aa"
+	// DNAT: a service address, translated by kube-proxy's iptables rules for
+	// one service.
+	DNAT Variant = "dnat"
+	// DNAT1000 is DNAT where the node has rules for 1000 services.
+	DNAT1000 Variant = "dnat-1000"
+	// L4: a service address, redirected by duomesh at connect().
+	L4 Variant = "duomesh-l4"
+	// Ztunnel: Istio Ambient's own node proxy, HBONE with mutual TLS. It needs a
+	// ztunnel binary.
+	Ztunnel Variant = "ztunnel"
+	// ZtunnelPlain: the same redirect and the same proxy, workload protocol TCP:
+	// no TLS and no HBONE.
+	ZtunnelPlain Variant = "ztunnel-plain"
+	// HBONERef: our Go proxy that speaks HBONE behind the same redirect. It is a
+	// stand-in and not ztunnel.
+	HBONERef Variant = "hboneref"
+	// TCPRedirect: the stand-in without TLS and HBONE: the same redirect, a plain
+	// copy. A control.
+	TCPRedirect Variant = "tcp-redirect"
+)
+
+// Variants returns all of them, in the order of a table.
+func Variants() []Variant {
+	return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4, Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
+}
+
+// Traits are what a reader must know of a variant before its figures.
+type Traits struct {
+	// Way says in words how a request gets to the server.
+	Way string
+	// Security is what protects the bytes between the two nodes.
+	Security string
+	// Needs is the thing without which the variant is NOT RUN; empty where
+	// nothing but this program is needed.
+	Needs string
+	// StandIn says what the variant is a stand-in for, and that it is not that.
+	StandIn string
+	// Redirect is set where in-pod rules hand connections to a node proxy.
+	Redirect bool
+}
+
+// What the bytes between two nodes are protected by.
+const (
+	Plaintext = "plaintext"
+	MutualTLS = "mutual TLS"
+)
+
+var traits = map[Variant]Traits{
+	Direct:   {Way: "the client asks for the server pod's own address", Security: Plaintext},
+	DirectAA: {Way: "direct once more, in another simulated cluster: what it shows is noise", Security: Plaintext},
+	DNAT:     {Way: "a service address, translated per packet by kube-proxy's rules for 1 service", Security: Plaintext},
+	DNAT1000: {Way: "the same with rules for 1000 services", Security: Plaintext},
+	L4:       {Way: "a service address, replaced by the endpoint's at connect(); no proxy", Security: Plaintext},
+	Ztunnel: {
+		Way:      "Istio Ambient: in-pod redirect to ztunnel, HBONE to the server's ztunnel, then the server",
+		Security: MutualTLS, Needs: NeedsZtunnel, Redirect: true,
+	},
+	ZtunnelPlain: {
+		Way:      "the same redirect and the same two ztunnels, workload protocol TCP: no TLS, no HBONE",
+		Security: Plaintext, Needs: NeedsZtunnel, Redirect: true,
+	},
+	HBONERef: {
+		Way:      "the same redirect to a Go proxy that speaks HBONE",
+		Security: MutualTLS, StandIn: "a reference in Go that stands in for ztunnel, and not ztunnel", Redirect: true,
+	},
+	TCPRedirect: {
+		Way:      "the same redirect to that Go proxy, which copies: no TLS, no HBONE",
+		Security: Plaintext, StandIn: "a control in Go, and not ztunnel", Redirect: true,
+	},
+}
+
+// NeedsZtunnel is what the rows of Istio Ambient need.
+const NeedsZtunnel = "a ztunnel binary"
+
+// Traits returns what is to be known of a variant.
+func (v Variant) Traits() Traits { return traits[v] }
+
+// Baselines are the variants that others are held against beside direct: what
+// runs of Istio Ambient, and what stands in for it.
+func Baselines() []Variant {
+	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
+}
+
+// StandIns are shown where what they stand in for cannot run.
+func StandIns() []Variant { return []Variant{HBONERef} }
+
+// Absent is a variant that was asked for and cannot run.
+type Absent struct {
+	Variant Variant `json:"variant"`
+	Reason  string  `json:"reason"`
+}
+
+// Without takes the variants that need a thing out of the plan, and says there
+// that they were NOT RUN, and why.
+func (p Plan) Without(needs, reason string) Plan {
+	p.Variants = slices.DeleteFunc(slices.Clone(p.Variants), func(v Variant) bool {
+		gone := v.Traits().Needs == needs
+		if gone {
+			p.Absent = append(slices.Clone(p.Absent), Absent{v, reason})
+		}
+		return gone
+	})
+	return p
+}
+
+// WhyAbsent returns the reason for which a variant was not run.
+func (p Plan) WhyAbsent(v Variant) (reason string, absent bool) {
+	i := slices.IndexFunc(p.Absent, func(a Absent) bool { return a.Variant == v })
+	if i < 0 {
+		return "", false
+	}
+	return p.Absent[i].Reason, true
+}

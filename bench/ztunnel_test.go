@@ -1,0 +1,120 @@
+package bench
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/internal/ambient"
+	"github.com/duomesh/duomesh/internal/ambient/standin"
+	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// ztunnel is the path of a real one.
+func ztunnel(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("ZTUNNEL_BIN")
+	if path == "" {
+		t.Skip("NOT RUN: no ztunnel binary: set ZTUNNEL_BIN")
+	}
+	return path
+}
+
+// TestZtunnelGoesTheWholeWay: both placements, and each row proves itself.
+func TestZtunnelGoesTheWholeWay(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
+	b := Binaries{Ztunnel: ztunnel(t)}
+	p := tiny()
+	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain}
+	p.Placements = []plan.Placement{plan.Cross, plan.Same}
+	p.Blocks, p.Duration = 1, 200*time.Millisecond
+	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.OpenNetsim, Judge: ProbeJudge})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range s.Checks {
+		t.Logf("%s: %s: %s", c.Name, c.Verdict, c.Detail)
+	}
+	for _, v := range p.Variants {
+		for _, place := range []string{"cross", "same"} {
+			requirePass(t, s, "on the wire: "+place+"/newconn/"+string(v))
+			requirePass(t, s, "judge: "+place+"/newconn/"+string(v))
+		}
+	}
+	for _, v := range p.Variants[1:] {
+		requirePass(t, s, string(v)+" redirected every connection")
+	}
+}
+
+// TestStandInSpeaksHBONE with itself, and with a real ztunnel on either side: what
+// the wire and both counters say must be the same.
+func TestStandInSpeaksHBONE(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	own := func(*testing.T) ambient.Program {
+		return ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	}
+	genuine := func(t *testing.T) ambient.Program { return ambient.Program{Binary: ztunnel(t)} }
+	for name, programs := range map[string][2]func(*testing.T) ambient.Program{
+		"with itself":            {own, own},
+		"to a ztunnel":           {own, genuine},
+		"from a ztunnel":         {genuine, own},
+		"as ztunnel with itself": {genuine, genuine},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c := meet(t, programs[0](t), programs[1](t)); c.Verdict != report.Pass {
+				t.Errorf("%s: %s", c.Verdict, c.Detail)
+			} else {
+				t.Log(c.Detail)
+			}
+		})
+	}
+}
+
+// meet lets the client's node run one program and the server's another.
+func meet(t *testing.T, client, server ambient.Program) report.Check {
+	t.Helper()
+	p := quick()
+	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(scenario.NoMesh))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := c.Apply(t.Context(), services(1)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := meshOf(c, plan.HBONERef, p, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Nodes[1].Program = &server
+	m, err := ambient.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	site, err := new(simulated).site(c, shapes[plan.HBONERef], clientCross)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site.Proxies = proxies{cluster: c, mesh: m, variant: plan.HBONERef, client: clientCross}
+	check, err := prove(t.Context(), site, p, plan.Cell{Placement: plan.Cross, Mode: plan.NewConn, Variant: plan.HBONERef})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Signed() < 3 {
+		t.Errorf("%d certificates were signed, want one for each pod", m.Signed())
+	}
+	return check
+}

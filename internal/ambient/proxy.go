@@ -1,0 +1,243 @@
+package ambient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// proxy is one node's proxy and what it is given.
+type proxy struct {
+	mesh    *Mesh
+	node    Node
+	version string
+	zds     *zdsServer
+	stopCA  func() error
+	proc    Process
+	http    http.Client
+}
+
+// Where a node proxy answers, in its node's namespace.
+const (
+	caAddress      = "127.0.0.1:15012"
+	metricsAddress = "127.0.0.1:15020"
+	readyAddress   = "127.0.0.1:15021"
+)
+
+// readyPatience bounds the start of a proxy; it takes a tenth of a second.
+const (
+	readyPatience = 20 * time.Second
+	readyPoll     = 20 * time.Millisecond
+	stopPatience  = 5 * time.Second
+)
+
+func (p *proxy) open(ctx context.Context) (err error) {
+	if p.version, err = versionOf(ctx, *p.node.Program); err != nil {
+		return err
+	}
+	var pods []Pod
+	for _, pod := range p.mesh.cfg.Pods {
+		if pod.Node == p.node.Name {
+			pods = append(pods, pod)
+		}
+	}
+	if p.zds, err = serveZDS(p.file("zds"), pods); err != nil {
+		return err
+	}
+	l, err := listenIn(p.node.Netns, caAddress)
+	if err != nil {
+		return fmt.Errorf("listen for certificate requests: %w", err)
+	}
+	if p.stopCA, err = p.mesh.ca.serve(l); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	p.http.Transport = &http.Transport{DialContext: p.dial}
+	log, err := os.Create(p.file("log"))
+	if err != nil {
+		return fmt.Errorf("make log: %w", err)
+	}
+	defer log.Close()
+	// The process outlives the call that starts it.
+	p.proc, err = p.node.Start(context.WithoutCancel(ctx), Command{
+		Path: p.node.Program.Binary, Argv: p.node.Program.Argv, Env: p.environment(), Dir: p.mesh.dir, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	return p.await(ctx)
+}
+
+func (p *proxy) file(kind string) string { return filepath.Join(p.mesh.dir, p.node.Name+"."+kind) }
+
+// environment is ztunnel's configuration in shared mode. XDS_ADDRESS must be
+// there and empty, or it asks an istiod.
+func (p *proxy) environment() []string {
+	cfg := p.mesh.cfg
+	level := "info"
+	if !cfg.AccessLog {
+		level += ",access=off"
+	}
+	return []string{
+		"PROXY_MODE=shared", "NODE_NAME=" + p.node.Name, "CLUSTER_ID=" + clusterID,
+		"INPOD_UDS=" + p.file("zds"), "XDS_ADDRESS=", "LOCAL_XDS_PATH=" + filepath.Join(p.mesh.dir, workloadsFile),
+		"CA_ADDRESS=https://localhost:15012", "CA_ROOT_CA=" + filepath.Join(p.mesh.dir, rootFile),
+		"ZTUNNEL_WORKER_THREADS=" + strconv.Itoa(cfg.Workers), "RUST_LOG=" + level, "IPV6_ENABLED=false",
+	}
+}
+
+// await returns when the proxy took every pod and says that it is ready.
+func (p *proxy) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	select {
+	case err := <-p.zds.ended:
+		if err != nil {
+			return fmt.Errorf("%w%s", err, p.lastWords())
+		}
+	case <-p.proc.Done():
+		return p.check()
+	case <-ctx.Done():
+		return fmt.Errorf("the node proxy does not ask for its pods: %w%s", ctx.Err(), p.lastWords())
+	}
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		err := p.ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-p.proc.Done():
+			return p.check()
+		case <-ctx.Done():
+			return fmt.Errorf("the node proxy does not become ready: %w%s", err, p.lastWords())
+		}
+	}
+}
+
+func (p *proxy) ready(ctx context.Context) error {
+	_, err := p.get(ctx, "http://"+readyAddress+"/healthz/ready")
+	return err
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 8 << 20
+
+func (p *proxy) get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := p.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer reply.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(http.MaxBytesReader(nil, reply.Body, maxAnswer)); err != nil {
+		return nil, fmt.Errorf("read %s: %w", url, err)
+	}
+	if reply.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s: %.200s", url, reply.Status, b.Bytes())
+	}
+	return b.Bytes(), nil
+}
+
+// dial connects from inside the node's namespace.
+func (p *proxy) dial(ctx context.Context, _, address string) (c net.Conn, err error) {
+	err = kernel.InNetns(p.node.Netns, func() (err error) {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, "tcp4", address)
+		return err
+	})
+	return c, err
+}
+
+// check returns an error when the process has ended.
+func (p *proxy) check() error {
+	select {
+	case <-p.proc.Done():
+		err := p.proc.Wait()
+		if err == nil {
+			err = errors.New("exit code 0")
+		}
+		return fmt.Errorf("the node proxy has ended: %w%s", err, p.lastWords())
+	default:
+		return nil
+	}
+}
+
+// lastWords is the end of the proxy's log, and where all of it is.
+func (p *proxy) lastWords() string {
+	const most = 600
+	b, err := os.ReadFile(p.file("log"))
+	if err != nil {
+		return "; its log cannot be read: " + err.Error()
+	}
+	text := strings.TrimSpace(string(b))
+	if len(text) > most {
+		text = "…" + text[len(text)-most:]
+	}
+	if text == "" {
+		text = "nothing"
+	}
+	return fmt.Sprintf("; it said: %s (all of it: %s)", text, p.file("log"))
+}
+
+func (p *proxy) close() error {
+	var errs []error
+	if p.proc != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+		p.proc.Stop(ctx)
+		cancel()
+	}
+	p.http.CloseIdleConnections()
+	if p.stopCA != nil {
+		errs = append(errs, p.stopCA())
+	}
+	if p.zds != nil {
+		errs = append(errs, p.zds.close())
+	}
+	return errors.Join(errs...)
+}
+
+// versionOf asks a proxy what it is. A ztunnel answers "version" with a line of
+// fields.
+func versionOf(ctx context.Context, p Program) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.Binary, "version")
+	cmd.Args[0] = p.Argv[0]
+	b, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", p.Binary, err)
+	}
+	return strings.Join(strings.Fields(string(b)), " "), nil
+}
+
+// residentBytes reads VmRSS of a process (proc_pid_status(5)).
+func residentBytes(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read memory of the node proxy: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+			kb, err := strconv.ParseUint(f[1], 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no VmRSS: it has ended", pid)
+}
