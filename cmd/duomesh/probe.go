@@ -29,6 +29,7 @@ type probeFlags struct {
 	limit     int
 	udp       bool
 	ring      int
+	by        []string
 }
 
 func newProbeCmd() *cobra.Command {
@@ -65,6 +66,7 @@ func newProbeCmd() *cobra.Command {
 	flags.IntVar(&f.limit, "limit", 0, "end after `N` connections; 0: no limit")
 	flags.BoolVar(&f.udp, "udp", false, "also show what UDP sockets ask for")
 	flags.IntVar(&f.ring, "ring", 0, "size in `BYTES` of the event ring, a power of two; 0 takes the default")
+	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated")
 	return cmd
 }
 
@@ -79,7 +81,7 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 		return err
 	}
 	p, err := probe.Open(ctx, targets, probe.Options{
-		UDP: f.udp, RingBytes: f.ring, AllowLate: true,
+		UDP: f.udp, RingBytes: f.ring, By: f.by, AllowLate: true,
 		Log: slog.New(slog.NewTextHandler(errOut, nil)),
 	})
 	if err != nil {
@@ -102,7 +104,7 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 	if err := w.summary(errOut, last); err != nil {
 		return err
 	}
-	if last.Lost.Total() > 0 {
+	if !last.Lost.Whole() {
 		return gateError{report.ExitInconclusive}
 	}
 	return nil
@@ -146,6 +148,9 @@ func (f probeFlags) check() (dstFilter, error) {
 	}
 	if f.ring < 0 || f.ring&(f.ring-1) != 0 || (f.ring > 0 && f.ring < os.Getpagesize()) {
 		return dstFilter{}, usagef("--ring %d: must be a power of two, at least one page", f.ring)
+	}
+	if err := probe.CheckProviders(f.by); err != nil {
+		return dstFilter{}, usagef("--by: %w", err)
 	}
 	filter, err := parseDst(f.dst)
 	if err != nil {

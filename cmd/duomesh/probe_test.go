@@ -184,6 +184,7 @@ func TestProbeBadInput(t *testing.T) {
 		"no pod \"x\"":         {"--pod", "x", "--run-dir", t.TempDir()},
 		"--output yaml":        {"-o", "yaml"},
 		"--ring 5":             {"--ring", "5"},
+		"--by: provider eyes":  {"--by", "eyes"},
 		"--limit -1":           {"--limit", "-1"},
 		"--timeout -1s":        {"--timeout", "-1s"},
 		"argument \"surplus\"": {"surplus"},
