@@ -30,6 +30,9 @@ type probeFlags struct {
 	udp       bool
 	ring      int
 	by        []string
+	stack     bool
+	drops     bool
+	functions []string
 }
 
 func newProbeCmd() *cobra.Command {
@@ -43,7 +46,9 @@ func newProbeCmd() *cobra.Command {
 			"network namespace is watched. Exit code 3: something was missed.",
 		Example: `  duomesh probe --dst 10.96.0.10:80
   duomesh probe --netns $(pgrep -o nginx) -o json --timeout 10s
-  duomesh probe --pod client --limit 100`,
+  duomesh probe --pod client --limit 100
+  duomesh probe --pod client --stack --drops
+  duomesh probe --functions 'tcp_*' --timeout 10s`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("probe: unexpected argument %q", args[0])
@@ -67,6 +72,9 @@ func newProbeCmd() *cobra.Command {
 	flags.BoolVar(&f.udp, "udp", false, "also show what UDP sockets ask for")
 	flags.IntVar(&f.ring, "ring", 0, "size in `BYTES` of the event ring, a power of two; 0 takes the default")
 	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated")
+	flags.BoolVar(&f.stack, "stack", false, "also name the kernel's functions that each connection passed from connect to accept (kprobes)")
+	flags.StringArrayVar(&f.functions, "functions", nil, "also count the calls of the kernel's functions that match `GLOB` (kprobes); may be repeated")
+	flags.BoolVar(&f.drops, "drops", false, "also say of packets that the kernel threw away why, where and whose")
 	return cmd
 }
 
@@ -88,6 +96,13 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 		return fmt.Errorf("probe: %w", err)
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	t, err := f.trace(targets)
+	if err != nil {
+		return err
+	}
+	if t != nil {
+		defer func() { err = errors.Join(err, t.Close()) }()
+	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.timeout)
@@ -96,12 +111,12 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 	if err := f.ready(); err != nil {
 		return err
 	}
-	w := &lineWriter{out: out, json: f.output == "json", filter: filter, limit: f.limit}
+	w := &lineWriter{out: out, json: f.output == "json", filter: filter, limit: f.limit, tracing: t}
 	last, err := watch(ctx, p, w)
 	if err != nil {
 		return err
 	}
-	if err := w.summary(errOut, last); err != nil {
+	if err := errors.Join(w.printFunctions(), w.summary(errOut, last), t.summary(errOut)); err != nil {
 		return err
 	}
 	if !last.Lost.Whole() {
@@ -126,7 +141,7 @@ func watch(ctx context.Context, p *probe.Probe, w *lineWriter) (probe.Ledger, er
 		if err != nil {
 			return l, err
 		}
-		if err := w.lines(l.Lines, done); err != nil {
+		if err := errors.Join(w.lines(l.Lines, done), w.printDrops()); err != nil {
 			return l, err
 		}
 		if done || w.full() {

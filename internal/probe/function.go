@@ -127,7 +127,7 @@ func attachKprobe(symbol string) func(*ebpf.Program) (io.Closer, error) {
 		if _, known := argumentOffsets[runtime.GOARCH]; !known {
 			return nil, errArguments
 		}
-		return kernel.AttachKprobe(symbol, p, false)
+		return kernel.AttachKprobe(symbol, p, false, 0)
 	}
 }
 

@@ -51,6 +51,16 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
+// loadOrder returns the files of modules of the tree at dir, and of those that they
+// need, in the order of loading.
+func loadOrder(dir string, names []string, scratch string) ([]string, error) {
+	modules, err := readModules(dir)
+	if err != nil {
+		return nil, err
+	}
+	return modules.order(names, scratch)
+}
+
 // order returns the files of modules and all that they depend on, in the order
 // of loading. Compressed ones are unpacked into the directory scratch.
 func (t *moduleTree) order(names []string, scratch string) ([]string, error) {

@@ -208,18 +208,14 @@ func jobsOf(plan []program) []guest.Run {
 
 // machine boots a kernel; its death is told apart from a fault of the host.
 func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, jobs []guest.Run) ([]guest.Record, *DeathError, error) {
-	modules, err := readModules(tree.Modules)
-	if err != nil {
-		return nil, nil, err
-	}
 	scratch, err := os.MkdirTemp(dir, "modules-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("make directory for modules: %w", err)
 	}
 	defer os.RemoveAll(scratch)
-	order, err := modules.order(k.Modules, scratch)
+	order, err := loadOrder(tree.Modules, k.Modules, scratch)
 	if err != nil {
-		return nil, nil, err
+		return nil, &DeathError{Reason: err.Error(), Console: "none", Tail: "it was not booted"}, nil
 	}
 	initramfs := filepath.Join(dir, "initramfs")
 	err = image{init: r.init, modules: order, files: r.files, runs: jobs}.write(initramfs)
