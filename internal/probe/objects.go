@@ -39,7 +39,12 @@ func newObjects(o Options) (*objects, error) {
 // load loads the programs that the fields of into name, a pointer to a struct as
 // [ebpf.CollectionSpec.LoadAndAssign] takes it, and no other.
 func (o *objects) load(into any) error {
-	shared := map[string]*ebpf.Map{
+	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: o.shared()})
+}
+
+// shared are the maps by name.
+func (o *objects) shared() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
 		probeMapClasses:  o.maps.Classes,
 		probeMapCounters: o.maps.Counters,
 		probeMapEvents:   o.maps.Events,
@@ -50,7 +55,6 @@ func (o *objects) load(into any) error {
 		probeMapWatched:  o.maps.Watched,
 		probeMapWire:     o.maps.Wire,
 	}
-	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: shared})
 }
 
 // name makes UDP destinations count by their port.

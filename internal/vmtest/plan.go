@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/vmtest/guest"
 )
@@ -76,6 +77,29 @@ func verifyArgs() []string {
 		}
 	}
 	return args
+}
+
+// judgedBy begins the names of the runs that judge a scenario twice.
+const judgedBy = "judged also by "
+
+// seconds are runs of one scenario under two judges, of which the second has the
+// providers at functions of the kernel that this kernel promises.
+func seconds(k Kernel) []program {
+	var runs []program
+	for _, way := range []string{kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name} {
+		if !k.Promised(way) || !k.Promised(kernel.BTF.Name) {
+			continue
+		}
+		runs = append(runs, program{
+			name: judgedBy + way, pkg: command, timeout: 3 * time.Minute,
+			args: []string{
+				"verify", "--single", "--seed", "1", "-o", "json", "--evidence", "",
+				"--second", way + "/tcp_set_state", "--second", way + "/__inet_stream_connect",
+				"clusterip/weight/90-10",
+			},
+		})
+	}
+	return runs
 }
 
 // binary is the program's file, on the host below a directory and in the machine

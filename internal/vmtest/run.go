@@ -187,7 +187,7 @@ func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
 	if r.Full || len(k.Runs) == 0 {
-		return r.plan
+		return append(slices.Clone(r.plan), seconds(k)...)
 	}
 	var chosen []program
 	for _, p := range r.plan {
