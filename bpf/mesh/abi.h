@@ -116,7 +116,6 @@ enum mesh_size {
 	POD_PLACES = 1 << 15,
 	ORIGIN_PLACES = 1 << 13,
 	FLOWS = 16,
-	LATE_FLOWS = 1 << 11,
 };
 
 /*
@@ -129,14 +128,18 @@ struct flow {
 	__be16 asked_port; /* 0: no flow */
 	__be16 target_port;
 	__u32 generation; /* of the set in which target was last found */
-	__u32 used;	  /* clock of the socket at the last datagram */
+	/*
+	 * Clock of the socket at the last datagram. Of the connected flow: how often
+	 * it was found pending, see end.h.
+	 */
+	__u32 used;
 };
 _Static_assert(sizeof(struct flow) == 44, "flow is ABI");
 
 /* What one UDP socket asked for. Used under the socket's lock only. */
 struct flows {
 	__u32 clock; /* counts datagrams */
-	__u32 at;    /* a found index, see forgotten() */
+	__u32 last;  /* index of the flow used last */
 	struct flow connected;
 	struct flow sent[FLOWS];
 };

@@ -3,6 +3,7 @@
 #ifndef MESH_CHOOSE_H
 #define MESH_CHOOSE_H
 
+#include "arith.h"
 #include "count.h"
 
 /* Odd 64-bit constants without a pattern; part of the ABI. */
@@ -74,6 +75,7 @@ choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 {
 	const struct slot *s;
 	__u32 fraction;
+	__u64 second;
 	__u32 index;
 
 	index = f->set + pick_slot(random64(cpu), f->slots, &fraction);
@@ -83,15 +85,10 @@ choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 		return;
 	}
 	c->exit = EXIT_REDIRECT;
-	if (fraction < s->threshold) {
-		c->addr = s->first;
-		c->port = s->first_port;
-	} else {
-		c->addr = s->second;
-		c->port = s->second_port;
-	}
-	if (!c->port)
-		c->port = f->target_port;
+	second = is_less(fraction, s->threshold) ^ 1;
+	c->addr = s->first + second * 4;
+	/* One of the two is 0. */
+	c->port = (&s->first_port)[second] | f->target_port;
 }
 
 static __always_inline bool are_flipping(void)

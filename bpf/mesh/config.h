@@ -18,6 +18,9 @@ volatile const bool cfg_places = true;
 /* The kernel has bpf_set_retval (5.18): refuse with ECONNREFUSED, not EPERM. */
 volatile const bool cfg_set_retval = true;
 
+/* Halvings enough for the size of slots: the verifier follows each. */
+volatile const __u32 cfg_halvings = 32;
+
 /* Not read by the programs: makes the enums part of the object's types. */
 volatile const enum mesh_abi cfg_abi = MESH_ABI;
 volatile const enum mesh_exit cfg_exit = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The decision at sendmsg() and its reverse at recvmsg(), for UDP. */
+/* What a decision at sendmsg() keeps, and its reverse at recvmsg(), for UDP. */
 #ifndef MESH_DATAGRAM_H
 #define MESH_DATAGRAM_H
 
@@ -23,6 +23,7 @@ static __always_inline bool keep_connected(struct bpf_sock_addr *ctx,
 	if (!all)
 		return false;
 	write_flow(&all->connected, k, c->addr, c->port);
+	all->connected.used = 0;
 	return true;
 }
 
@@ -33,6 +34,24 @@ static __always_inline void forget_connected(struct bpf_sock_addr *ctx)
 
 	if (all)
 		all->connected.asked_port = 0;
+}
+
+/*
+ * is_peer is 1 for what the socket is connected to, in the kernel's own words, else
+ * 0: it may have connected where no program of ours decided.
+ */
+static __always_inline __u64 is_peer(const struct bpf_sock *sk,
+				     const __be32 addr[4], __be16 port)
+{
+	const __be32 dst[4] = { sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2],
+				sk->dst_ip6[3] };
+	/* Four bytes of dst_port can be read on every kernel, two since 5.18. */
+	__be16 dst_port = *(const volatile __u32 *)&sk->dst_port;
+	__u64 is4 = is_zero(addr[0] | addr[1] | (addr[2] ^ bpf_htonl(0xffff)));
+	__u64 other = either(is4, sk->dst_ip4 ^ addr[3], differs(dst, addr));
+
+	return is_zero(other | (dst_port ^ port) |
+		       (sk->state ^ BPF_TCP_ESTABLISHED));
 }
 
 /*
@@ -55,14 +74,28 @@ static __always_inline void choose_untaken(struct cpu_state *cpu,
 	count(cpu, EVENT_FLOW_SHARED);
 }
 
-/* new_flow replaces w, which is at this index, by a choice for k. */
+/* choose_again reads the frontend again, since a slot was not its own any more. */
+static __always_inline void choose_again(struct cpu_state *cpu,
+					 const struct frontend_key *k,
+					 struct frontend *f, struct choice *c)
+{
+	count(cpu, EVENT_RETRY);
+	c->exit = find(cpu, k, f);
+	if (c->exit == EXIT_REDIRECT)
+		choose_slot(cpu, f, c);
+}
+
+/* new_flow replaces the flow at this index by a choice for k. */
 static __always_inline void new_flow(struct bpf_sock_addr *ctx,
 				     struct cpu_state *cpu, struct flows *all,
-				     struct flow *w, __u32 at,
-				     const struct frontend_key *k,
-				     const struct frontend *f, struct choice *c)
+				     __u32 at, const struct frontend_key *k,
+				     struct frontend *f, struct choice *c)
 {
+	struct flow *w = flow_at(all, at);
+
 	choose_untaken(cpu, all, at, f, c);
+	if (c->exit == EVENT_RETRY)
+		choose_again(cpu, k, f, c);
 	if (c->exit != EXIT_REDIRECT)
 		return;
 	if (w->asked_port && !is_flow_to(w, k))
@@ -71,10 +104,23 @@ static __always_inline void new_flow(struct bpf_sock_addr *ctx,
 	write_flow(w, k, c->addr, c->port);
 }
 
+/*
+ * is_connected_to is true for a socket whose connect() to k was decided: it hears
+ * nobody but that endpoint.
+ */
+static __always_inline bool is_connected_to(struct bpf_sock_addr *ctx,
+					    const struct flows *all,
+					    const struct frontend_key *k)
+{
+	const struct flow *w = &all->connected;
+
+	return is_flow_to(w, k) & is_peer(ctx->sk, w->target, w->target_port);
+}
+
 static __always_inline void use_flow(struct bpf_sock_addr *ctx,
 				     struct cpu_state *cpu,
 				     const struct frontend_key *k,
-				     const struct frontend *f, struct choice *c)
+				     struct frontend *f, struct choice *c)
 {
 	struct flows *all = flows_of(ctx, BPF_SK_STORAGE_GET_F_CREATE);
 	struct flow *w;
@@ -84,19 +130,32 @@ static __always_inline void use_flow(struct bpf_sock_addr *ctx,
 		c->exit = EXIT_REFUSE_NO_FLOW;
 		return;
 	}
+	if (is_connected_to(ctx, all, k)) {
+		c->addr = all->connected.target;
+		c->port = all->connected.target_port;
+		return;
+	}
 	at = place_of(all, k);
 	w = flow_at(all, at);
-	if (!w)
-		return; /* never */
 	if (!is_flow_to(w, k) || !still_leads(f, w)) {
-		new_flow(ctx, cpu, all, w, at, k, f, c);
+		new_flow(ctx, cpu, all, at, k, f, c);
 		if (c->exit != EXIT_REDIRECT)
 			return;
 	}
 	w->generation = f->generation;
-	w->used = ++all->clock;
+	use(all, at);
 	c->addr = w->target;
 	c->port = w->target_port;
+}
+
+/* forget_late: from now on replies from addr, port are the sender's own. */
+static __always_inline void forget_late(struct bpf_sock_addr *ctx,
+					const __be32 addr[4], __be16 port)
+{
+	struct late_key key = {};
+
+	late_key_of(&key, bpf_get_socket_cookie(ctx), addr, port);
+	bpf_map_delete_elem(&lates, &key);
 }
 
 /*
@@ -111,74 +170,33 @@ static __always_inline void sent_directly(struct bpf_sock_addr *ctx,
 	struct flow *w;
 	__u32 at;
 
-	if (!all || !is_taken(all, FLOWS, k->addr, k->port))
+	if (!all)
 		return;
+	if (!is_any_from(all, k->addr, k->port)) {
+		forget_late(ctx, k->addr, k->port);
+		return;
+	}
 	at = place_of(all, k);
 	w = flow_at(all, at);
-	if (!w)
-		return; /* never */
 	if (!is_flow_to(w, k)) {
 		count(cpu, EVENT_FLOW_SHARED);
 		retire(bpf_get_socket_cookie(ctx), w);
 		write_flow(w, k, k->addr, k->port);
 	}
-	w->used = ++all->clock;
+	use(all, at);
 }
 
-/* try_send ends with EVENT_RETRY when what it read was changing. */
-static __always_inline void try_send(struct bpf_sock_addr *ctx,
-				     struct cpu_state *cpu,
-				     const struct frontend_key *k,
-				     struct choice *c)
+/* find_settled is find, once more where what it read was changing. */
+static __always_inline enum mesh_exit find_settled(struct cpu_state *cpu,
+						   const struct frontend_key *k,
+						   struct frontend *f)
 {
-	struct frontend f;
+	enum mesh_exit exit = find(cpu, k, f);
 
-	c->exit = find(cpu, k, &f);
-	if (c->exit == EXIT_REDIRECT)
-		use_flow(ctx, cpu, k, &f, c);
-	else if (c->exit == EXIT_PASS_NO_VIP)
-		sent_directly(ctx, cpu, k);
-}
-
-static __always_inline bool by_connection(struct bpf_sock_addr *ctx,
-					  const struct flows *all,
-					  const __be32 addr[4], __be16 port)
-{
-	return ctx->sk->state == BPF_TCP_ESTABLISHED &&
-	       is_flow_from(&all->connected, addr, port);
-}
-
-/*
- * is_to_peer is true for a datagram to where the socket is connected: connect()
- * has decided. Only an IPv6 socket that is connected to an IPv4 address gets here
- * without an address of the application's own.
- */
-static __always_inline bool is_to_peer(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-
-	/* Four bytes of dst_port can be read on every kernel, two since 5.18. */
-	return sk->state == BPF_TCP_ESTABLISHED &&
-	       sk->dst_ip4 == ctx->user_ip4 &&
-	       (__be16) * (const volatile __u32 *)&sk->dst_port ==
-		       (__be16)ctx->user_port;
-}
-
-/* decide_send counts the exit. Where c->addr is set the caller must write it. */
-static __always_inline void decide_send(struct bpf_sock_addr *ctx,
-					struct cpu_state *cpu,
-					const struct frontend_key *k,
-					struct choice *c)
-{
-	for (int i = 0; i < 2; i++) {
-		try_send(ctx, cpu, k, c);
-		if (c->exit != EVENT_RETRY)
-			break;
-		count(cpu, EVENT_RETRY);
-	}
-	if (c->exit == EVENT_RETRY)
-		c->exit = EXIT_REFUSE_SLOT_MISS;
-	count(cpu, c->exit);
+	if (exit != EVENT_RETRY)
+		return exit;
+	count(cpu, EVENT_RETRY);
+	return find(cpu, k, f);
 }
 
 /* answered is what a datagram from addr, port answers. */
@@ -191,15 +209,26 @@ static __always_inline void by_late(struct bpf_sock_addr *ctx,
 				    const __be32 addr[4], __be16 port,
 				    struct answered *a)
 {
-	struct late_key key = { .cookie = bpf_get_socket_cookie(ctx) };
+	struct late_key key = {};
 	const struct late *late;
 
-	copy_addr(key.target, addr);
-	key.target_port = port;
+	late_key_of(&key, bpf_get_socket_cookie(ctx), addr, port);
 	late = bpf_map_lookup_elem(&lates, &key);
 	if (late) {
 		a->asked = late->asked;
 		a->port = late->asked_port;
+	}
+}
+
+/* by_connection finds what a connected socket asked for. */
+static __always_inline void by_connection(const struct flows *all,
+					  const __be32 addr[4], __be16 port,
+					  struct answered *a)
+{
+	if (all->connected.asked_port &&
+	    is_flow_from(&all->connected, addr, port)) {
+		a->asked = all->connected.asked;
+		a->port = all->connected.asked_port;
 	}
 }
 
@@ -212,8 +241,11 @@ static __always_inline void find_answered(struct bpf_sock_addr *ctx,
 
 	if (!all)
 		return;
-	w = by_connection(ctx, all, addr, port) ? &all->connected
-						: flow_from(all, addr, port);
+	if (is_peer(ctx->sk, addr, port)) {
+		by_connection(all, addr, port, a);
+		return;
+	}
+	w = flow_from(all, addr, port);
 	if (w) {
 		a->asked = w->asked;
 		a->port = w->asked_port;
@@ -222,17 +254,15 @@ static __always_inline void find_answered(struct bpf_sock_addr *ctx,
 	}
 }
 
-/* connected_to finds what a connected socket asked for. */
+/* connected_to is by_connection for a socket whose flows may be none. */
 static __always_inline void connected_to(struct bpf_sock_addr *ctx,
 					 const __be32 addr[4], __be16 port,
 					 struct answered *a)
 {
 	struct flows *all = flows_of(ctx, 0);
 
-	if (all && is_flow_from(&all->connected, addr, port)) {
-		a->asked = all->connected.asked;
-		a->port = all->connected.asked_port;
-	}
+	if (all)
+		by_connection(all, addr, port, a);
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The decision at connect(), shared by both address families. */
+/* The decisions at connect() and sendmsg(), shared by both address families. */
 #ifndef MESH_DECIDE_H
 #define MESH_DECIDE_H
 
@@ -46,6 +46,16 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, __u8 proto)
 	return -1;
 }
 
+/* pass is for a connect() that is none of ours: what the socket asked before ends. */
+static __always_inline int pass(struct bpf_sock_addr *ctx,
+				struct cpu_state *cpu, __u8 proto, int exit)
+{
+	count(cpu, exit);
+	if (proto == IPPROTO_UDP)
+		forget_connected(ctx);
+	return 1;
+}
+
 static __always_inline void keep_udp(struct bpf_sock_addr *ctx,
 				     const struct frontend_key *k,
 				     struct choice *c)
@@ -76,14 +86,54 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 		forget_origin(ctx);
 }
 
+/*
+ * is_to_peer is true for a datagram to where the socket is connected: connect()
+ * has decided. Only an IPv6 socket that is connected to an IPv4 address gets here
+ * without an address of the application's own.
+ */
+static __always_inline bool is_to_peer(struct bpf_sock_addr *ctx)
+{
+	const __be32 addr[4] = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 };
+
+	return is_peer(ctx->sk, addr, ctx->user_port);
+}
+
 /* finish is the program's return value for an exit other than a redirect. */
 static __always_inline int finish(__u32 exit)
 {
-	if (exit == EXIT_PASS_NO_VIP || exit == EXIT_PASS_PASSTHROUGH)
+	if (exit <= EXIT_PASS_PASSTHROUGH)
 		return 1;
 	if (cfg_set_retval)
 		bpf_set_retval(-ECONNREFUSED);
 	return 0;
+}
+
+/*
+ * decide_send counts the exit and returns the program's value. Where c->addr is set
+ * the caller must write it.
+ */
+static __always_inline int decide_send(struct bpf_sock_addr *ctx,
+				       struct cpu_state *cpu,
+				       const struct frontend_key *k,
+				       struct choice *c)
+{
+	int exit = untouched(ctx, protocol(ctx));
+	struct frontend f;
+
+	if (exit < 0)
+		exit = find_settled(cpu, k, &f);
+	if (exit <= EXIT_PASS_PASSTHROUGH) {
+		count(cpu, exit);
+		sent_directly(ctx, cpu, k);
+		return 1;
+	}
+	c->exit = exit;
+	if (exit == EXIT_REDIRECT)
+		use_flow(ctx, cpu, k, &f, c);
+	if (c->exit == EVENT_RETRY)
+		c->exit = EXIT_REFUSE_SLOT_MISS;
+	count(cpu, c->exit);
+	return c->addr ? 1 : finish(c->exit);
 }
 
 #endif

@@ -14,10 +14,27 @@ extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
 #define AF_INET 2
 
-/* is_peer is true when a UDP socket is connected to this target. */
-static __always_inline bool is_peer(struct udp_sock *udp, const struct flow *w)
+/*
+ * How often a socket is taken for one whose connect() was decided and is not
+ * through: it may as well have been disconnected since, or have failed.
+ */
+#define PENDING_LOOKS 8
+
+/* is_pending is true for a socket that may yet become connected to its flow. */
+static __always_inline bool is_pending(struct sock_common *sk, struct flow *w)
 {
-	struct sock_common *sk = (struct sock_common *)udp;
+	if (BPF_CORE_READ(sk, skc_state) == BPF_TCP_ESTABLISHED)
+		return false;
+	if (w->used >= PENDING_LOOKS)
+		return false;
+	w->used++;
+	return true;
+}
+
+/* is_connected is true when a UDP socket is connected to this target. */
+static __always_inline bool is_connected(struct sock_common *sk,
+					 const struct flow *w)
+{
 	__be32 addr[4] = { 0, 0, bpf_htonl(0xffff), 0 };
 
 	if (BPF_CORE_READ(sk, skc_state) != BPF_TCP_ESTABLISHED)
@@ -44,25 +61,34 @@ static __always_inline bool has_left(struct cpu_state *cpu,
 	return exit != EXIT_REDIRECT || !still_leads(&f, w);
 }
 
-/* The reader of the iterator gets the flow of each socket that was ended. */
+/*
+ * The reader of the iterator gets the flow of each socket that was ended, and of
+ * each that is pending: there, used is not 0.
+ */
 SEC("iter/udp")
 int mesh_end_udp(struct bpf_iter__udp *ctx)
 {
-	struct udp_sock *udp = ctx->udp_sk;
+	struct sock_common *sk = (struct sock_common *)ctx->udp_sk;
 	struct cpu_state *cpu = this_cpu();
 	struct flow w = {};
 	struct flows *all;
 
-	if (!udp || !cpu)
+	if (!sk || !cpu)
 		return 0;
-	all = bpf_sk_storage_get(&udp_flows, udp, NULL, 0);
+	all = bpf_sk_storage_get(&udp_flows, ctx->udp_sk, NULL, 0);
 	if (!all)
 		return 0;
 	w = all->connected;
-	if (!is_peer(udp, &w) || !has_left(cpu, &w))
+	if (!w.asked_port || !has_left(cpu, &w))
 		return 0;
-	if (!bpf_sock_destroy((struct sock_common *)udp))
-		bpf_seq_write(ctx->meta->seq, &w, sizeof(w));
+	w.used = 0;
+	if (is_pending(sk, &all->connected))
+		w.used = all->connected.used;
+	else if (is_connected(sk, &w) && !bpf_sock_destroy(sk))
+		all->connected.asked_port = 0;
+	else
+		return 0;
+	bpf_seq_write(ctx->meta->seq, &w, sizeof(w));
 	return 0;
 }
 

@@ -11,11 +11,7 @@
 #define MESH_FLOW_H
 
 #include "choose.h"
-
-static __always_inline bool same_addr(const __be32 a[4], const __be32 b[4])
-{
-	return a[3] == b[3] && a[2] == b[2] && a[1] == b[1] && a[0] == b[0];
-}
+#include "config.h"
 
 static __always_inline void copy_addr(__be32 to[4], const __be32 from[4])
 {
@@ -23,124 +19,182 @@ static __always_inline void copy_addr(__be32 to[4], const __be32 from[4])
 		to[i] = from[i];
 }
 
-static __always_inline bool is_flow_to(const struct flow *w,
-				       const struct frontend_key *k)
+/* differs is 0 for equal addresses. */
+static __always_inline __u32 differs(const __be32 a[4], const __be32 b[4])
 {
-	return w->asked_port == k->port && same_addr(w->asked, k->addr);
+	return (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
 }
 
-static __always_inline bool is_flow_from(const struct flow *w,
-					 const __be32 addr[4], __be16 port)
+static __always_inline bool same_addr(const __be32 a[4], const __be32 b[4])
 {
-	return w->asked_port && w->target_port == port &&
-	       same_addr(w->target, addr);
+	return !differs(a, b);
+}
+
+/* is_flow_to is 1 for the flow of datagrams to k, else 0. */
+static __always_inline __u64 is_flow_to(const struct flow *w,
+					const struct frontend_key *k)
+{
+	return is_zero(differs(w->asked, k->addr) | (w->asked_port ^ k->port));
 }
 
 /*
- * forgotten returns i, of which the verifier then knows nothing: it would follow
- * the rest of the program once for each value.
+ * is_flow_from is 1 for a flow whose replies come from addr, port, else 0. A place
+ * that was never used has no address.
  */
-static __always_inline __u32 forgotten(struct flows *all, __u32 i)
+static __always_inline __u64 is_flow_from(const struct flow *w,
+					  const __be32 addr[4], __be16 port)
 {
-	*(volatile __u32 *)&all->at = i;
-	return READ_ONCE(all->at);
+	return is_zero(differs(w->target, addr) | (w->target_port ^ port));
 }
 
-/* flow_at returns NULL beyond the last flow. */
+/* flow_at takes any number: FLOWS is a power of two. */
 static __always_inline struct flow *flow_at(struct flows *all, __u32 i)
 {
-	if (i >= FLOWS)
-		return NULL;
-	barrier_var(i); /* the address is computed from what was compared */
-	return &all->sent[i];
+	return &all->sent[i % FLOWS];
 }
 
+/* age is how many datagrams ago a flow was used; a free place is the oldest. */
 static __always_inline __u32 age(const struct flows *all, const struct flow *w)
 {
-	return w->asked_port ? all->clock - w->used : ~0U;
+	return (all->clock - w->used) | -(__u32)is_zero(w->asked_port);
 }
 
-/* place_of returns the index of the flow to k, or the one to use for it. */
+/*
+ * ranked puts what decides between flows above the index of one, so that the
+ * largest number is that of the flow to take: whether it fits, then how much.
+ */
+static __always_inline __u64 ranked(__u64 fits, __u32 much, __u32 i)
+{
+	return (fits << 32 | much) * FLOWS + i;
+}
+
+#define RANK_FITS ((1ULL << 32) * FLOWS)
+
+static __always_inline __u64 larger(__u64 a, __u64 b)
+{
+	return either(is_less(a, b), b, a);
+}
+
+/*
+ * place_of returns the index of the flow to k, or of the one to use for it: a free
+ * one, or the one that was used least recently.
+ */
 static __always_inline __u32 place_of(struct flows *all,
 				      const struct frontend_key *k)
 {
-	__u32 oldest = 0, oldest_age = 0;
+	const struct flow *w = flow_at(all, all->last);
+	__u64 best = 0;
 
+	if (is_flow_to(w, k))
+		return all->last;
 	for (__u32 i = 0; i < FLOWS; i++) {
-		__u32 a = age(all, &all->sent[i]);
-
-		if (is_flow_to(&all->sent[i], k)) {
-			oldest = i;
-			break;
-		}
-		if (a > oldest_age) {
-			oldest = i;
-			oldest_age = a;
-		}
+		w = &all->sent[i];
+		best = larger(best, ranked(is_flow_to(w, k), age(all, w), i));
 	}
-	return forgotten(all, oldest);
+	return best % FLOWS;
 }
 
 /* flow_from returns the youngest flow whose replies come from addr, port. */
 static __always_inline const struct flow *
 flow_from(struct flows *all, const __be32 addr[4], __be16 port)
 {
-	__u32 youngest = FLOWS, youngest_age = ~0U;
+	const struct flow *w = flow_at(all, all->last);
+	__u64 best = 0;
 
+	if (is_flow_from(w, addr, port))
+		return w;
 	for (__u32 i = 0; i < FLOWS; i++) {
-		__u32 a = age(all, &all->sent[i]);
-
-		if (a < youngest_age &&
-		    is_flow_from(&all->sent[i], addr, port)) {
-			youngest = i;
-			youngest_age = a;
-		}
+		w = &all->sent[i];
+		best = larger(best, ranked(is_flow_from(w, addr, port),
+					   ~age(all, w), i));
 	}
-	return flow_at(all, forgotten(all, youngest));
+	return best < RANK_FITS ? NULL : flow_at(all, best);
 }
 
 /* is_taken is true when another flow than the one at this index has this target. */
 static __always_inline bool is_taken(const struct flows *all, __u32 at,
 				     const __be32 addr[4], __be16 port)
 {
+	__u64 takers = 0;
+
 	for (__u32 i = 0; i < FLOWS; i++)
-		if (i != at && is_flow_from(&all->sent[i], addr, port))
-			return true;
-	return false;
+		takers |= is_flow_from(&all->sent[i], addr, port) << i;
+	return takers & ~(1ULL << at);
 }
 
-/* before tells whether a slot's first outcome comes before a target in its set. */
-static __always_inline bool before(const struct slot *s, const __be32 addr[4],
-				   __be16 port)
+/* is_any_from is true when some flow has this target. */
+static __always_inline bool is_any_from(const struct flows *all,
+					const __be32 addr[4], __be16 port)
 {
-	for (int i = 0; i < 4; i++)
-		if (s->first[i] != addr[i])
-			return s->first[i] < addr[i];
-	return s->first_port < port;
+	return is_taken(all, FLOWS, addr, port);
 }
 
-/* Enough halvings for any number of slots. */
+/* use makes a flow the youngest. */
+static __always_inline void use(struct flows *all, __u32 at)
+{
+	flow_at(all, at)->used = ++all->clock;
+	all->last = at;
+}
+
+/* order is where a target stands among the first outcomes of a set. */
+struct order {
+	__u64 high, low;
+	__u64 port;
+};
+
+static __always_inline void order_of(struct order *o, const __be32 addr[4],
+				     __be16 port)
+{
+	o->high = (__u64)addr[0] << 32 | addr[1];
+	o->low = (__u64)addr[2] << 32 | addr[3];
+	o->port = port;
+}
+
+/* is_before is 1 where a comes before b, else 0. */
+static __always_inline __u64 is_before(const struct order *a,
+				       const struct order *b)
+{
+	__u64 below = is_less(a->port, b->port);
+
+	below = is_less(a->low, b->low) | (is_zero(a->low ^ b->low) & below);
+	return is_less(a->high, b->high) | (is_zero(a->high ^ b->high) & below);
+}
+
+/* Halvings enough for any number of slots; cfg_halvings are those for the map. */
 #define HALVINGS 32
+
+/*
+ * has_own_ports is 1 where each slot has its port, 0 where all have one: then the
+ * frontend has it, not the slots.
+ */
+static __always_inline __u64 has_own_ports(const struct frontend *f)
+{
+	return is_zero(f->target_port);
+}
 
 /* is_member looks a target up in a frontend's set, by halving. */
 static __always_inline bool is_member(const struct frontend *f,
 				      const struct flow *w)
 {
-	/* Where all slots have one port the frontend has it, not the slots. */
-	__be16 port = f->target_port ? 0 : w->target_port;
+	__be16 port = has_own_ports(f) * w->target_port;
 	__u32 low = 0, high = f->slots;
+	struct order wanted, found;
+	__u32 index, middle;
 	const struct slot *s;
-	__u32 index;
+	__u64 above;
 
-	for (int i = 0; i < HALVINGS && low < high; i++) {
-		index = f->set + low + (high - low) / 2;
+	order_of(&wanted, w->target, port);
+
+	for (int i = 0; i < HALVINGS && i < cfg_halvings && low < high; i++) {
+		middle = low + (high - low) / 2;
+		index = f->set + middle;
 		s = bpf_map_lookup_elem(&slots, &index);
 		if (!s || s->generation != f->generation)
 			return false;
-		if (before(s, w->target, port))
-			low = index - f->set + 1;
-		else
-			high = index - f->set;
+		order_of(&found, s->first, s->first_port);
+		above = is_before(&found, &wanted);
+		low = either(above, middle + 1, low);
+		high = either(above, high, middle);
 	}
 	index = f->set + low;
 	s = low < f->slots ? bpf_map_lookup_elem(&slots, &index) : NULL;
@@ -152,7 +206,7 @@ static __always_inline bool is_member(const struct frontend *f,
 static __always_inline bool still_leads(const struct frontend *f,
 					const struct flow *w)
 {
-	if (f->target_port && f->target_port != w->target_port)
+	if (!(has_own_ports(f) | is_zero(f->target_port ^ w->target_port)))
 		return false;
 	return w->generation == f->generation || is_member(f, w);
 }
@@ -167,16 +221,24 @@ static __always_inline void write_flow(struct flow *w,
 	w->target_port = port;
 }
 
+/* late_key_of is the key in lates of what replies from addr, port answer. */
+static __always_inline void late_key_of(struct late_key *key, __u64 cookie,
+					const __be32 addr[4], __be16 port)
+{
+	key->cookie = cookie;
+	copy_addr(key->target, addr);
+	key->target_port = port;
+}
+
 /* retire keeps a flow that is about to be replaced for replies on their way. */
 static __always_inline void retire(__u64 cookie, const struct flow *w)
 {
-	struct late_key key = { .cookie = cookie };
+	struct late_key key = {};
 	struct late late = {};
 
 	if (!w->asked_port)
 		return;
-	copy_addr(key.target, w->target);
-	key.target_port = w->target_port;
+	late_key_of(&key, cookie, w->target, w->target_port);
 	copy_addr(late.asked, w->asked);
 	late.asked_port = w->asked_port;
 	bpf_map_update_elem(&lates, &key, &late, BPF_ANY);

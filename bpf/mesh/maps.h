@@ -100,7 +100,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, LATE_FLOWS);
+	__uint(max_entries, 1);
 	__type(key, struct late_key);
 	__type(value, struct late);
 } lates SEC(".maps");

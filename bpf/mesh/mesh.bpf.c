@@ -46,10 +46,8 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 	if (!cpu)
 		return 1;
 	exit = untouched(ctx, key.proto);
-	if (exit >= 0) {
-		count(cpu, exit);
-		return 1;
-	}
+	if (exit >= 0)
+		return pass(ctx, cpu, key.proto, exit);
 	key4(&key, ctx);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
@@ -70,10 +68,8 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	if (!cpu)
 		return 1;
 	exit = untouched(ctx, key.proto);
-	if (exit >= 0) {
-		count(cpu, exit);
-		return 1;
-	}
+	if (exit >= 0)
+		return pass(ctx, cpu, key.proto, exit);
 	key6(&key, ctx);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
@@ -85,22 +81,17 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg4")
 int mesh_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = { .proto = protocol(ctx) };
+	struct frontend_key key = { .proto = IPPROTO_UDP };
 	struct cpu_state *cpu = this_cpu();
 	struct choice to = {};
-	int exit;
+	int verdict;
 
 	if (!cpu || is_to_peer(ctx))
 		return 1;
-	exit = untouched(ctx, key.proto);
-	if (exit >= 0) {
-		count(cpu, exit);
-		return 1;
-	}
 	key4(&key, ctx);
-	decide_send(ctx, cpu, &key, &to);
+	verdict = decide_send(ctx, cpu, &key, &to);
 	if (!to.addr)
-		return finish(to.exit);
+		return verdict;
 	ctx->user_ip4 = to.addr[3];
 	ctx->user_port = to.port;
 	return 1;
@@ -109,22 +100,17 @@ int mesh_sendmsg4(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg6")
 int mesh_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = { .proto = protocol(ctx) };
+	struct frontend_key key = { .proto = IPPROTO_UDP };
 	struct cpu_state *cpu = this_cpu();
 	struct choice to = {};
-	int exit;
+	int verdict;
 
 	if (!cpu)
 		return 1;
-	exit = untouched(ctx, key.proto);
-	if (exit >= 0) {
-		count(cpu, exit);
-		return 1;
-	}
 	key6(&key, ctx);
-	decide_send(ctx, cpu, &key, &to);
+	verdict = decide_send(ctx, cpu, &key, &to);
 	if (!to.addr)
-		return finish(to.exit);
+		return verdict;
 	write6(ctx, to.addr, to.port);
 	return 1;
 }

@@ -169,6 +169,7 @@ func (a *Agent) watch(ctx context.Context) error {
 			return err
 		}
 		a.pods.tidy()
+		a.pods.endStale()
 	}
 }
 

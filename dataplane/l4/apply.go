@@ -70,7 +70,9 @@ func (e *Engine) fits(p *plan) error {
 // carryOut writes a plan in the order in which no program meets a frontend
 // without its slots.
 func (e *Engine) carryOut(p *plan) error {
-	e.staleUDP = e.staleUDP || p.endsUDP
+	if p.endsUDP {
+		e.staleUDP = sweeps
+	}
 	err := e.show(p)
 	if err == nil {
 		err = e.settle(p)
@@ -92,7 +94,9 @@ func (e *Engine) show(p *plan) error {
 	}
 	for _, set := range p.sets {
 		if err := e.slots.put(slotsOf(set)); err != nil {
-			e.state.dropLoose() // no frontend has named them
+			for _, mine := range p.sets {
+				e.state.dropSet(mine.id) // no frontend has named it
+			}
 			return err
 		}
 	}
@@ -166,6 +170,12 @@ func (e *Engine) reread() error {
 		}
 	})
 	if err = errors.Join(append(wrong, err)...); err != nil {
+		return err
+	}
+	// UDP flows tell sets apart by their generations, also sets that have gone.
+	if err := e.slots.each(func(_ uint32, s meshSlot) {
+		fresh.lastGeneration = max(fresh.lastGeneration, s.Generation)
+	}); err != nil {
 		return err
 	}
 	e.state.mirror = fresh

@@ -139,6 +139,8 @@ func perform(q call) (a answer) {
 		a.FD, err = unix.Socket(q.Domain, q.Type, q.Proto)
 	case "connect":
 		err = unix.Connect(q.FD, sockaddr(q.Domain, q.To))
+	case "bind":
+		err = unix.Bind(q.FD, sockaddr(q.Domain, q.To))
 	case "disconnect":
 		a.Errno = disconnect(q.FD)
 	case "poll":

@@ -54,57 +54,76 @@ func (e *Engine) loadEnder(program *ebpf.ProgramSpec, spec *ebpf.CollectionSpec)
 	return nil
 }
 
+// sweeps is how often sockets are looked at after a change: one whose connect()
+// was decided before it may not be among the kernel's sockets yet.
+const sweeps = 2
+
 // EndStale ends the connected UDP sockets in these network namespaces whose
 // endpoint has left its service: their sends are decided no more. The application
 // gets ECONNABORTED from its next receive, EDESTADDRREQ from its sends, and has to
-// connect anew. It does nothing where no UDP
-// frontend was replaced since the last call that returned no error, and where the
-// kernel cannot do it. The descriptors stay the caller's.
+// connect anew.
+//
+// It is to be called after each Apply, and from time to time: a connect() that was
+// decided before a change may be through only after a call. It does nothing where
+// no call can find more, nor where the kernel cannot end sockets. The descriptors
+// stay the caller's.
 func (e *Engine) EndStale(pods ...*os.File) ([]Ended, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, errClosed
 	}
-	if !e.staleUDP || e.ender == nil {
+	if e.staleUDP == 0 || e.ender == nil {
 		return nil, nil
 	}
 	var all []Ended
 	var errs []error
+	pending := 0
 	for _, ns := range pods {
-		ended, err := e.endIn(ns)
+		ended, waiting, err := e.endIn(ns)
 		all = append(all, ended...)
+		pending += waiting
 		if err != nil {
 			errs = append(errs, fmt.Errorf("end UDP sockets of %s: %w", ns.Name(), err))
 		}
 	}
-	e.staleUDP = len(errs) > 0
+	if pending == 0 && len(errs) == 0 {
+		e.staleUDP--
+	}
 	return all, errors.Join(errs...)
 }
 
 // endIn runs the iterator, which sees the sockets of the namespace that opened it.
-func (e *Engine) endIn(ns *os.File) ([]Ended, error) {
+// Pending is how many may be connecting yet: a socket is one of them a few times at
+// most.
+func (e *Engine) endIn(ns *os.File) (ended []Ended, pending int, err error) {
 	var r io.ReadCloser
 	if err := kernel.InNetns(ns, func() (err error) {
 		r, err = e.ender.Open()
 		return err
 	}); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer r.Close()
-	var all []Ended
 	for {
 		var f meshFlow
 		err := binary.Read(r, binary.LittleEndian, &f)
-		if errors.Is(err, io.EOF) {
-			return all, nil
+		switch {
+		case errors.Is(err, io.EOF):
+			return ended, pending, nil
+		case err != nil:
+			return ended, pending, fmt.Errorf("read the ended sockets: %w", err)
+		case f.Used > 0:
+			pending++
+		default:
+			ended = append(ended, endedOf(f))
 		}
-		if err != nil {
-			return all, fmt.Errorf("read the ended sockets: %w", err)
-		}
-		all = append(all, Ended{
-			Asked:  intent.Frontend{Addr: wordsAddr(f.Asked), Port: swapPort(f.AskedPort), Protocol: intent.UDP},
-			Target: netip.AddrPortFrom(wordsAddr(f.Target), swapPort(f.TargetPort)),
-		})
+	}
+}
+
+func endedOf(f meshFlow) Ended {
+	return Ended{
+		Asked:  intent.Frontend{Addr: wordsAddr(f.Asked), Port: swapPort(f.AskedPort), Protocol: intent.UDP},
+		Target: netip.AddrPortFrom(wordsAddr(f.Target), swapPort(f.TargetPort)),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -33,9 +34,9 @@ type Engine struct {
 	flips     table[uint32, uint32]
 	cpus      *ebpf.Map
 	ender     *link.Iter // nil: the kernel cannot end UDP sockets
-	// staleUDP is set while connected UDP sockets may lead to endpoints that
-	// have left.
-	staleUDP  bool
+	// staleUDP is how often EndStale has to look: above 0 while connected UDP
+	// sockets may lead to endpoints that have left.
+	staleUDP  int
 	coll      *ebpf.Collection
 	hooks     []*hook
 	grace     *grace
@@ -133,6 +134,10 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	spec.Maps[meshMapManaged].MaxEntries = e.limits.Managed
 	spec.Maps[meshMapFrontends].MaxEntries = e.limits.Frontends
 	spec.Maps[meshMapSlots].MaxEntries = e.limits.Slots
+	spec.Maps[meshMapLates].MaxEntries = e.limits.LateFlows
+	if err := spec.Variables[meshVarCfgHalvings].Set(uint32(bits.Len32(e.limits.Slots))); err != nil {
+		return fmt.Errorf("set %s: %w", meshVarCfgHalvings, err)
+	}
 	retval, err := haveHelper(asm.FnSetRetval)
 	if err != nil {
 		return err
@@ -181,7 +186,7 @@ func (e *Engine) adopt() error {
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {
 		return err
 	}
-	e.staleUDP = true
+	e.staleUDP = sweeps
 	if err := e.flipping(false); err != nil { // it may have been killed while it did
 		return err
 	}

@@ -58,24 +58,41 @@ func (e *Engine) enrol(p Pod) error {
 	return nil
 }
 
-// manage writes the entry, unless it is there, and reads it back.
+// manage writes both entries of a pod, unless both are there, and reads them back:
+// an enrolment that failed may have left one of the two.
 func (e *Engine) manage(cookie uint64) error {
-	var flags uint32
-	if e.managed.m.Lookup(cookie, &flags) == nil {
+	if e.isManaged(cookie) == nil {
 		return nil
 	}
-	if have := e.limits.Managed; uint32(len(e.enrolled)) >= have {
-		return CapacityError{Map: e.managed.name, Need: uint32(len(e.enrolled)) + 1, Have: have}
+	if _, there := e.enrolled[cookie]; !there {
+		if have := e.limits.Managed; uint32(len(e.enrolled)) >= have {
+			return CapacityError{Map: e.managed.name, Need: uint32(len(e.enrolled)) + 1, Have: have}
+		}
 	}
 	if err := e.managed.put([]uint64{cookie}, []uint32{0}); err != nil {
 		return err
 	}
-	e.enrolled[cookie] = ""
+	if _, there := e.enrolled[cookie]; !there {
+		e.enrolled[cookie] = ""
+	}
 	if err := e.place(cookie); err != nil {
 		return err
 	}
+	return e.isManaged(cookie)
+}
+
+// isManaged fails unless the programs would find that a pod is managed.
+func (e *Engine) isManaged(cookie uint64) error {
+	var flags uint32
 	if err := e.managed.m.Lookup(cookie, &flags); err != nil {
 		return fmt.Errorf("read back from map %s: %w", e.managed.name, err)
+	}
+	var have uint64
+	if err := e.pods.m.Lookup(placeOf(cookie), &have); err != nil {
+		return fmt.Errorf("read back from map %s: %w", e.pods.name, err)
+	}
+	if have != cookie && have != placeShared {
+		return fmt.Errorf("map %s has %d at the place of netns cookie %d", e.pods.name, have, cookie)
 	}
 	return nil
 }

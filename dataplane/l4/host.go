@@ -46,6 +46,10 @@ type Limits struct {
 	// is replaced, its old and new endpoints both count. Default 122880, taken
 	// from the start: 48 bytes each.
 	Slots uint32
+	// LateFlows is the number of UDP flows that have ended and whose replies may
+	// be on the way, of all pods together: default 2048, taken from the start,
+	// about 120 bytes each.
+	LateFlows uint32
 }
 
 func (l Limits) withDefaults() Limits {
@@ -57,6 +61,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Slots == 0 {
 		l.Slots = 122880
+	}
+	if l.LateFlows == 0 {
+		l.LateFlows = 2048
 	}
 	return l
 }

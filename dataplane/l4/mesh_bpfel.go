@@ -32,7 +32,7 @@ type meshFlow struct {
 type meshFlows struct {
 	_         structs.HostLayout
 	Clock     uint32
-	At        uint32
+	Last      uint32
 	Connected meshFlow
 	Sent      [16]meshFlow
 }
@@ -110,7 +110,6 @@ const (
 	meshMeshSizePOD_PLACES    meshMeshSize = 32768
 	meshMeshSizeORIGIN_PLACES meshMeshSize = 8192
 	meshMeshSizeFLOWS         meshMeshSize = 16
-	meshMeshSizeLATE_FLOWS    meshMeshSize = 2048
 )
 
 type meshOriginPlace struct {
@@ -164,6 +163,7 @@ const (
 	meshVarCfgAbi            = "cfg_abi"
 	meshVarCfgExit           = "cfg_exit"
 	meshVarCfgFrontendFlag   = "cfg_frontend_flag"
+	meshVarCfgHalvings       = "cfg_halvings"
 	meshVarCfgKeepPeer       = "cfg_keep_peer"
 	meshVarCfgPlaces         = "cfg_places"
 	meshVarCfgSetRetval      = "cfg_set_retval"
@@ -247,6 +247,7 @@ type meshVariableSpecs struct {
 	CfgAbi          *ebpf.VariableSpec `ebpf:"cfg_abi"`
 	CfgExit         *ebpf.VariableSpec `ebpf:"cfg_exit"`
 	CfgFrontendFlag *ebpf.VariableSpec `ebpf:"cfg_frontend_flag"`
+	CfgHalvings     *ebpf.VariableSpec `ebpf:"cfg_halvings"`
 	CfgKeepPeer     *ebpf.VariableSpec `ebpf:"cfg_keep_peer"`
 	CfgPlaces       *ebpf.VariableSpec `ebpf:"cfg_places"`
 	CfgSetRetval    *ebpf.VariableSpec `ebpf:"cfg_set_retval"`
@@ -307,6 +308,7 @@ type meshVariables struct {
 	CfgAbi          *ebpf.Variable `ebpf:"cfg_abi"`
 	CfgExit         *ebpf.Variable `ebpf:"cfg_exit"`
 	CfgFrontendFlag *ebpf.Variable `ebpf:"cfg_frontend_flag"`
+	CfgHalvings     *ebpf.Variable `ebpf:"cfg_halvings"`
 	CfgKeepPeer     *ebpf.Variable `ebpf:"cfg_keep_peer"`
 	CfgPlaces       *ebpf.Variable `ebpf:"cfg_places"`
 	CfgSetRetval    *ebpf.Variable `ebpf:"cfg_set_retval"`

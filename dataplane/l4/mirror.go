@@ -65,12 +65,17 @@ func (m *mirror) putSet(id setID, n uint32) {
 // dropLoose makes the ranges of sets that no frontend names free.
 func (m *mirror) dropLoose() {
 	for id := range m.loose {
-		n := m.sizes[id]
-		m.slots -= n
-		delete(m.sizes, id)
-		m.ranges.give(span{id.set, n})
+		m.dropSet(id)
 	}
-	clear(m.loose)
+}
+
+// dropSet makes the range of a set that no frontend names free.
+func (m *mirror) dropSet(id setID) {
+	n := m.sizes[id]
+	m.slots -= n
+	delete(m.sizes, id)
+	delete(m.loose, id)
+	m.ranges.give(span{id.set, n})
 }
 
 // found records a frontend, and its set, as they were read from the kernel.
@@ -81,7 +86,6 @@ func (m *mirror) found(k meshFrontendKey, v meshFrontend) error {
 			return fmt.Errorf("frontend %s: slots %s are out of range or of another set", keyString(k), id)
 		}
 		m.putSet(id, v.Slots)
-		m.lastGeneration = max(m.lastGeneration, v.Generation)
 	}
 	m.putFront(k, v)
 	return nil

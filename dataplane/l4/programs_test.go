@@ -79,3 +79,22 @@ func helperCalls(tb testing.TB, prog *ebpf.Program) int {
 	}
 	return n
 }
+
+// verifiedAtMost is what the verifier may have to look at for one program: small
+// enough for every kernel, and so that Open takes no time.
+const verifiedAtMost = 12_000
+
+func TestVerifierCost(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.BPF, kernel.Cgroup2Mount)
+	trials, err := Trials()
+	must(t, err)
+	for _, p := range trials {
+		if p.Outcome == kernel.Fails {
+			t.Errorf("%s: %s", p.Name, p.Reason)
+		}
+		if p.Instructions > verifiedAtMost {
+			t.Errorf("%s: the verifier processes %d instructions, at most %d are wanted", p.Name, p.Instructions, verifiedAtMost)
+		}
+		t.Logf("%s: %d instructions", p.Name, p.Instructions)
+	}
+}
