@@ -132,6 +132,10 @@ func traceUses() []kernel.Use {
 	u := kernel.Use{For: "name the kernel's functions", By: "kprobe.multi, kprobe or fentry"}
 	if err := trace.Check(); err != nil {
 		u.By, u.Instead, u.Effect = "", []string{err.Error()}, "duomesh probe refuses --stack and --functions"
+		var none *trace.NoFunctionsError
+		if errors.As(err, &none) {
+			u.Instead = none.Reasons()
+		}
 	}
 	return []kernel.Use{u}
 }

@@ -74,7 +74,7 @@ const (
 // stand attaches programs for a job to functions, by the first of some ways that
 // this kernel has; nil are all.
 func stand(o *objects, from []way, job string, places []place) (a *attached, by string, err error) {
-	var not []error
+	var not []string
 	if from == nil {
 		from = ways
 	}
@@ -86,19 +86,22 @@ func stand(o *objects, from []way, job string, places []place) (a *attached, by 
 		if !kernel.Missing(err) {
 			return nil, "", fmt.Errorf("name functions of the kernel by %s: %w", w.name, err)
 		}
-		not = append(not, fmt.Errorf("%s: %s", w.name, kernel.Innermost(err)))
+		not = append(not, w.name+": "+kernel.Innermost(err))
 	}
 	return nil, "", &NoFunctionsError{not}
 }
 
 // NoFunctionsError says that no program can stand at a function of this kernel.
-type NoFunctionsError struct{ not []error }
+type NoFunctionsError struct{ not []string }
+
+// Reasons are the ways, each with why it is none here.
+func (e *NoFunctionsError) Reasons() []string { return e.not }
 
 // Error implements error.
 func (e *NoFunctionsError) Error() string {
 	s := "this kernel lets no program stand at its functions (no kprobes)"
 	for _, n := range e.not {
-		s += "; " + n.Error()
+		s += "; " + n
 	}
 	return s
 }
