@@ -33,7 +33,7 @@ type Config struct {
 	Full bool
 	// Budget limits what the verifier may process, by program.
 	Budget Budget
-	// Timeout bounds each machine; zero is 25 minutes, or 3 hours where Full.
+	// Timeout bounds each machine; zero is an hour, or 3 hours where Full.
 	Timeout time.Duration
 	// Parallel is how many machines run at a time; zero is one per processor.
 	Parallel int
@@ -61,7 +61,7 @@ const memoryMB = 2048
 func Run(ctx context.Context, c Config) (Report, error) {
 	var report Report
 	if c.Timeout == 0 {
-		c.Timeout = 25 * time.Minute
+		c.Timeout = time.Hour
 		if c.Full {
 			c.Timeout = 3 * time.Hour
 		}
