@@ -76,7 +76,7 @@ func judgement(t JudgeTask, asked netip.AddrPort, l probe.Ledger, connections in
 		connections > 0 && went == connections && accepted == connections && wrong == "" && leaks == 0,
 		"client opened %d, kernel saw %d go via %s, server accepted %d, %d packets to the service address where none may be; %s%s",
 		connections, went, t.Via, accepted, leaks, l.Lost, wrong)
-	if blind := l.Blind(); l.Lost.Total() > 0 || len(blind) > 0 {
+	if blind := l.Blind(); !l.Lost.Whole() || len(blind) > 0 {
 		c.Verdict = report.Inconclusive
 		c.Detail += fmt.Sprintf("; not seen: %v", blind)
 	}

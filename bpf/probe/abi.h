@@ -79,6 +79,13 @@ struct wire_value {
 	__u64 syns;    /* SYN without ACK, retransmissions too */
 };
 
+struct named_key {
+	__be32 dst[4];
+	__be16 dport;
+	__u16 pad; /* always 0 */
+};
+_Static_assert(sizeof(struct named_key) == 20, "named_key is ABI");
+
 /* Counters beside the ring. */
 enum counter {
 	COUNTER_WIRE_FULL, /* packets that found no room in wire */

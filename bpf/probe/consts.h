@@ -12,6 +12,7 @@
 #define ETH_P_IPV6 0x86dd
 #define IP_OFFSET 0x1fff /* fragment offset part of frag_off */
 #define TCP_FLAG_SYN_BYTE 0x02
+#define TCP_FLAG_RST_BYTE 0x04
 #define TCP_FLAG_ACK_BYTE 0x10
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * What applications ask for, read from the arguments of the kernel's own function
  * for connect(): its copy of the address, before any program of a cgroup has
- * changed it, and through io_uring too. UDP and MPTCP do not pass here.
+ * changed it, through io_uring and sendto(MSG_FASTOPEN) too. UDP and MPTCP do not
+ * pass here.
  */
 #ifndef DUOMESH_PROBE_FUNCTION_H
 #define DUOMESH_PROBE_FUNCTION_H

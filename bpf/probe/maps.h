@@ -50,6 +50,16 @@ struct {
 	__type(value, struct wire_value);
 } wire SEC(".maps");
 
+/* named: UDP destinations that are counted by their port whatever its number.
+ * Written by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct named_key);
+	__type(value, __u8);
+} named SEC(".maps");
+
 /* ring_full: events that found no room in the ring, by enum event_kind. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

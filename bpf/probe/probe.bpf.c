@@ -171,7 +171,7 @@ int state_multi(struct pt_regs *ctx)
 	return on_state_raw(sk, state_of(sk), argument(ctx, cfg_arg2));
 }
 
-SEC("fentry/inet_stream_connect")
+SEC("fentry/__inet_stream_connect")
 int BPF_PROG(connect_fentry, struct socket *socket, struct sockaddr *to)
 {
 	function_asked(BPF_CORE_READ(socket, sk), BPF_CORE_READ(socket, state),
@@ -179,13 +179,13 @@ int BPF_PROG(connect_fentry, struct socket *socket, struct sockaddr *to)
 	return 0;
 }
 
-SEC("kprobe/inet_stream_connect")
+SEC("kprobe/__inet_stream_connect")
 int connect_kprobe(struct pt_regs *ctx)
 {
 	return connect_raw(ctx);
 }
 
-SEC("kprobe.multi/inet_stream_connect")
+SEC("kprobe.multi/__inet_stream_connect")
 int connect_multi(struct pt_regs *ctx)
 {
 	return connect_raw(ctx);

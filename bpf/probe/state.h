@@ -68,6 +68,24 @@ static __always_inline bool missed(const struct sock *sk, int old, int new)
 	return true;
 }
 
+static __always_inline void read_addresses(struct event *e,
+					   const struct sock *sk)
+{
+	const struct inet_sock *inet = (const struct inet_sock *)sk;
+
+	e->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	e->sport = BPF_CORE_READ(inet, inet_sport);
+	e->dport = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	if (e->family == AF_INET6 &&
+	    bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
+		BPF_CORE_READ_INTO(&e->src, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&e->dst, sk, __sk_common.skc_v6_daddr);
+		return;
+	}
+	map_v4(e->src, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+	map_v4(e->dst, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+}
+
 /* on_state reports a change of state of sk; NULL where it is not of interest.
  * The caller adds the cookie, which hooks get in different ways, and submits. */
 static __always_inline struct event *on_state(const struct sock *sk, int old,

@@ -2,8 +2,8 @@
 /*
  * What applications ask for, where no program can be attached to their cgroup:
  * read from the arguments of connect(2). Weaker than the cgroup program: the
- * memory is the application's and may change, io_uring does not pass here, and a
- * socket that nobody asked for its cookie has none yet.
+ * memory is the application's and may change, io_uring and sendto(MSG_FASTOPEN) do
+ * not pass here, and a socket that nobody asked for its cookie has none yet.
  */
 #ifndef DUOMESH_PROBE_SYSCALL_H
 #define DUOMESH_PROBE_SYSCALL_H

@@ -110,6 +110,14 @@ static __always_inline bool has_no_ports(__u8 protocol)
  * long as nobody changed it. */
 #define EPHEMERAL_PORT 32768
 
+static __always_inline bool is_named(const struct packet *p)
+{
+	struct named_key key = { .dport = p->dport };
+
+	__builtin_memcpy(key.dst, p->dst, sizeof(key.dst));
+	return bpf_map_lookup_elem(&named, &key);
+}
+
 /* is_reply guesses whether a packet goes back to a client: not to a port that a
  * SYN opened on this link, not to a UDP port that is somebody's by name. */
 static __always_inline bool is_reply(const struct packet *p)
@@ -118,7 +126,7 @@ static __always_inline bool is_reply(const struct packet *p)
 	case IPPROTO_TCP:
 		return !p->syn;
 	case IPPROTO_UDP:
-		return bpf_ntohs(p->dport) >= EPHEMERAL_PORT;
+		return bpf_ntohs(p->dport) >= EPHEMERAL_PORT && !is_named(p);
 	}
 	return false;
 }

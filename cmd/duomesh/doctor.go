@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/trace"
 )
 
 func newDoctorCmd() *cobra.Command {
@@ -79,7 +81,12 @@ func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
 	if d.Judge, err = probe.Trials(); err != nil {
 		return d, err
 	}
-	d.Uses = append(engineUses(d.Features), judgeUses(ctx)...)
+	tracing, err := trace.Trials()
+	if err != nil {
+		return d, err
+	}
+	d.Judge = append(d.Judge, tracing...)
+	d.Uses = slices.Concat(engineUses(d.Features), judgeUses(ctx), traceUses())
 	return d, nil
 }
 
@@ -98,7 +105,39 @@ func engineUses(features []kernel.Trial) []kernel.Use {
 		refusal.By, refusal.Instead = "return value of the program", []string{why}
 		refusal.Effect = "the application gets EPERM, not ECONNREFUSED"
 	}
-	return []kernel.Use{engine, refusal}
+	return append([]kernel.Use{engine, refusal}, datagramUses(features)...)
+}
+
+// datagramUses say what becomes of UDP: the engine opens only where it can redirect
+// datagrams and their answers, and ends the sockets of endpoints that left where the
+// kernel lets it.
+func datagramUses(features []kernel.Trial) []kernel.Use {
+	redirect := kernel.Use{For: "redirect datagrams", By: "cgroup programs at sendmsg() and recvmsg()"}
+	for _, f := range []kernel.Feature{kernel.CgroupSendmsg, kernel.CgroupRecvmsg} {
+		if why := lack(features, f); why != "" {
+			redirect.By, redirect.Effect = "", "UDP that names its address in each send is left to the network"
+			redirect.Instead = append(redirect.Instead, why)
+		}
+	}
+	end := kernel.Use{For: "end UDP sockets of a removed endpoint", By: "bpf_sock_destroy"}
+	if why := lack(features, kernel.SockDestroy); why != "" {
+		end.By, end.Instead = "", []string{why}
+		end.Effect = "a connected UDP socket keeps the endpoint that it has until it is closed"
+	}
+	return []kernel.Use{redirect, end}
+}
+
+// traceUses say what can be named of the kernel's own doing.
+func traceUses() []kernel.Use {
+	u := kernel.Use{For: "name the kernel's functions", By: "kprobe.multi, kprobe or fentry"}
+	if err := trace.Check(); err != nil {
+		u.By, u.Instead, u.Effect = "", []string{err.Error()}, "duomesh probe refuses --stack and --functions"
+		var none *trace.NoFunctionsError
+		if errors.As(err, &none) {
+			u.Instead = none.Reasons()
+		}
+	}
+	return []kernel.Use{u}
 }
 
 // lack says why a feature does not work, or "".

@@ -29,6 +29,10 @@ type probeFlags struct {
 	limit     int
 	udp       bool
 	ring      int
+	by        []string
+	stack     bool
+	drops     bool
+	functions []string
 }
 
 func newProbeCmd() *cobra.Command {
@@ -42,7 +46,9 @@ func newProbeCmd() *cobra.Command {
 			"network namespace is watched. Exit code 3: something was missed.",
 		Example: `  duomesh probe --dst 10.96.0.10:80
   duomesh probe --netns $(pgrep -o nginx) -o json --timeout 10s
-  duomesh probe --pod client --limit 100`,
+  duomesh probe --pod client --limit 100
+  duomesh probe --pod client --stack --drops
+  duomesh probe --functions 'tcp_*' --timeout 10s`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("probe: unexpected argument %q", args[0])
@@ -65,6 +71,10 @@ func newProbeCmd() *cobra.Command {
 	flags.IntVar(&f.limit, "limit", 0, "end after `N` connections; 0: no limit")
 	flags.BoolVar(&f.udp, "udp", false, "also show what UDP sockets ask for")
 	flags.IntVar(&f.ring, "ring", 0, "size in `BYTES` of the event ring, a power of two; 0 takes the default")
+	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated")
+	flags.BoolVar(&f.stack, "stack", false, "also name the kernel's functions that each connection passed from connect to accept (kprobes)")
+	flags.StringArrayVar(&f.functions, "functions", nil, "also count the calls of the kernel's functions that match `GLOB` (kprobes); may be repeated")
+	flags.BoolVar(&f.drops, "drops", false, "also say of packets that the kernel threw away why, where and whose")
 	return cmd
 }
 
@@ -79,13 +89,20 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 		return err
 	}
 	p, err := probe.Open(ctx, targets, probe.Options{
-		UDP: f.udp, RingBytes: f.ring, AllowLate: true,
+		UDP: f.udp, RingBytes: f.ring, By: f.by, AllowLate: true,
 		Log: slog.New(slog.NewTextHandler(errOut, nil)),
 	})
 	if err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	t, err := f.trace(targets)
+	if err != nil {
+		return err
+	}
+	if t != nil {
+		defer func() { err = errors.Join(err, t.Close()) }()
+	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.timeout)
@@ -94,15 +111,15 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 	if err := f.ready(); err != nil {
 		return err
 	}
-	w := &lineWriter{out: out, json: f.output == "json", filter: filter, limit: f.limit}
+	w := &lineWriter{out: out, json: f.output == "json", filter: filter, limit: f.limit, tracing: t}
 	last, err := watch(ctx, p, w)
 	if err != nil {
 		return err
 	}
-	if err := w.summary(errOut, last); err != nil {
+	if err := errors.Join(w.printFunctions(), w.summary(errOut, last), t.summary(errOut)); err != nil {
 		return err
 	}
-	if last.Lost.Total() > 0 {
+	if !last.Lost.Whole() {
 		return gateError{report.ExitInconclusive}
 	}
 	return nil
@@ -124,7 +141,7 @@ func watch(ctx context.Context, p *probe.Probe, w *lineWriter) (probe.Ledger, er
 		if err != nil {
 			return l, err
 		}
-		if err := w.lines(l.Lines, done); err != nil {
+		if err := errors.Join(w.lines(l.Lines, done), w.printDrops()); err != nil {
 			return l, err
 		}
 		if done || w.full() {
@@ -146,6 +163,9 @@ func (f probeFlags) check() (dstFilter, error) {
 	}
 	if f.ring < 0 || f.ring&(f.ring-1) != 0 || (f.ring > 0 && f.ring < os.Getpagesize()) {
 		return dstFilter{}, usagef("--ring %d: must be a power of two, at least one page", f.ring)
+	}
+	if err := probe.CheckProviders(f.by); err != nil {
+		return dstFilter{}, usagef("--by: %w", err)
 	}
 	filter, err := parseDst(f.dst)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/trace"
 )
 
 // probeSchema and probeVersion mark every JSON line of duomesh probe.
@@ -26,6 +27,8 @@ type lineWriter struct {
 	filter  dstFilter
 	limit   int
 	printed int
+	// tracing adds to it; nil: nobody asked.
+	tracing *tracing
 }
 
 func (w *lineWriter) full() bool { return w.limit > 0 && w.printed >= w.limit }
@@ -48,10 +51,16 @@ func (w *lineWriter) lines(lines []probe.Line, all bool) error {
 }
 
 func (w *lineWriter) line(l probe.Line) error {
-	if w.json {
-		return json.NewEncoder(w.out).Encode(jsonLine(l))
+	calls, err := w.tracing.calls(l)
+	if err != nil {
+		return err
 	}
-	_, err := fmt.Fprintln(w.out, textLine(l))
+	if w.json {
+		c := jsonLine(l)
+		c.Calls = calls
+		return json.NewEncoder(w.out).Encode(c)
+	}
+	_, err = fmt.Fprintln(w.out, textLine(l)+waterfall(calls))
 	return err
 }
 
@@ -131,6 +140,7 @@ type connectionJSON struct {
 	EstablishedAt int64          `json:"established_ns,omitempty"`
 	ReleasedAt    int64          `json:"released_ns,omitempty"`
 	ClosedAt      int64          `json:"closed_ns,omitempty"`
+	Calls         []trace.Call   `json:"calls,omitempty"`
 }
 
 func jsonLine(l probe.Line) connectionJSON {

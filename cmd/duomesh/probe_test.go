@@ -184,6 +184,7 @@ func TestProbeBadInput(t *testing.T) {
 		"no pod \"x\"":         {"--pod", "x", "--run-dir", t.TempDir()},
 		"--output yaml":        {"-o", "yaml"},
 		"--ring 5":             {"--ring", "5"},
+		"--by: provider eyes":  {"--by", "eyes"},
 		"--limit -1":           {"--limit", "-1"},
 		"--timeout -1s":        {"--timeout", "-1s"},
 		"argument \"surplus\"": {"surplus"},
@@ -225,5 +226,71 @@ func TestTextLine(t *testing.T) {
 		" wire(pod) 192.0.2.2:8080 failed (ECONNREFUSED) after 100µs"
 	if got := textLine(l); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// What the kernel throws away is told with its pod and connection.
+func TestProbeDrops(t *testing.T) {
+	p := mustProbe(t, "--drops", "-o", "json", "--dst", "127.0.0.1:9")
+	err := kernel.InNetns(p.ns, func() error {
+		c, err := net.Dial("tcp4", "127.0.0.1:9")
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err == nil {
+		t.Fatal("somebody listens")
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.end(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, p.err.String())
+	}
+	var drops []dropJSON
+	var local netip.AddrPort
+	for dec := json.NewDecoder(&p.out); dec.More(); {
+		var line json.RawMessage
+		if err := dec.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		var d dropJSON
+		var c connectionJSON
+		if json.Unmarshal(line, &d) == nil && d.Schema == dropSchema {
+			drops = append(drops, d)
+		} else if json.Unmarshal(line, &c) == nil && c.Role == probe.RoleActive {
+			local = c.Local
+		}
+	}
+	if len(drops) != 1 || drops[0].Reason != "NO_SOCKET" || drops[0].Src != local || drops[0].Pod == "" {
+		t.Errorf("%+v, want one of the connection from %s\n%s", drops, local, p.err.String())
+	}
+}
+
+// Functions of the kernel are named, or refused in one sentence that names what the
+// kernel lacks.
+func TestProbeStack(t *testing.T) {
+	if kernel.Kprobe.Probe() != nil && kernel.Fentry.Probe() != nil {
+		kernel.Require(t, kernel.Root)
+		for _, flag := range []string{"--stack", "--functions=tcp_*"} {
+			cmd := exec.Command("/proc/self/exe", "probe", flag, "--timeout", "1s")
+			cmd.Env = append(os.Environ(), asMainEnv+"=1")
+			out, _ := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "no kprobes") || strings.Count(string(out), "\n") != 1 {
+				t.Errorf("%s: exit code %d, want 2 with a reason in one line:\n%s", flag, cmd.ProcessState.ExitCode(), out)
+			}
+		}
+		return
+	}
+	p := mustProbe(t, "--stack", "--functions", "tcp_v4_connec?", "--limit", "2", "--timeout", "20s")
+	p.visit()
+	if code := p.end(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, p.err.String())
+	}
+	for _, want := range []string{"__inet_stream_connect\n", " inet_csk_accept\n", "tcp_v4_connect called 1 times, 1 of them"} {
+		if !strings.Contains(p.out.String(), want) {
+			t.Errorf("no %q in:\n%s", want, p.out.String())
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/verify"
@@ -30,6 +31,8 @@ type verifyFlags struct {
 	evidence string
 	ring     int
 	single   bool
+	by       []string
+	second   []string
 }
 
 func newVerifyCmd() *cobra.Command {
@@ -55,6 +58,8 @@ func newVerifyCmd() *cobra.Command {
 	flags.StringVar(&f.evidence, "evidence", "out/verify", "`DIR` for the connections of runs that did not pass")
 	flags.IntVar(&f.ring, "judge-ring", 0, "size in `BYTES` of the judge's event ring, a power of two; 0 takes the default")
 	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
+	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated (docs/scenarios.md)")
+	flags.StringArrayVar(&f.second, "second", nil, "also judge by this `PROVIDER`, which must come to the same verdicts; may be repeated")
 	return cmd
 }
 
@@ -87,7 +92,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	fmt.Fprintf(progress, "seed %d\n", f.seed)
 	results := verify.All(ctx, chosen, verify.Options{
 		World: "netsim", Open: openNetsim, Seed: f.seed, Repeat: f.repeat,
-		Evidence: f.evidence, JudgeRing: f.ring,
+		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
 	if err := errors.Join(writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
@@ -110,6 +115,9 @@ func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error)
 	}
 	if f.ring < 0 || f.ring&(f.ring-1) != 0 || (f.ring > 0 && f.ring < os.Getpagesize()) {
 		return nil, usagef("--judge-ring %d: must be a power of two, at least one page", f.ring)
+	}
+	if err := probe.CheckProviders(slices.Concat(f.by, f.second)); err != nil {
+		return nil, usageError{err}
 	}
 	ways := 0
 	for _, given := range []bool{f.all, f.file != "", len(names) > 0} {

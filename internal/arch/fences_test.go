@@ -57,6 +57,11 @@ var floors = []floor{
 		may:   []string{"internal/kernel/..."},
 		never: map[string]string{"dataplane/...": whyJudge, "netsim/...": whyJudge},
 	},
+	{
+		level: 3, pattern: "internal/trace",
+		may:   []string{"internal/kernel/...", "internal/probe/..."},
+		never: map[string]string{"dataplane/...": whyJudge, "netsim/...": whyJudge},
+	},
 	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/..."}},
 
 	{
@@ -117,7 +122,7 @@ var floors = []floor{
 		may: []string{"internal/scenario/...", "internal/report/...", "internal/testsum/...", "internal/kernel/..."},
 		never: map[string]string{
 			"dataplane": whyMachines, "dataplane/l4/...": whyMachines, "internal/probe/...": whyMachines,
-			"netsim/...": whyMachines,
+			"internal/trace": whyMachines, "netsim/...": whyMachines,
 		},
 	},
 	{

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,13 +73,14 @@ func NewDiagnosis() (Diagnosis, error) {
 func (g *Ground) Cgroup() (*os.File, error) { return g.cgroup, g.noCgroup }
 
 // AttachKprobe runs prog at the entry of a kernel function, or at its return,
-// until the closer is closed. A kernel without kprobes is known by Missing.
-func AttachKprobe(symbol string, prog *ebpf.Program, atReturn bool) (io.Closer, error) {
-	attach := kprobe
+// until the closer is closed. The program reads cookie by bpf_get_attach_cookie;
+// one other than 0 needs Linux 5.15. A kernel without kprobes is known by Missing.
+func AttachKprobe(symbol string, prog *ebpf.Program, atReturn bool, cookie uint64) (io.Closer, error) {
+	attach := link.Kprobe
 	if atReturn {
-		attach = kretprobe
+		attach = link.Kretprobe
 	}
-	l, err := attach(symbol, prog)
+	l, err := attach(symbol, prog, &link.KprobeOptions{Cookie: cookie})
 	if err == nil {
 		return l, nil
 	}

@@ -171,21 +171,13 @@ func (g *Ground) Attach(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, 
 func attachKprobe(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
 	atReturn := strings.HasPrefix(spec.SectionName, "kret")
 	if spec.AttachType != ebpf.AttachTraceKprobeMulti {
-		return AttachKprobe(spec.AttachTo, prog, atReturn)
+		return AttachKprobe(spec.AttachTo, prog, atReturn, 0)
 	}
 	o := link.KprobeMultiOptions{Symbols: []string{spec.AttachTo}}
 	if atReturn {
 		return link.KretprobeMulti(prog, o)
 	}
 	return link.KprobeMulti(prog, o)
-}
-
-func kprobe(symbol string, prog *ebpf.Program) (link.Link, error) {
-	return link.Kprobe(symbol, prog, nil)
-}
-
-func kretprobe(symbol string, prog *ebpf.Program) (link.Link, error) {
-	return link.Kretprobe(symbol, prog, nil)
 }
 
 const loopback = 1 // the number of lo in every namespace

@@ -41,17 +41,11 @@ func AttachTracepoint(group, name string, prog *ebpf.Program) (io.Closer, error)
 // tracepointID reads the number of a tracepoint from an instance of tracefs that
 // is mounted nowhere and goes away with its descriptor.
 func tracepointID(group, name string) (uint64, error) {
-	root, err := detachedTracefs()
+	path := "events/" + group + "/" + name + "/id"
+	f, err := OpenTracefs(path)
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(root)
-	path := "events/" + group + "/" + name + "/id"
-	fd, err := unix.Openat(root, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open tracefs file %s: %w", path, err)
-	}
-	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	text, err := io.ReadAll(f)
 	if err != nil {
@@ -62,6 +56,21 @@ func tracepointID(group, name string) (uint64, error) {
 		return 0, fmt.Errorf("read tracefs file %s: %w", path, err)
 	}
 	return id, nil
+}
+
+// OpenTracefs opens a file of tracefs, which need not be mounted. The caller closes
+// it.
+func OpenTracefs(path string) (*os.File, error) {
+	root, err := detachedTracefs()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat(root, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open tracefs file %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // detachedTracefs returns a descriptor of tracefs' root (fsopen(2), Linux 5.2).

@@ -88,8 +88,8 @@ func (c *cgroupRelease) Missed() (uint64, error) { return recursionMisses(c.prog
 func (c *cgroupRelease) Close() error { return c.progs.Release.Close() }
 
 // syscallAsked sees the arguments of connect(2) on the whole machine. It is
-// weaker: the memory is the application's and may change after it was read, UDP
-// sends and io_uring do not pass, and a socket may have no cookie yet.
+// weaker: the memory is the application's and may change after it was read, sends
+// (UDP, MSG_FASTOPEN) and io_uring do not pass, and a socket may have no cookie yet.
 type syscallAsked struct {
 	progs struct {
 		Enter *ebpf.Program `ebpf:"on_enter_connect"`
@@ -113,6 +113,9 @@ func (s *syscallAsked) Open(o *objects, _ Target) (err error) {
 func (*syscallAsked) Watch(Target) (io.Closer, error) { return nil, nil }
 
 func (s *syscallAsked) Missed() (uint64, error) { return recursionMisses(s.progs.Enter) }
+
+// Uncounted: a tracepoint's program before Linux 6.7.
+func (*syscallAsked) Uncounted() bool { return !missesCounted() }
 
 func (s *syscallAsked) Close() error { return errors.Join(s.link.Close(), s.progs.Enter.Close()) }
 

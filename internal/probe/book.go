@@ -75,6 +75,8 @@ type book struct {
 	flows    map[flow]*entry
 	loose    map[origin][]SYN
 	entries  []*entry
+	// events counts all that came, by kind.
+	events [kinds]uint64
 	// ended are addresses of sockets whose last event was their end.
 	ended map[uint64]bool
 }
@@ -89,6 +91,7 @@ func newBook() *book {
 }
 
 func (b *book) add(e *event) {
+	b.events[e.kind]++
 	if b.again(e) {
 		return
 	}
@@ -328,6 +331,9 @@ func (n *entry) setLocal(a netip.AddrPort) {
 
 // snapshot sorts copies of all lines into l.
 func (b *book) snapshot(l *Ledger) {
+	for k, n := range b.events {
+		l.Events[Kind(k)] = n
+	}
 	for _, n := range b.entries {
 		line := n.Line
 		line.Wire = append([]SYN(nil), n.Wire...)

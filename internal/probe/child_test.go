@@ -67,6 +67,8 @@ func (c *client) do(s step) (err error) {
 		return c.tell(s.Do, unix.Connect(c.fd, sockaddr(s.To)))
 	case "send":
 		return c.tell(s.Do, unix.Sendto(c.fd, []byte("x"), 0, sockaddr(s.To)))
+	case "fastopen": // RFC 7413: the data asks for the connection
+		return c.tell(s.Do, unix.Sendto(c.fd, []byte("x"), unix.MSG_FASTOPEN, sockaddr(s.To)))
 	case "unspec":
 		err = disconnect(c.fd)
 	case "reset":

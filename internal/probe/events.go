@@ -85,6 +85,17 @@ func addrPort(words [4]uint32, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(b), binary.BigEndian.Uint16(p[:]))
 }
 
+// wordsOf makes fields in network byte order of an address, IPv4 as v4-mapped.
+func wordsOf(a netip.AddrPort) (words [4]uint32, port uint16) {
+	b := a.Addr().As16()
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	var p [2]byte
+	binary.BigEndian.PutUint16(p[:], a.Port())
+	return words, binary.NativeEndian.Uint16(p[:])
+}
+
 // unmap writes a v4-mapped address as IPv4.
 func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())

@@ -15,7 +15,7 @@ import (
 // The kernel's functions that providers look at.
 const (
 	setState = "tcp_set_state"
-	connect  = "inet_stream_connect"
+	connect  = "__inet_stream_connect" // sendto(MSG_FASTOPEN) comes by it as well
 )
 
 // argumentOffsets are the places of the registers of the first two arguments in
@@ -84,6 +84,7 @@ func (c *connectFentry) Open(o *objects, _ Target) error {
 // first.
 type function struct {
 	prog    *ebpf.Program
+	link    io.Closer
 	closers closers
 }
 
@@ -93,7 +94,7 @@ func (f *function) attach(p *ebpf.Program, attach func(*ebpf.Program) (io.Closer
 	if err != nil {
 		return errors.Join(fmt.Errorf("attach: %w", err), f.Close())
 	}
-	f.closers = append(f.closers, l)
+	f.link, f.closers = l, append(f.closers, l)
 	return nil
 }
 
@@ -101,7 +102,22 @@ func (f *function) attach(p *ebpf.Program, attach func(*ebpf.Program) (io.Closer
 func (*function) Watch(Target) (io.Closer, error) { return nil, nil }
 
 // Missed is the runs that the kernel left out.
-func (f *function) Missed() (uint64, error) { return recursionMisses(f.prog) }
+func (f *function) Missed() (uint64, error) {
+	n, err := recursionMisses(f.prog)
+	if err != nil || f.prog.Type() != ebpf.Kprobe {
+		return n, err
+	}
+	l, ok := f.link.(link.Link)
+	if !ok {
+		return n, nil
+	}
+	more, err := probeMisses(l)
+	return n + more, err
+}
+
+// Uncounted: kprobes before Linux 6.7. The list of misses in tracefs,
+// kprobe_profile, has only kprobes that were made there.
+func (f *function) Uncounted() bool { return f.prog.Type() == ebpf.Kprobe && !missesCounted() }
 
 // Close detaches and unloads.
 func (f *function) Close() error { return f.closers.Close() }
@@ -111,7 +127,7 @@ func attachKprobe(symbol string) func(*ebpf.Program) (io.Closer, error) {
 		if _, known := argumentOffsets[runtime.GOARCH]; !known {
 			return nil, errArguments
 		}
-		return kernel.AttachKprobe(symbol, p, false)
+		return kernel.AttachKprobe(symbol, p, false, 0)
 	}
 }
 

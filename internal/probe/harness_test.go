@@ -179,7 +179,7 @@ func (g *ground) listen(port int) {
 
 // step is one thing that a client process does with its socket.
 type step struct {
-	Do     string         // socket4, socket6, udp4, connect, send, unspec, close, reset, wait, serve
+	Do     string         // socket4, socket6, udp4, connect, send, fastopen, unspec, close, reset, wait, serve
 	To     netip.AddrPort // serve: its port alone
 	Repeat int            // of the whole list, in the first step
 }

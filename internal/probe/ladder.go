@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -73,6 +74,36 @@ func (p Provider) String() string {
 		return s
 	}
 	return s + " (not: " + strings.Join(p.PassedOver, "; ") + ")"
+}
+
+// CheckProviders says which of the names is no provider's.
+func CheckProviders(names []string) error {
+	_, err := choose(ladders(Options{}), names)
+	return err
+}
+
+// choose keeps of each ladder the sensors that are named, where one is.
+func choose(all []ladder, names []string) ([]ladder, error) {
+	known := map[string]bool{}
+	for i, l := range all {
+		var kept []sensor
+		for _, s := range l.sensors {
+			known[s.Name()] = true
+			if slices.Contains(names, s.Name()) {
+				kept = append(kept, s)
+			}
+		}
+		if len(kept) > 0 {
+			all[i].sensors = kept
+		}
+	}
+	for _, n := range names {
+		if !known[n] {
+			return nil, fmt.Errorf("provider %s: unknown, must be one of %s",
+				n, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+	}
+	return all, nil
 }
 
 // climb opens the first sensor that works here. The sensor is nil when none does.

@@ -126,9 +126,12 @@ type Ledger struct {
 	// Unparsed counts packets of which only the address was read; they stand in
 	// Wire under port 0.
 	Unparsed uint64
-	// Lost counts what was missed. Above zero, nothing in this ledger may pass.
+	// Lost counts what was missed. Unless it is whole, nothing in this ledger may
+	// pass.
 	Lost      Lost
 	Providers map[Kind]Provider
+	// Events counts what the providers have reported, by kind.
+	Events map[Kind]uint64
 }
 
 // StraySYN is a SYN without a connection.
@@ -174,6 +177,10 @@ type Lost struct {
 	Missed uint64 `json:"missed"`
 	// Wire counts packets that found no room in the table of counters.
 	Wire uint64 `json:"wire"`
+	// Uncounted names providers of which this kernel may leave out runs and does
+	// not count them: that nothing was missed cannot be said there. Total does
+	// not have it.
+	Uncounted []string `json:"uncounted,omitempty"`
 	// Detached lists the hooks, as "pod: hook", that others took from the judge.
 	// What happens there since is not seen.
 	Detached []string `json:"detached,omitempty"`
@@ -188,8 +195,19 @@ func (l Lost) Total() uint64 {
 	return total
 }
 
+// Whole: nothing was missed, and that is known.
+func (l Lost) Whole() bool { return l.Total() == 0 && len(l.Uncounted) == 0 }
+
 // String says it in one line.
 func (l Lost) String() string {
+	s := l.counted()
+	if len(l.Uncounted) > 0 {
+		s += "; what this kernel kept from " + strings.Join(l.Uncounted, ", ") + " it does not count"
+	}
+	return s
+}
+
+func (l Lost) counted() string {
 	if l.Total() == 0 {
 		return "lost nothing"
 	}

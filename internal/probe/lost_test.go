@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf/btf"
 )
 
 // never is longer than a test: a reader that does not come.
@@ -86,5 +88,40 @@ func TestClosed(t *testing.T) {
 	}
 	if err := p.Add(g.clientTarget()); err == nil {
 		t.Error("a closed probe watches")
+	}
+}
+
+// A kernel that does not count what it leaves out lets nothing be said.
+func TestUncountedIsNotWhole(t *testing.T) {
+	if l := (Lost{}); !l.Whole() || l.String() != "lost nothing" {
+		t.Errorf("%s", l)
+	}
+	l := Lost{Uncounted: []string{"kprobe/tcp_set_state"}}
+	if l.Whole() || l.Total() != 0 || !strings.Contains(l.String(), "kprobe/tcp_set_state it does not count") {
+		t.Errorf("%s", l)
+	}
+	if l := (Lost{Missed: 1}); l.Whole() {
+		t.Errorf("%s", l)
+	}
+}
+
+// A member is found at any depth, and only under its name.
+func TestHasMember(t *testing.T) {
+	deep := &btf.Struct{Members: []btf.Member{{Name: "a", Type: &btf.Union{Members: []btf.Member{
+		{Name: "b", Type: &btf.Struct{Members: []btf.Member{{Name: "missed", Type: &btf.Int{}}}}},
+	}}}}}
+	if !hasMember(deep, "missed") || hasMember(deep, "counted") {
+		t.Error("not found, or what is not there is")
+	}
+}
+
+// Chosen providers are the only ones of their kind; the others keep theirs.
+func TestChooseProviders(t *testing.T) {
+	all, err := choose(ladders(Options{}), []string{"raw_tp/inet_sock_set_state"})
+	if err != nil || len(all[0].sensors) < 2 || len(all[2].sensors) != 1 || all[2].sensors[0].Name() != "raw_tp/inet_sock_set_state" {
+		t.Errorf("%v, %v", all, err)
+	}
+	if err := CheckProviders([]string{"eyes"}); err == nil || !strings.Contains(err.Error(), "provider eyes: unknown") {
+		t.Errorf("got %v", err)
 	}
 }

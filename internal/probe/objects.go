@@ -2,11 +2,12 @@ package probe
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 )
 
-//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -type event -type event_kind -type hook -type counter -type link_key -type link_value -type wire_key -type wire_value probe ../../bpf/probe/probe.bpf.c -- -I../../bpf/include
+//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -type event -type event_kind -type hook -type counter -type link_key -type link_value -type wire_key -type wire_value -type named_key probe ../../bpf/probe/probe.bpf.c -- -I../../bpf/include
 
 // objects owns the maps that all programs of one Probe share, and loads programs
 // one provider at a time.
@@ -38,17 +39,34 @@ func newObjects(o Options) (*objects, error) {
 // load loads the programs that the fields of into name, a pointer to a struct as
 // [ebpf.CollectionSpec.LoadAndAssign] takes it, and no other.
 func (o *objects) load(into any) error {
-	shared := map[string]*ebpf.Map{
+	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: o.shared()})
+}
+
+// shared are the maps by name.
+func (o *objects) shared() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
 		probeMapClasses:  o.maps.Classes,
 		probeMapCounters: o.maps.Counters,
 		probeMapEvents:   o.maps.Events,
 		probeMapLinks:    o.maps.Links,
+		probeMapNamed:    o.maps.Named,
 		probeMapRingFull: o.maps.RingFull,
 		probeMapTaken:    o.maps.Taken,
 		probeMapWatched:  o.maps.Watched,
 		probeMapWire:     o.maps.Wire,
 	}
-	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: shared})
+}
+
+// name makes UDP destinations count by their port.
+func (o *objects) name(to []netip.AddrPort) error {
+	for _, a := range to {
+		var key probeNamedKey
+		key.Dst, key.Dport = wordsOf(a)
+		if err := o.maps.Named.Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("write %s to map %s: %w", a, probeMapNamed, err)
+		}
+	}
+	return nil
 }
 
 func (o *objects) Close() error { return o.maps.Close() }

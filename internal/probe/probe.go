@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -26,6 +27,12 @@ type Options struct {
 	// WireEntries is the number of {link, direction, destination} counters; 0
 	// is 65536, which take about 6 MB.
 	WireEntries uint32
+	// Named are UDP destinations that are counted by their port though Linux might
+	// give that port to a client (see [WireCount.Dst]).
+	Named []netip.AddrPort
+	// By lists providers by name, as [Provider.Name]; of the kinds of events that
+	// they report no other is tried. Empty: the best.
+	By []string
 	// UDP also reports what UDP sockets ask for, by connect and by send.
 	UDP bool
 	// AllowLate goes on, with a warning, where other programs see a connect
@@ -106,7 +113,11 @@ func Open(ctx context.Context, targets []Target, o Options) (*Probe, error) {
 			return nil, err
 		}
 	}
-	return open(ctx, targets, o, ladders(o))
+	chosen, err := choose(ladders(o), o.By)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, targets, o, chosen)
 }
 
 func open(ctx context.Context, targets []Target, o Options, ladders []ladder) (_ *Probe, err error) {
@@ -126,6 +137,9 @@ func open(ctx context.Context, targets []Target, o Options, ladders []ladder) (_
 		return nil, err
 	}
 	p.closers = append(p.closers, p.objects)
+	if err := p.objects.name(o.Named); err != nil {
+		return nil, err
+	}
 	var trial Target
 	if len(targets) > 0 {
 		trial = targets[0]
@@ -240,7 +254,7 @@ func (p *Probe) ledger(ctx context.Context, forget bool) (Ledger, error) {
 	if err := ctx.Err(); err != nil {
 		return Ledger{}, err
 	}
-	l := Ledger{Providers: p.Providers()}
+	l := Ledger{Providers: p.Providers(), Events: map[Kind]uint64{}}
 	detached, err := p.noticed()
 	if err != nil {
 		return Ledger{}, fmt.Errorf("what the judge is attached to: %w", err)

@@ -80,6 +80,13 @@ type probeLinkValue struct {
 	Pod  uint32
 }
 
+type probeNamedKey struct {
+	_     structs.HostLayout
+	Dst   [4]uint32
+	Dport uint16
+	Pad   uint16
+}
+
 type probeWireKey struct {
 	_        structs.HostLayout
 	Link     uint32
@@ -103,6 +110,7 @@ const (
 	probeMapCounters          = "counters"
 	probeMapEvents            = "events"
 	probeMapLinks             = "links"
+	probeMapNamed             = "named"
 	probeMapRingFull          = "ring_full"
 	probeMapTaken             = "taken"
 	probeMapWatched           = "watched"
@@ -208,6 +216,7 @@ type probeMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
 	Links    *ebpf.MapSpec `ebpf:"links"`
+	Named    *ebpf.MapSpec `ebpf:"named"`
 	RingFull *ebpf.MapSpec `ebpf:"ring_full"`
 	Taken    *ebpf.MapSpec `ebpf:"taken"`
 	Watched  *ebpf.MapSpec `ebpf:"watched"`
@@ -249,6 +258,7 @@ type probeMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Events   *ebpf.Map `ebpf:"events"`
 	Links    *ebpf.Map `ebpf:"links"`
+	Named    *ebpf.Map `ebpf:"named"`
 	RingFull *ebpf.Map `ebpf:"ring_full"`
 	Taken    *ebpf.Map `ebpf:"taken"`
 	Watched  *ebpf.Map `ebpf:"watched"`
@@ -261,6 +271,7 @@ func (m *probeMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Links,
+		m.Named,
 		m.RingFull,
 		m.Taken,
 		m.Watched,

@@ -106,9 +106,9 @@ type WireCount struct {
 	// the first of them.
 	Protocol uint8 `json:"protocol"`
 	// Dst has port 0 for what has no port, for all TCP packets to ports that no
-	// SYN opened on this link, and for UDP packets to ports from 32768 on:
-	// replies, mostly. So the packets to an address are exactly those of all its
-	// ports together.
+	// SYN opened on this link, and for UDP packets to ports from 32768 on that
+	// Options.Named does not have: replies, mostly. So the packets to an address
+	// are exactly those of all its ports together.
 	Dst netip.AddrPort `json:"dst"`
 	// Packets counts segments: a GSO packet counts as what it will become.
 	Packets uint64 `json:"packets"`

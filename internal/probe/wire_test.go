@@ -127,3 +127,27 @@ func TestWireDatagramsShareAnEntry(t *testing.T) {
 	}
 	same(t, sent, map[Side]uint64{SidePod: n, SideHost: n})
 }
+
+// But for the destinations that are named: they have their own entry, whatever
+// the port, and only there.
+func TestWireNamedDatagrams(t *testing.T) {
+	const n, port = 20, 40000
+	g := newGround(t)
+	named := []netip.AddrPort{at(server4, port), at(server6, port+1)}
+	p := g.open(Options{Named: named})
+	steps := []step{{Do: "udp4"}}
+	for range n {
+		steps = append(steps, step{Do: "send", To: at(server4, port)}, step{Do: "send", To: at(server4, port+1)},
+			step{Do: "send", To: at(vip4, port)})
+	}
+	g.run(append(steps, step{Do: "close"}))
+	l := settle(t, p)
+	lossless(t, l)
+	sent := map[netip.AddrPort]uint64{}
+	for _, w := range l.Wire {
+		if w.Direction == Out && w.Side == SidePod && w.Protocol == unix.IPPROTO_UDP {
+			sent[w.Dst] += w.Packets
+		}
+	}
+	same(t, sent, map[netip.AddrPort]uint64{at(server4, port): n, at(server4, 0): n, at(vip4, 0): n})
+}

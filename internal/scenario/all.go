@@ -29,6 +29,7 @@ func All() []Scenario {
 		udp("udp/unconnected/90-10", "one unconnected UDP socket in ten talks to v2, and sees its answers come from the service", true, IPv4),
 		udp("udp/ipv6/90-10", "the same over IPv6", true, IPv6),
 		udp("udp/v4-mapped/90-10", "the same from IPv6 sockets that send to IPv4", true, Mapped),
+		udpHighPort(),
 		udpSticky(),
 		udpNoEndpoint(),
 		udpUndeclaredPort(),

@@ -30,6 +30,24 @@ func udp(name, summary string, unconnected bool, f Family) Scenario {
 	}
 }
 
+// udpHighPort is a service on a port that Linux may give to a client by itself,
+// before pods that serve on such a one.
+func udpHighPort() Scenario {
+	const port, target = 40053, 50053
+	s := udp("udp/high-port/90-10", "the same on ports that Linux also gives to clients", true, IPv4)
+	s.Objects.Services[0].Ports = []Port{{Port: port, Target: target, Protocol: UDP}}
+	for i := range s.Topology.Nodes {
+		for j, p := range s.Topology.Nodes[i].Pods {
+			if len(p.ServeUDP) > 0 {
+				s.Topology.Nodes[i].Pods[j].ServeUDP = []uint16{target}
+			}
+		}
+	}
+	load := &s.Phases[0].Loads[0]
+	load.To.Port, load.Want.Port = port, target
+	return s
+}
+
 func udpSticky() Scenario {
 	load := func(from string, unconnected bool) Load {
 		return Load{

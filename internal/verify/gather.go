@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +22,8 @@ type evidence struct {
 	// those before it: servers report since the world opened.
 	known  map[uint64]bool
 	ledger ledger
+	// second is what other providers saw of the same; nil where none was asked.
+	second *ledger
 	pods   map[string]scenario.PodHandle
 	change window
 	// history is which objects nodes had while they were churned; nil where the
@@ -85,17 +86,33 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	if err := g.handles(&e); err != nil {
 		return evidence{}, err
 	}
-	judge, err := openJudge(ctx, e.pods, slices.ContainsFunc(ph.Loads, isUDP), g.options)
+	options, err := g.watched(ph, &e)
+	if err != nil {
+		return evidence{}, err
+	}
+	judge, err := openJudge(ctx, e.pods, options)
 	if err != nil {
 		return evidence{}, err
 	}
 	defer judge.Close()
+	second, err := g.openSecond(ctx, e.pods, options)
+	if err != nil {
+		return evidence{}, err
+	}
+	if second != nil {
+		defer second.Close()
+	}
 	before := g.forwarded(ctx)
 	if err := g.drive(ctx, ph, &e); err != nil {
 		return evidence{}, err
 	}
 	e.forwarded = g.forwarded(ctx).since(before)
-	return e, g.collect(ctx, judge, &e)
+	if err := g.collect(ctx, judge, &e); err != nil || second == nil {
+		return e, err
+	}
+	again, err := second.ledger(ctx)
+	e.second = &again
+	return e, err
 }
 
 func (g *gatherer) handles(e *evidence) error {

@@ -29,16 +29,53 @@ type ledger struct {
 	passive map[socket][]probe.Line
 }
 
-func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, udp bool, o Options) (*judge, error) {
+func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, o probe.Options) (*judge, error) {
 	var targets []probe.Target
 	for _, h := range pods {
 		targets = append(targets, target(h))
 	}
-	p, err := probe.Open(ctx, targets, probe.Options{RingBytes: o.JudgeRing, UDP: udp, Log: o.Log})
+	p, err := probe.Open(ctx, targets, o)
 	if err != nil {
 		return nil, fmt.Errorf("open the judge: %w", err)
 	}
 	return &judge{p}, nil
+}
+
+// watched are the options of the judge of a phase.
+func (g *gatherer) watched(ph scenario.Phase, e *evidence) (probe.Options, error) {
+	o := probe.Options{RingBytes: g.options.JudgeRing, By: g.options.By, Log: g.options.Log}
+	for i, l := range ph.Loads {
+		if !isUDP(l) {
+			continue
+		}
+		o.UDP = true
+		asked, err := g.world.Resolve(l.To)
+		if err != nil {
+			return o, fmt.Errorf("load %d: %w", i+1, err)
+		}
+		o.Named = append(o.Named, asked)
+	}
+	if o.UDP {
+		o.Named = append(o.Named, e.datagramServers(g.topology)...)
+	}
+	return o, nil
+}
+
+// datagramServers are the addresses where the pods serve UDP.
+func (e *evidence) datagramServers(t scenario.Topology) []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, n := range t.Nodes {
+		for _, p := range n.Pods {
+			for _, port := range p.ServeUDP {
+				for _, a := range []netip.Addr{e.pods[p.Name].IPv4, e.pods[p.Name].IPv6} {
+					if a.IsValid() {
+						all = append(all, netip.AddrPortFrom(a, port))
+					}
+				}
+			}
+		}
+	}
+	return all
 }
 
 func target(h scenario.PodHandle) probe.Target {
@@ -97,7 +134,7 @@ func (e *evidence) checkLost() report.Check {
 	if len(blind) > 0 {
 		c.Detail += fmt.Sprintf("; nothing on this kernel sees %v", blind)
 	}
-	if e.ledger.Lost.Total() > 0 || len(blind) > 0 {
+	if !e.ledger.Lost.Whole() || len(blind) > 0 {
 		c.Verdict = report.Inconclusive
 	}
 	return c

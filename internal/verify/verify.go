@@ -32,6 +32,10 @@ type Options struct {
 	// JudgeRing is the size of the judge's event ring in bytes; 0 takes the
 	// judge's default.
 	JudgeRing int
+	// By names the providers that the judge is to use; empty: the best that there
+	// are. Second names those of a second judge, which watches the same and must
+	// come to the same verdicts; empty: there is none.
+	By, Second []string
 	// Done is told of each run as it ends; nil means nobody.
 	Done func(report.Result)
 	// Log is handed to the judge; nil discards.
@@ -119,6 +123,7 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 			return fmt.Errorf("phase %d: %w", i+1, err)
 		}
 		judged, checks := e.judge()
+		checks = append(checks, e.compare(checks, o.Second)...)
 		if len(s.Phases) > 1 {
 			checks = inPhase(i+1, checks)
 		}

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -23,10 +24,12 @@ const compatibilityTail = `
 | lacking | what happens |
 |---|---|
 | set_retval (before 5.18) | a refused connection gets EPERM instead of ECONNREFUSED |
-| cgroup getpeername (before 5.8) | the engine does not open with the default options; with HidePeer it does |
+| cgroup getpeername (before 5.8) | the engine does not open with the default options, naming it; with HidePeer it does |
 | netns cookie (before 5.14) | pods cannot be enrolled: the engine refuses, naming it |
+| sock_destroy (before 6.5) | a connected UDP socket keeps the endpoint that it has, also one that has left, until it is closed |
+| counts of missed kprobes and tracepoints (before 6.7) | where the judge has nothing better than these, it says so and its verdicts are inconclusive |
 | tcx (before 6.6) | the judge counts packets by a clsact filter |
-| kprobe.multi, kprobe, fentry | the judge observes by tp_btf or raw_tp; functions of the kernel cannot be named |
+| kprobe.multi, kprobe, fentry | the judge observes by tp_btf or raw_tp; duomesh probe refuses --stack and --functions |
 | BTF | the engine works whole; the judge and what needs it (verify, probe) refuse, naming it |
 | MPTCP | such sockets cannot be made, so there are none to redirect |
 
@@ -35,13 +38,21 @@ balancer addresses that the workload API does not name. Such connections pass as
 they are.
 `
 
+const featuresHead = `
+## Features
+
+The release is that in which Linux got it: seen where one of these kernels has it and
+an older one lacks it, else as the kernel's documentation and history say.
+
+`
+
 // WriteCompatibility writes docs/compatibility.md from what was found.
 func WriteCompatibility(path string, kernels []Diagnosed) error {
 	var b strings.Builder
 	b.WriteString(compatibilityHead)
 	b.WriteString("\n## Kernels\n\n")
 	markdown(&b, []string{"name", "release", "architecture"}, kernelRows(kernels))
-	b.WriteString("\n## Features\n\nThe release is that in which Linux got it.\n\n")
+	b.WriteString(featuresHead)
 	markdown(&b, heads("feature", "since", kernels), featureRowsSince(kernels))
 	b.WriteString("\n## Programs\n\nBeside the mark: instructions that the verifier processed.\n\n")
 	markdown(&b, heads("program", "", kernels), plainRows(programRows(kernels)))
@@ -90,10 +101,50 @@ func featureRowsSince(kernels []Diagnosed) [][]string {
 	}
 	var all [][]string
 	for _, r := range featureRows(kernels) {
-		all = append(all, append([]string{r.name, since[r.name]}, r.cells...))
+		all = append(all, append([]string{r.name, confirmed(since[r.name], r.name, kernels)}, r.cells...))
 	}
 	return all
 }
+
+// confirmed says of a documented release what was seen: the last older kernel that
+// lacks the feature and the first one since then that has it.
+func confirmed(since, feature string, kernels []Diagnosed) string {
+	if since == "" {
+		return ""
+	}
+	var before, after version
+	for _, k := range kernels {
+		v := versionOf(k.Diagnosis.Kernel)
+		for _, t := range k.Features {
+			switch {
+			case t.Name != feature:
+			case t.Outcome == kernel.Lacks && v.compare(versionOf(since)) < 0 && v.compare(before) > 0:
+				before = v
+			case t.Outcome == kernel.Works && (after == version{} || v.compare(after) < 0):
+				after = v
+			}
+		}
+	}
+	if before == (version{}) || after == (version{}) {
+		return since + " (documented)"
+	}
+	return fmt.Sprintf("%s (seen: not in %s, in %s)", since, before, after)
+}
+
+// version is a kernel's, without its patch level.
+type version struct{ major, minor int }
+
+func versionOf(release string) version {
+	var v version
+	_, _ = fmt.Sscanf(release, "%d.%d", &v.major, &v.minor) // else it is 0.0
+	return v
+}
+
+func (v version) compare(o version) int {
+	return cmp.Or(cmp.Compare(v.major, o.major), cmp.Compare(v.minor, o.minor))
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
 
 func plainRows(rows []matrixRow) [][]string {
 	var all [][]string

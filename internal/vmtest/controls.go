@@ -34,8 +34,15 @@ var controls = []control{
 	{"a machine that ends early is a failure", guest.PowerOff, 2 * time.Minute, "it ended without having said that it was done, while it ran " + guest.PowerOff},
 }
 
-// controls runs them on one kernel.
-func (r *runner) controls(ctx context.Context, k Kernel, tree Tree) ([]testsum.Case, error) {
+// controls runs them on one kernel. Where that cannot be had, its own run says so.
+func (r *runner) controls(ctx context.Context, k Kernel) ([]testsum.Case, error) {
+	tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
+	if err != nil {
+		return nil, ctx.Err()
+	}
+	if err := r.accelerate(ctx, tree); err != nil {
+		return nil, err
+	}
 	var cases []testsum.Case
 	for _, c := range controls {
 		start := time.Now()

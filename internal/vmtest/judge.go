@@ -57,11 +57,11 @@ func (j *judge) run(ctx context.Context, p program, r *result) []testsum.Case {
 	if r.problem != "" && !p.test {
 		return []testsum.Case{j.fail(p.name, r.problem, r.output)}
 	}
-	switch p.name {
-	case doctorRun:
+	switch {
+	case p.name == doctorRun:
 		return j.doctor(r)
-	case verifyRun:
-		return j.scenarios(r)
+	case p.name == verifyRun, strings.HasPrefix(p.name, judgedBy):
+		return j.scenarios(p.name, r)
 	}
 	return j.tests(ctx, p, r)
 }
@@ -97,7 +97,7 @@ func (j *judge) tests(ctx context.Context, p program, r *result) []testsum.Case 
 func lastPart(s string) string { return s[max(0, len(s)-4000):] }
 
 // scenarios reads the JSON lines of `duomesh verify`.
-func (j *judge) scenarios(r *result) []testsum.Case {
+func (j *judge) scenarios(run string, r *result) []testsum.Case {
 	var cases []testsum.Case
 	lines := bufio.NewScanner(strings.NewReader(r.output))
 	lines.Buffer(nil, len(r.output)+1)
@@ -106,18 +106,18 @@ func (j *judge) scenarios(r *result) []testsum.Case {
 		if !strings.HasPrefix(lines.Text(), "{") || json.Unmarshal(lines.Bytes(), &one) != nil || one.Scenario == "" {
 			continue // what it says for people
 		}
-		cases = append(cases, scenarioCase(j.kernel.suite(verifyRun), one))
+		cases = append(cases, scenarioCase(j.kernel.suite(run), one))
 	}
 	if len(cases) == 0 && r.exit == report.ExitUsage {
 		// The judge cannot work on this kernel: refused, by name. Whether that
 		// is as it should be, settle decides.
 		return []testsum.Case{{
-			Package: j.kernel.suite(verifyRun), Name: "(all)", Outcome: testsum.Skipped,
+			Package: j.kernel.suite(run), Name: "(all)", Outcome: testsum.Skipped,
 			Reason: "NOT RUN: " + strings.TrimSpace(lastPart(r.output)),
 		}}
 	}
 	if len(cases) == 0 {
-		return []testsum.Case{j.fail(verifyRun, "it judged no scenario", lastPart(r.output))}
+		return []testsum.Case{j.fail(run, "it judged no scenario", lastPart(r.output))}
 	}
 	return cases
 }

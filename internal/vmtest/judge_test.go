@@ -143,13 +143,13 @@ func TestScenariosAndDoctorOutput(t *testing.T) {
 {"scenario":"c","verdict":"inconclusive","reason":"lost"}
 {"scenario":"d","verdict":"not-run","reason":"BTF: none"}
 `
-	cases := j.scenarios(&result{output: verdicts})
+	cases := j.scenarios(verifyRun, &result{output: verdicts})
 	outcomeIs(t, caseNamed(t, cases, "a"), testsum.Passed)
 	outcomeIs(t, caseNamed(t, cases, "b"), testsum.Failed, "rule: broken")
 	outcomeIs(t, caseNamed(t, cases, "c"), testsum.Failed, "lost")
 	outcomeIs(t, caseNamed(t, cases, "d"), testsum.Skipped, "NOT RUN: BTF: none")
-	outcomeIs(t, j.scenarios(&result{output: "nothing"})[0], testsum.Failed, "it judged no scenario")
-	refused := j.scenarios(&result{output: "duomesh: this kernel lacks BTF: none\n", exit: 2})
+	outcomeIs(t, j.scenarios(verifyRun, &result{output: "nothing"})[0], testsum.Failed, "it judged no scenario")
+	refused := j.scenarios(verifyRun, &result{output: "duomesh: this kernel lacks BTF: none\n", exit: 2})
 	outcomeIs(t, refused[0], testsum.Skipped, "this kernel lacks BTF")
 
 	outcomeIs(t, j.doctor(&result{output: "segmentation fault"})[0], testsum.Failed, "nothing that can be read")

@@ -33,10 +33,13 @@ type Kernel struct {
 	Lacks    []string `yaml:"lacks"`
 }
 
-// Source says where a kernel comes from. Exactly one field is set.
+// Source says where a kernel comes from. Exactly one field is set, but for Suite.
 type Source struct {
 	// Deb is a Debian package, or one that depends on the kernel's.
 	Deb string `yaml:"deb"`
+	// Suite is the Debian release that Deb is taken from, by lists of its own;
+	// empty takes what this machine's apt offers.
+	Suite string `yaml:"suite"`
 	// GoMod is module@version of a Go module with vmlinuz and lib/modules.
 	GoMod string `yaml:"gomod"`
 	// File is the path of a bzImage; modules are in lib/modules beside it.
@@ -88,6 +91,9 @@ func (m Matrix) validate() error {
 		seen[k.Name] = true
 		if n := len(k.Source.given()); n != 1 {
 			return fmt.Errorf("kernel %s has %d sources, must have one", k.Name, n)
+		}
+		if k.Source.Suite != "" && k.Source.Deb == "" {
+			return fmt.Errorf("kernel %s has a suite, which belongs to a Debian package", k.Name)
 		}
 		for _, name := range k.Runs {
 			if !slices.ContainsFunc(plan(false), func(p program) bool { return p.name == name }) {

@@ -48,6 +48,7 @@ func TestBadMatrix(t *testing.T) {
 		"both promises and lacks kprobe":  "kernels: [{name: a, source: {deb: b}, promises: [kprobe], lacks: [kprobe]}]",
 		`kernel name "../a": must be one`: "kernels: [{name: ../a, source: {deb: b}}]",
 		"has a run nonsense":              "kernels: [{name: a, source: {deb: b}, runs: [nonsense]}]",
+		"has a suite, which belongs":      "kernels: [{name: a, source: {file: b, suite: c}}]",
 		"no such file":                    "",
 	} {
 		path := filepath.Join(t.TempDir(), "kernels.yaml")

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"bufio"
 	"bytes"
 	"debug/elf"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ulikunitz/xz"
 )
 
 // moduleTree is the modules of one kernel, by name.
@@ -48,9 +51,19 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
+// loadOrder returns the files of modules of the tree at dir, and of those that they
+// need, in the order of loading.
+func loadOrder(dir string, names []string, scratch string) ([]string, error) {
+	modules, err := readModules(dir)
+	if err != nil {
+		return nil, err
+	}
+	return modules.order(names, scratch)
+}
+
 // order returns the files of modules and all that they depend on, in the order
-// of loading.
-func (t *moduleTree) order(names []string) ([]string, error) {
+// of loading. Compressed ones are unpacked into the directory scratch.
+func (t *moduleTree) order(names []string, scratch string) ([]string, error) {
 	var files []string
 	done := map[string]bool{}
 	var add func(name string) error
@@ -63,6 +76,10 @@ func (t *moduleTree) order(names []string) ([]string, error) {
 		path, ok := t.files[name]
 		if !ok {
 			return fmt.Errorf("module %s: the kernel has no such module", name)
+		}
+		path, err := unpacked(path, scratch)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
 		}
 		needs, err := dependencies(path)
 		if err != nil {
@@ -84,11 +101,35 @@ func (t *moduleTree) order(names []string) ([]string, error) {
 	return slices.Clip(files), nil
 }
 
+// unpacked is a module's file, not compressed. A machine could load it as it is,
+// but for kernels without CONFIG_MODULE_DECOMPRESS; and its dependencies are read
+// here.
+func unpacked(path, scratch string) (string, error) {
+	name, compressed := strings.CutSuffix(filepath.Base(path), ".xz")
+	if !compressed {
+		return path, nil
+	}
+	packed, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer packed.Close()
+	from, err := xz.NewReader(bufio.NewReader(packed))
+	if err != nil {
+		return "", fmt.Errorf("unpack %s: %w", path, err)
+	}
+	to := filepath.Join(scratch, name)
+	if err := writeFile(to, from); err != nil {
+		return "", fmt.Errorf("unpack %s: %w", path, err)
+	}
+	return to, nil
+}
+
 // dependencies reads what modinfo(8) prints as "depends".
 func dependencies(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s (compressed modules are not supported): %w", path, err)
+		return nil, fmt.Errorf("read %s (of compressed modules only .xz is supported): %w", path, err)
 	}
 	defer f.Close()
 	section := f.Section(".modinfo")

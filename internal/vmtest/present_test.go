@@ -45,7 +45,7 @@ func TestCompatibilityAndBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{
-		"| old | 5.10.1 | x86_64 |", "| tcx | 6.6 | ⊘ | ✓ |", "| mesh_connect4 | ✓ 900 | ✓ 1001 |",
+		"| old | 5.10.1 | x86_64 |", "| tcx | 6.6 (seen: not in 5.10, in 7.1) | ⊘ | ✓ |", "| mesh_connect4 | ✓ 900 | ✓ 1001 |",
 		"| wire | – | ✗ |", "- old, tcx: not supported", "- new, wire: the verifier refuses it",
 		"| observe wire-syn | clsact | ⊘ |",
 	} {
@@ -112,5 +112,29 @@ func TestInitramfs(t *testing.T) {
 	img.init = filepath.Join(dir, "absent")
 	if err := img.write(path); err == nil || !strings.Contains(err.Error(), "absent") {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// A release is seen where an older kernel lacks the feature and a newer one has it;
+// that all have it says nothing.
+func TestConfirmed(t *testing.T) {
+	on := func(release string, o kernel.Outcome) Diagnosed {
+		d := Diagnosed{Kernel: release}
+		d.Diagnosis.Kernel, d.Features = release, []kernel.Trial{{Name: "tcx", Outcome: o}}
+		return d
+	}
+	for want, kernels := range map[string][]Diagnosed{
+		"6.6 (seen: not in 6.1, in 6.12)": {
+			on("6.18.1", kernel.Works), on("6.1.0-56-cloud-amd64", kernel.Lacks), on("6.12.117+deb13", kernel.Works),
+			on("5.10.1", kernel.Lacks), on("7.1.2", kernel.Lacks),
+		},
+		"6.6 (documented)": {on("6.18.1", kernel.Works), on("6.12.1", kernel.Works)},
+	} {
+		if got := confirmed("6.6", "tcx", kernels); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if got := confirmed("", "tcx", nil); got != "" {
+		t.Errorf("got %s", got)
 	}
 }

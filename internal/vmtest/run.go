@@ -8,8 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/duomesh/duomesh/internal/testsum"
 	"github.com/duomesh/duomesh/internal/vmtest/guest"
@@ -29,8 +33,10 @@ type Config struct {
 	Full bool
 	// Budget limits what the verifier may process, by program.
 	Budget Budget
-	// Timeout bounds each machine; zero is 25 minutes, or 3 hours where Full.
+	// Timeout bounds each machine; zero is an hour, or 3 hours where Full.
 	Timeout time.Duration
+	// Parallel is how many machines run at a time; zero is one per processor.
+	Parallel int
 	// Progress is where the reader follows.
 	Progress io.Writer
 }
@@ -55,11 +61,15 @@ const memoryMB = 2048
 func Run(ctx context.Context, c Config) (Report, error) {
 	var report Report
 	if c.Timeout == 0 {
-		c.Timeout = 25 * time.Minute
+		c.Timeout = time.Hour
 		if c.Full {
 			c.Timeout = 3 * time.Hour
 		}
 	}
+	if c.Parallel == 0 {
+		c.Parallel = runtime.NumCPU()
+	}
+	c.Progress = &lines{w: c.Progress}
 	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}}
 	if err := r.build(ctx); err != nil {
 		return report, err
@@ -69,18 +79,44 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	if host != nil {
 		report.Kernels = append(report.Kernels, *host)
 	}
-	for _, k := range c.Kernels {
-		cases, diagnosed, err := r.kernel(ctx, k)
-		report.Cases = append(report.Cases, cases...)
-		if diagnosed != nil {
-			report.Kernels = append(report.Kernels, *diagnosed)
-		}
-		if err != nil {
-			return report, fmt.Errorf("kernel %s: %w", k.Name, err)
+	found, err := r.all(ctx)
+	for _, f := range found {
+		report.Cases = append(report.Cases, f.cases...)
+		if f.diagnosed != nil {
+			report.Kernels = append(report.Kernels, *f.diagnosed)
 		}
 	}
 	report.Cases = append(report.Cases, c.Budget.stale(report.Kernels)...)
-	return report, nil
+	return report, err
+}
+
+// found is what one kernel's machines have shown.
+type found struct {
+	cases     []testsum.Case
+	diagnosed *Diagnosed
+}
+
+// all runs the kernels, some at a time, and the controls on the first one. The
+// result is in the order of the matrix, whoever was first.
+func (r *runner) all(ctx context.Context) ([]found, error) {
+	all := make([]found, len(r.Kernels)+1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(r.Parallel)
+	for i, k := range r.Kernels {
+		group.Go(func() (err error) {
+			if all[i], err = r.kernel(ctx, k); err != nil {
+				return fmt.Errorf("kernel %s: %w", k.Name, err)
+			}
+			return nil
+		})
+	}
+	if len(r.Kernels) > 0 {
+		group.Go(func() (err error) {
+			all[len(r.Kernels)].cases, err = r.controls(ctx, r.Kernels[0])
+			return err
+		})
+	}
+	return all, group.Wait()
 }
 
 // runner runs the same programs in one machine after the other.
@@ -89,8 +125,8 @@ type runner struct {
 	plan  []program
 	init  string
 	files map[string]string // path in the machine → path on the host
-	// controlled: the controls were run, which is enough on one kernel.
-	controlled bool
+
+	accelerating sync.Mutex // while it is found out how machines run
 }
 
 func (r *runner) build(ctx context.Context) error {
@@ -113,23 +149,25 @@ func (r *runner) build(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) kernel(ctx context.Context, k Kernel) ([]testsum.Case, *Diagnosed, error) {
+func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 	dir := filepath.Join(r.Out, k.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, nil, fmt.Errorf("make directory for evidence: %w", err)
+		return found{}, fmt.Errorf("make directory for evidence: %w", err)
 	}
+	start := time.Now()
 	tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
 	if err != nil {
-		return []testsum.Case{failed(k, bootCase, err.Error())}, nil, ctx.Err()
+		return found{cases: []testsum.Case{failed(k, bootCase, err.Error())}}, ctx.Err()
 	}
+	r.say("%s: brought in %s", k.Name, since(start))
 	if err := r.accelerate(ctx, tree); err != nil {
-		return nil, nil, err
+		return found{}, err
 	}
 	plan := r.planFor(k)
 	jobs := jobsOf(plan)
 	records, death, err := r.machine(ctx, k, tree, dir, jobs)
 	if err != nil {
-		return nil, nil, err
+		return found{}, err
 	}
 	cases := []testsum.Case{bootResult(k, death)}
 	got := results(jobs, records)
@@ -141,23 +179,15 @@ func (r *runner) kernel(ctx context.Context, k Kernel) ([]testsum.Case, *Diagnos
 		}
 		cases = append(cases, j.run(ctx, p, got[p.name])...)
 	}
-	if !r.controlled {
-		r.controlled = true
-		more, err := r.controls(ctx, k, tree)
-		cases = append(cases, more...)
-		if err != nil {
-			return cases, j.diagnosed, err
-		}
-	}
 	cases = k.settle(cases)
 	r.say("%s: %s", k.Name, testsum.Count(cases))
-	return cases, j.diagnosed, nil
+	return found{cases, j.diagnosed}, nil
 }
 
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
 	if r.Full || len(k.Runs) == 0 {
-		return r.plan
+		return append(slices.Clone(r.plan), seconds(k)...)
 	}
 	var chosen []program
 	for _, p := range r.plan {
@@ -178,13 +208,14 @@ func jobsOf(plan []program) []guest.Run {
 
 // machine boots a kernel; its death is told apart from a fault of the host.
 func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, jobs []guest.Run) ([]guest.Record, *DeathError, error) {
-	modules, err := readModules(tree.Modules)
+	scratch, err := os.MkdirTemp(dir, "modules-")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("make directory for modules: %w", err)
 	}
-	order, err := modules.order(k.Modules)
+	defer os.RemoveAll(scratch)
+	order, err := loadOrder(tree.Modules, k.Modules, scratch)
 	if err != nil {
-		return nil, nil, err
+		return nil, &DeathError{Reason: err.Error(), Console: "none", Tail: "it was not booted"}, nil
 	}
 	initramfs := filepath.Join(dir, "initramfs")
 	err = image{init: r.init, modules: order, files: r.files, runs: jobs}.write(initramfs)
@@ -206,6 +237,8 @@ func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, j
 
 // accelerate decides once, with the first kernel, how machines run.
 func (r *runner) accelerate(ctx context.Context, t Tree) error {
+	r.accelerating.Lock()
+	defer r.accelerating.Unlock()
 	if r.Accel != "" {
 		return nil
 	}
@@ -219,6 +252,18 @@ func (r *runner) accelerate(ctx context.Context, t Tree) error {
 	}
 	r.say("machines run by %s%s", accel, why)
 	return nil
+}
+
+// lines is a writer that several machines' runs may share.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
 }
 
 // say is for the reader alone.

@@ -27,7 +27,7 @@ var ErrUnreachable = errors.New("source not reachable")
 func Fetch(ctx context.Context, s Source, cache, goCommand string) (Tree, error) {
 	switch {
 	case s.Deb != "":
-		return fetchDeb(ctx, s.Deb, cache)
+		return fetchDeb(ctx, s, cache)
 	case s.GoMod != "":
 		return fetchGoMod(ctx, s.GoMod, goCommand)
 	case s.Image != "":
@@ -67,69 +67,6 @@ func fetchGoMod(ctx context.Context, module, goCommand string) (Tree, error) {
 		return Tree{}, err
 	}
 	return treeOf(filepath.Join(m.Dir, "vmlinuz"), m.Dir)
-}
-
-// fetchDeb unpacks the package that name is or depends on.
-func fetchDeb(ctx context.Context, name, cache string) (Tree, error) {
-	pkg, err := kernelPackage(ctx, name)
-	if err != nil {
-		return Tree{}, err
-	}
-	version, err := candidate(ctx, pkg)
-	if err != nil {
-		return Tree{}, err
-	}
-	dir := filepath.Join(cache, pkg+"_"+strings.ReplaceAll(version, ":", "%"))
-	if err := once(dir, func(scratch string) error { return unpackDeb(ctx, pkg, version, scratch) }); err != nil {
-		return Tree{}, err
-	}
-	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
-	if err != nil || len(images) != 1 {
-		return Tree{}, fmt.Errorf("package %s has %d kernel images, must have one", pkg, len(images))
-	}
-	return treeOf(images[0], dir)
-}
-
-// kernelPackage follows a metapackage to the one that has the kernel.
-func kernelPackage(ctx context.Context, name string) (string, error) {
-	out, err := output(ctx, "", "apt-cache", "depends", "--important", name)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		if dep, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
-			return "linux-image-" + dep, nil
-		}
-	}
-	return name, nil
-}
-
-func candidate(ctx context.Context, pkg string) (string, error) {
-	out, err := output(ctx, "", "apt-cache", "policy", pkg)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	for line := range strings.Lines(string(out)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Candidate: "); ok && v != "(none)" {
-			return v, nil
-		}
-	}
-	return "", fmt.Errorf("%w: apt offers no package %s (apt-get update may help)", ErrUnreachable, pkg)
-}
-
-func unpackDeb(ctx context.Context, pkg, version, dir string) error {
-	// As root, and not as apt's own user, which may not write here.
-	if _, err := output(ctx, dir, "apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", pkg+"="+version); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("download of %s: %d packages arrived, want one", pkg, len(debs))
-	}
-	if _, err := output(ctx, dir, "dpkg-deb", "-x", debs[0], dir); err != nil {
-		return err
-	}
-	return os.Remove(debs[0])
 }
 
 // once fills a directory of the cache by fill, which gets one beside it: dir is

@@ -52,6 +52,8 @@ type Run struct {
 	Name string `json:"name"`
 	// Argv is the program, as a path in the machine, and its arguments.
 	Argv []string `json:"argv"`
+	// Env is added to the program's environment.
+	Env []string `json:"env,omitempty"`
 	// Timeout ends the program and all that it has started.
 	Timeout time.Duration `json:"timeout"`
 }

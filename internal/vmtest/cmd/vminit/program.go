@@ -25,7 +25,7 @@ func runProgram(r guest.Run, records *guest.Writer) error {
 	cmd := exec.CommandContext(ctx, r.Argv[0], r.Argv[1:]...)
 	cmd.Dir = filepath.Dir(r.Argv[0])
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = []string{"PATH=/bin:/sbin:/usr/sbin", "HOME=/tmp"}
+	cmd.Env = append([]string{"PATH=/bin:/sbin:/usr/sbin", "HOME=/tmp"}, r.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
