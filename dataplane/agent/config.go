@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"time"
 
 	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
@@ -27,6 +29,9 @@ type Config struct {
 	Admin string
 	// Metrics is the address of the metrics; "" is none.
 	Metrics string
+	// Admission decides about pods that a CNI plugin brings; nil: those are
+	// refused.
+	Admission Admission
 	// Audit is how often the kernel is compared with what was applied; 0 means
 	// every 30 seconds.
 	Audit time.Duration
@@ -35,6 +40,17 @@ type Config struct {
 	Watch time.Duration
 	// Log gets what is worth a line; nil discards.
 	Log *slog.Logger
+}
+
+// Admission knows the pods of a Kubernetes node. Its methods may be called
+// concurrently.
+type Admission interface {
+	// Admit says whether a pod, "namespace/name", is to be managed. It fails when
+	// it cannot know: the pod does not start then.
+	Admit(ctx context.Context, pod, uid string) (api.Verdict, error)
+	// Cgroup returns the directory of the pod of a UID, an error that is
+	// fs.ErrNotExist when there is none, or none yet.
+	Cgroup(uid string) (string, error)
 }
 
 // Update is a new desired state, or why there is none.

@@ -22,6 +22,11 @@ const (
 	OpEnrol = "enrol"
 	OpLeave = "leave"
 	OpList  = "list"
+
+	// What the CNI plugin asks; see cni.go.
+	OpAdmit   = "admit"
+	OpConfirm = "confirm"
+	OpRelease = "release"
 )
 
 // Names of descriptors that come with a request.
@@ -43,6 +48,10 @@ type Request struct {
 	// Cgroup is the pod's cgroup v2 directory, for people, and what is opened
 	// when no descriptor of it comes along.
 	Cgroup string `json:"cgroup,omitempty"`
+	// UID is the pod's in Kubernetes, Sandbox the container runtime's name for
+	// what the pod's network namespace belongs to. Both come from a CNI plugin.
+	UID     string `json:"uid,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
 	// Files names the descriptors, in their order.
 	Files []string `json:"files,omitempty"`
 }
@@ -54,6 +63,8 @@ type Reply struct {
 	Error string `json:"error,omitempty"`
 	// Pods answers list.
 	Pods []Pod `json:"pods,omitempty"`
+	// Verdict answers admit and confirm.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // MaxRequest is the size of the largest request in bytes.
