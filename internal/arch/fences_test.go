@@ -29,6 +29,8 @@ const (
 	whyImage      = "on Kubernetes the agent comes as an image"
 	whyMachines   = "what runs in a machine is built and started, not linked"
 	whySuites     = "suites call the library, not the other way round"
+	whyPlugin     = "the plugin asks the agent and knows no engine"
+	whyDoor       = "who enrols comes through the enrolment socket"
 	whyProductBin = "a production binary links nothing of the harness"
 )
 
@@ -90,8 +92,15 @@ var floors = []floor{
 	},
 	{
 		level: 4, pattern: "dataplane/cni/...",
-		may:   []string{"dataplane", "dataplane/intent", "dataplane/source/..."},
-		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
+		may:   []string{"dataplane/agent/api", "internal/kernel/..."},
+		never: map[string]string{"dataplane/l4/...": whyPlugin, "internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
+	},
+	{
+		level: 4, pattern: "dataplane/kube/...",
+		may:   []string{"dataplane/agent/api", "internal/kernel/..."},
+		never: map[string]string{
+			"dataplane/l4/...": whyDoor, "internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct,
+		},
 	},
 	{
 		level: 4, pattern: "netsim/...",

@@ -67,6 +67,10 @@ type Reply struct {
 	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
+// ErrAbsent is in the chain of an error when no agent has answered: none is there,
+// or it has ended meanwhile.
+var ErrAbsent = errors.New("no agent answers")
+
 // MaxRequest is the size of the largest request in bytes.
 const MaxRequest = 16 << 10
 
@@ -129,7 +133,7 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return reply, err
+		return reply, fmt.Errorf("%w: %w", ErrAbsent, err)
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
@@ -146,7 +150,7 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 		return reply, err
 	}
 	if err := json.NewDecoder(c).Decode(&reply); err != nil {
-		return reply, errors.Join(fmt.Errorf("read the answer: %w", err), ctx.Err())
+		return reply, fmt.Errorf("%w: read the answer: %w", ErrAbsent, errors.Join(err, ctx.Err()))
 	}
 	if reply.Version != Version {
 		return reply, fmt.Errorf("the answer has version %d, this program knows %d", reply.Version, Version)
