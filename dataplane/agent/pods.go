@@ -55,7 +55,8 @@ func openPods(cfg Config, node enroller) (*pods, error) {
 		p.place = cfg.Admission.Cgroup
 	}
 	var err error
-	if p.own, err = netnsOf("/proc/self/ns/net"); err != nil {
+	// Not self: that is the first thread, which InNetns may have used up.
+	if p.own, err = netnsOf("/proc/thread-self/ns/net"); err != nil {
 		return nil, err
 	}
 	before, err := readKept(cfg.State)
