@@ -31,6 +31,7 @@ type flags struct {
 	logLevel string
 	remove   bool
 	kmesh    kmeshFlags
+	kube     kubeFlags
 }
 
 func newCommand(env func(string) string, log io.Writer) *cobra.Command {
@@ -71,7 +72,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.roots, "xds-roots", "/var/run/secrets/istio/root-cert.pem", "PEM `FILE` of the certificates that sign istiod's")
 	set.StringVar(&f.token, "xds-token", "/var/run/secrets/tokens/istio-token", "`FILE` with the ServiceAccount token that istiod is shown")
 	set.BoolVar(&f.plain, "xds-plaintext", false, "speak to istiod without TLS and token: for tests on one machine")
-	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given")
+	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given; \"host\" in a container: that of the machine's first process")
 	set.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "`DIR` in a BPF file system where the engine is pinned; empty: it ends with the agent")
 	set.StringVar(&f.node, "node", env("NODE_NAME"), "`NAME` of the node; the host's when not given")
 	set.StringVar(&f.locality, "locality", "", "`REGION[/ZONE[/SUBZONE]]` of the node")
@@ -82,6 +83,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
 	f.kmesh.define(set)
+	f.kube.define(set, env)
 }
 
 // place is where the node stands.
@@ -106,12 +108,15 @@ func (f flags) place(env func(string) string) (intent.Place, error) {
 
 // openCgroup opens the node's directory; the caller closes it.
 func (f flags) openCgroup() (*os.File, error) {
-	dir := f.cgroup
-	if dir == "" {
-		var err error
-		if dir, err = kernel.Cgroup2(); err != nil {
-			return nil, usageError{err}
-		}
+	dir, err := f.cgroup, error(nil)
+	switch dir {
+	case "":
+		dir, err = kernel.Cgroup2()
+	case "host":
+		dir, err = kernel.HostCgroup2()
+	}
+	if err != nil {
+		return nil, usageError{err}
 	}
 	file, err := os.Open(dir)
 	if err != nil {

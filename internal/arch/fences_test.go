@@ -97,7 +97,7 @@ var floors = []floor{
 	},
 	{
 		level: 4, pattern: "dataplane/kube/...",
-		may:   []string{"dataplane/agent/api", "internal/kernel/..."},
+		may: []string{"dataplane/agent/api", "internal/kernel/..."},
 		never: map[string]string{
 			"dataplane/l4/...": whyDoor, "internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct,
 		},

@@ -361,4 +361,3 @@ func FuzzEdit(f *testing.F) {
 		}
 	})
 }
-
