@@ -49,6 +49,7 @@ func newCluster(t *testing.T) *cluster {
 type running struct {
 	*Controller
 	t    *testing.T
+	ctx  context.Context
 	log  lines
 	stop func()
 }
@@ -105,6 +106,7 @@ func (c *cluster) start(config *rest.Config) *running {
 	})
 	must(c.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
+	r.ctx = ctx
 	ended := make(chan error, 2)
 	go func() { ended <- a.Run(ctx, nil) }()
 	go func() { ended <- r.Run(ctx) }()

@@ -45,6 +45,7 @@ var floors = []floor{
 	{level: 1, pattern: "internal/traffic/...", may: []string{"internal/report/..."}},
 	{level: 1, pattern: "internal/kernel/..."},
 	{level: 1, pattern: "internal/istiod/..."},
+	{level: 1, pattern: "internal/kubetest"},
 
 	{
 		level: 2, pattern: "dataplane/l4/...",
@@ -145,7 +146,7 @@ func productBinary(pattern string) floor {
 	f := floor{level: 6, pattern: pattern, may: []string{everything}, never: map[string]string{}}
 	for _, harness := range []string{
 		"netsim/...", "kind/...", "bench/...", "e2e/...", "internal/probe/...", "internal/scenario/...",
-		"internal/verify/...", "internal/ambient/...", "internal/controlplane/...",
+		"internal/verify/...", "internal/ambient/...", "internal/controlplane/...", "internal/kubetest",
 	} {
 		f.never[harness] = whyProductBin
 	}
