@@ -33,6 +33,14 @@ test-kernel: preflight-test-kernel
 controlplane:
 	scripts/controlplane.sh
 
+## images: build the container images into out/images/, without a container engine (TAG=…)
+images:
+	scripts/images.sh
+
+## manifests: write deploy/manifests from the Helm chart
+manifests:
+	scripts/manifests.sh
+
 ## compatibility: run the kernel matrix and write docs/compatibility.md from it
 compatibility: preflight-compatibility
 	scripts/ensure-packages.sh test-kernel
@@ -80,4 +88,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-hook test test-kernel controlplane images manifests compatibility build generate lint verify fmt clean help

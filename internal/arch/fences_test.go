@@ -46,6 +46,7 @@ var floors = []floor{
 	{level: 1, pattern: "internal/kernel/..."},
 	{level: 1, pattern: "internal/istiod/..."},
 	{level: 1, pattern: "internal/kubetest"},
+	{level: 1, pattern: "internal/images/..."},
 
 	{
 		level: 2, pattern: "dataplane/l4/...",
