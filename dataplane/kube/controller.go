@@ -109,7 +109,10 @@ func (c *Controller) handle() error {
 	}
 	errs := []error{c.watchErrors("pods", c.pods), c.watchErrors("namespaces", c.namespaces)}
 	if c.daemonset != nil {
-		_, err := c.daemonset.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { c.had.Store(true) }})
+		_, err := c.daemonset.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { c.had.Store(true) },
+			DeleteFunc: func(any) { c.cfg.Log.Warn("the agent's own DaemonSet was deleted", "daemonset", c.cfg.DaemonSet) },
+		})
 		errs = append(errs, err, c.watchErrors("daemonsets", c.daemonset))
 	}
 	return errors.Join(errs...)
