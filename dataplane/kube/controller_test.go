@@ -97,6 +97,31 @@ func TestSameNameAnotherPod(t *testing.T) {
 	}
 }
 
+// TestEndingPod: its processes end before it leaves the API; nobody is told that
+// it could not be enrolled.
+func TestEndingPod(t *testing.T) {
+	c := newCluster(t)
+	c.namespace("shop", "Kmesh")
+	r := c.start(c.server.Config)
+	pod := c.pod("shop", "web-0", nil)
+	p := c.live(pod)
+	c.eventually("it is enrolled", func() bool { return c.annotation(pod) == RedirectionEnabled })
+	must(t, c.server.Client.CoreV1().Pods("shop").Delete(t.Context(), "web-0", metav1.DeleteOptions{}))
+	p.end()
+	c.labelPod("shop", "web-0", `"Kmesh"`) // a change that is looked at
+	c.eventually("the change is seen", func() bool {
+		o, there, err := r.pods.GetStore().GetByKey("shop/web-0")
+		return err == nil && there && o.(*corev1.Pod).Labels[ModeLabel] != ""
+	})
+	// Another that comes later is served: the queue is first in, first out.
+	next := c.pod("shop", "web-1", nil)
+	c.live(next)
+	c.eventually("the next is enrolled", func() bool { return c.annotation(next) == RedirectionEnabled })
+	if r.log.has("a pod was not enrolled") || c.event(pod, "NotEnrolled", "") {
+		t.Error("the end of a pod is called a failure")
+	}
+}
+
 func inodeOf(c *cluster, name string) uint64 {
 	pods, err := api.List(c.t.Context(), c.socket)
 	must(c.t, err)

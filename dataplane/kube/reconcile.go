@@ -84,7 +84,10 @@ func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) err
 	uid := nodeUID(pod)
 	found, err := c.cfg.Places.Find(uid)
 	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
-		if pod.Status.Phase != corev1.PodRunning {
+		switch {
+		case pod.DeletionTimestamp != nil:
+			return nil // it is ending, and the agent sees that by itself
+		case pod.Status.Phase != corev1.PodRunning:
 			return fmt.Errorf("%w: %w", errNotYet, err)
 		}
 	}

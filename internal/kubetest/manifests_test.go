@@ -1,6 +1,7 @@
 package kubetest
 
 import (
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -103,6 +104,82 @@ func TestStrictly(t *testing.T) {
 		err := s.DryRun(t.Context(), broken)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// chart renders the chart with Helm's own engine.
+func chart(t *testing.T, set ...string) ([]byte, error) {
+	t.Helper()
+	helm := filepath.Join(t.TempDir(), "helm")
+	if out, err := exec.Command("go", "-C", filepath.Join(repository, "tools/helm"), "build", "-o", helm, ".").CombinedOutput(); err != nil {
+		t.Skipf("NOT RUN: tools/helm cannot be built: %s", out)
+	}
+	args := []string{"-chart", filepath.Join(repository, "deploy/helm/duomesh")}
+	for _, s := range set {
+		args = append(args, "-set", s)
+	}
+	out, err := exec.Command(helm, args...).Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		err = errors.New(string(failed.Stderr))
+	}
+	return out, err
+}
+
+// TestChart holds other values than the default against a real API server.
+func TestChart(t *testing.T) {
+	s := Start(t)
+	namespaces(t, s, "duomesh-system", "istio-system")
+	for name, c := range map[string]struct {
+		set  []string
+		has  []string
+		less []string
+	}{
+		"the default": {nil, []string{"istiod.istio-system.svc:15012", "--install-cni", "duomesh-waypoint-defaults"}, []string{"ISTIO_META_NETWORK"}},
+		"a revisioned istiod": {
+			[]string{"xdsAddress=istiod-1-22-6.istio-system.svc:15012", "clusterId=cluster-id"},
+			[]string{"istiod-1-22-6.istio-system.svc:15012", "cluster-id"}, []string{"istiod.istio-system.svc:15012"},
+		},
+		"without a plugin": {[]string{"cni.enabled=false"}, []string{"--kubernetes"}, []string{"cni"}},
+		"a network, no waypoints": {
+			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=7"},
+			[]string{"ISTIO_META_NETWORK", "--handoff=proxy-v2", "duomesh-agent:7"}, []string{"duomesh-waypoint-defaults"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := chart(t, c.set...)
+			must(t, err)
+			all, err := Parse(out)
+			must(t, err)
+			for _, o := range all {
+				if err := s.DryRun(t.Context(), o); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, word := range c.has {
+				if !strings.Contains(string(out), word) {
+					t.Errorf("it lacks %s", word)
+				}
+			}
+			for _, word := range c.less {
+				if strings.Contains(string(out), word) {
+					t.Errorf("it has %s", word)
+				}
+			}
+		})
+	}
+}
+
+// TestChartRefuses names values that are none.
+func TestChartRefuses(t *testing.T) {
+	for set, want := range map[string]string{
+		"xdsAddress=istiod":       "xdsAddress",
+		"cni.agentAbsent=perhaps": "agentAbsent",
+		"clusterID=x":             "clusterID",
+	} {
+		if _, err := chart(t, set); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", set, err)
 		}
 	}
 }
