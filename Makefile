@@ -54,6 +54,14 @@ tools:
 	scripts/ensure-packages.sh tools
 	scripts/envoy.sh
 
+## images: build the container images into out/images/, without a container engine (TAG=…)
+images:
+	scripts/images.sh
+
+## manifests: write deploy/manifests from the Helm chart
+manifests:
+	scripts/manifests.sh
+
 ## compatibility: run the kernel matrix and write docs/compatibility.md from it
 compatibility: preflight-compatibility
 	scripts/ensure-packages.sh test-kernel
@@ -101,4 +109,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel controlplane tools compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel controlplane tools images manifests compatibility build generate lint verify fmt clean help

@@ -61,6 +61,9 @@ func (n *Node) Apply(ctx context.Context, s intent.Snapshot) error { return n.en
 // in p stay the caller's and may be closed afterwards.
 func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 
+// Confirm asks the kernel whether a pod is managed, and changes nothing.
+func (n *Node) Confirm(p Pod) error { return n.engine.Confirm(p) }
+
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }
 

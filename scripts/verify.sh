@@ -5,5 +5,6 @@
 
 check "BPF objects" "run make generate and commit what changed" scripts/verify-objects.sh
 check "go.mod" "run go mod tidy and commit go.mod and go.sum" scripts/go.sh mod tidy -diff
+check "manifests" "run make manifests and commit deploy/manifests" scripts/manifests.sh --check
 check "lint" "see the checks named above" scripts/lint.sh
 checked verify

@@ -34,6 +34,7 @@ type flags struct {
 	policy   string
 	resolv   string
 	kmesh    kmeshFlags
+	kube     kubeFlags
 }
 
 func newCommand(env func(string) string, log io.Writer) *cobra.Command {
@@ -77,7 +78,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.handoff, "handoff", string(intent.OriginalDst), "`CODEC` in which connections are handed to istiod's waypoints: original-dst, proxy-v2 or kmesh-tlv")
 	set.StringVar(&f.policy, "unenforced-policy", policyWarn, "what becomes of connections to workloads that a policy of istiod names, since none is enforced: `warn|refuse`")
 	set.StringVar(&f.resolv, "resolv-conf", "/etc/resolv.conf", "`FILE` with the name servers for workloads of istiod that are known by name only")
-	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given")
+	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given; \"host\" in a container: that of the machine's first process")
 	set.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "`DIR` in a BPF file system where the engine is pinned; empty: it ends with the agent")
 	set.StringVar(&f.node, "node", env("NODE_NAME"), "`NAME` of the node; the host's when not given")
 	set.StringVar(&f.locality, "locality", "", "`REGION[/ZONE[/SUBZONE]]` of the node")
@@ -88,6 +89,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
 	f.kmesh.define(set)
+	f.kube.define(set, env)
 }
 
 // The values of --unenforced-policy.
@@ -118,12 +120,15 @@ func (f flags) place(env func(string) string) (intent.Place, error) {
 
 // openCgroup opens the node's directory; the caller closes it.
 func (f flags) openCgroup() (*os.File, error) {
-	dir := f.cgroup
-	if dir == "" {
-		var err error
-		if dir, err = kernel.Cgroup2(); err != nil {
-			return nil, usageError{err}
-		}
+	dir, err := f.cgroup, error(nil)
+	switch dir {
+	case "":
+		dir, err = kernel.Cgroup2()
+	case "host":
+		dir, err = kernel.HostCgroup2()
+	}
+	if err != nil {
+		return nil, usageError{err}
 	}
 	file, err := os.Open(dir)
 	if err != nil {

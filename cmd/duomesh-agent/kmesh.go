@@ -42,9 +42,9 @@ var instead = map[string]string{
 	"profiling":             "use perf and bpftool prog profile",
 	"enable-ipsec":          "encryption between nodes is not this agent's",
 	"enable-secret-manager": "certificates are the waypoint's own",
-	"cni-etc-path":          "the CNI plugin is installed by its own command",
-	"conflist-name":         "the CNI plugin is installed by its own command",
-	"plugin-cni-chained":    "the CNI plugin is installed by its own command",
+	"cni-etc-path":          "use --install-cni and --cni-net-dir",
+	"conflist-name":         "--install-cni finds the chain that the runtime uses",
+	"plugin-cni-chained":    "the plugin of --install-cni is always chained",
 }
 
 // kmeshHint adds what to use instead of a flag that only Kmesh has.

@@ -32,8 +32,14 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	if err != nil {
 		return err
 	}
+	if f.kube.removeCNI {
+		return f.kube.uninstall(f.enrol, log)
+	}
 	var from source
 	if !f.remove {
+		if err := f.kube.locate(ctx, &place, log); err != nil {
+			return err
+		}
 		if from, err = f.from(env, place, log); err != nil {
 			return err
 		}
@@ -49,12 +55,30 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 		return err
 	}
 	defer cgroup.Close()
-	return serve(ctx, from, agent.Config{
+	if err := f.kube.mount(f.bpffs); err != nil {
+		return err
+	}
+	kube, err := f.kube.open(f, place, cgroup.Name(), log)
+	if err != nil {
+		return err
+	}
+	cfg := agent.Config{
 		Host:        dataplane.Host{Cgroup: cgroup, BPFFS: f.bpffs, Place: place, Log: log},
 		Source:      from.name,
 		Collectors:  from.metrics,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,
-	})
+	}
+	kube.admit(&cfg)
+	err = serve(ctx, from, cfg, kube.run)
+	if !kube.removed() {
+		return err
+	}
+	log.Info("the agent's DaemonSet was deleted: everything goes with it")
+	err = errors.Join(err, kube.leave())
+	if f.bpffs != "" {
+		err = errors.Join(err, f.takeAway())
+	}
+	return err
 }
 
 func (f flags) logger(out io.Writer) (*slog.Logger, error) {
@@ -83,7 +107,8 @@ func (f flags) takeAway() error {
 	return nil
 }
 
-func serve(ctx context.Context, from source, cfg agent.Config) (err error) {
+// serve runs the agent, and beside it what enrols on its socket.
+func serve(ctx context.Context, from source, cfg agent.Config, beside func(context.Context)) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	a, err := agent.Open(cfg)
 	if err != nil {
@@ -102,6 +127,7 @@ func serve(ctx context.Context, from source, cfg agent.Config) (err error) {
 		return err
 	}
 	wg.Go(pass)
+	wg.Go(func() { beside(ctx) })
 	cfg.Log.Info("the agent is ready", "node", cfg.Host.Place.Node, "source", cfg.Source,
 		"cgroup", cfg.Host.Cgroup.Name(), "bpffs", cfg.Host.BPFFS, "enrol", cfg.EnrolSocket,
 		"admin", a.Admin(), "metrics", a.Metrics())

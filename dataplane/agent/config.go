@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
@@ -31,6 +33,9 @@ type Config struct {
 	Metrics string
 	// Collectors are served among the metrics, for example those of the source.
 	Collectors []prometheus.Collector
+	// Admission decides about pods that a CNI plugin brings; nil: those are
+	// refused.
+	Admission Admission
 	// Audit is how often the kernel is compared with what was applied; 0 means
 	// every 30 seconds.
 	Audit time.Duration
@@ -39,6 +44,17 @@ type Config struct {
 	Watch time.Duration
 	// Log gets what is worth a line; nil discards.
 	Log *slog.Logger
+}
+
+// Admission knows the pods of a Kubernetes node. Its methods may be called
+// concurrently.
+type Admission interface {
+	// Admit says whether a pod, "namespace/name", is to be managed. It fails when
+	// it cannot know: the pod does not start then.
+	Admit(ctx context.Context, pod, uid string) (api.Verdict, error)
+	// Cgroup returns the directory of the pod of a UID, an error that is
+	// fs.ErrNotExist when there is none, or none yet.
+	Cgroup(uid string) (string, error)
 }
 
 // Update is a new desired state, or why there is none.

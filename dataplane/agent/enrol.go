@@ -56,54 +56,71 @@ func (a *Agent) serveEnrol(ctx context.Context) {
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
 			defer c.Close()
-			a.answerEnrol(c)
+			a.answerEnrol(ctx, c)
 		})
 	}
 }
 
-func (a *Agent) answerEnrol(c *net.UnixConn) {
+func (a *Agent) answerEnrol(ctx context.Context, c *net.UnixConn) {
 	reply := api.Reply{Version: api.Version}
-	pods, err := a.handle(c)
-	if err != nil {
+	if err := a.handle(ctx, c, &reply); err != nil {
 		a.cfg.Log.Warn("an enrolment request was refused", "err", err)
 		reply.Error = err.Error()
 	}
-	reply.Pods = pods
 	// Fails only when the asker has gone; what was done holds.
 	_ = json.NewEncoder(c).Encode(reply)
 }
 
-func (a *Agent) handle(c *net.UnixConn) ([]api.Pod, error) {
+func (a *Agent) handle(ctx context.Context, c *net.UnixConn, reply *api.Reply) error {
 	if err := onlyRoot(c); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.SetDeadline(time.Now().Add(requestTime)); err != nil {
-		return nil, err
+		return err
 	}
 	r, files, err := api.ReadRequest(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer files.Close()
 	if r.Version != api.Version {
-		return nil, fmt.Errorf("the request has version %d, this agent knows %d", r.Version, api.Version)
+		return fmt.Errorf("the request has version %d, this agent knows %d", r.Version, api.Version)
 	}
-	switch r.Op {
-	case api.OpEnrol, api.OpWaypoint:
-		err = a.enrolPod(r, files)
-	case api.OpLeave:
-		err = a.pods.leave(r.Pod, files[api.FileNetns])
-	case api.OpList:
-		pods, _, err := a.pods.list()
-		return pods, err
-	default:
-		err = fmt.Errorf("operation %q is unknown: want %s, %s, %s or %s",
-			r.Op, api.OpEnrol, api.OpWaypoint, api.OpLeave, api.OpList)
+	// Deciding may take as long again as asking did.
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	if err := c.SetDeadline(time.Now().Add(2 * requestTime)); err != nil {
+		return err
 	}
-	if err == nil {
+	if err := a.do(ctx, r, files, reply); err != nil {
+		return err
+	}
+	if r.Op != api.OpList && r.Op != api.OpConfirm {
 		a.cfg.Log.Info(r.Op, "pod", r.Pod)
 	}
-	return nil, err
+	return nil
+}
+
+func (a *Agent) do(ctx context.Context, r api.Request, files api.Files, reply *api.Reply) (err error) {
+	switch r.Op {
+	case api.OpEnrol, api.OpWaypoint:
+		return a.enrolPod(r, files)
+	case api.OpLeave:
+		return a.pods.leave(r.Pod, files[api.FileNetns])
+	case api.OpList:
+		reply.Pods, _, err = a.pods.list()
+		return err
+	case api.OpAdmit:
+		reply.Verdict, err = a.admit(ctx, r, files)
+		return err
+	case api.OpConfirm:
+		reply.Verdict, err = a.confirm(ctx, r, files)
+		return err
+	case api.OpRelease:
+		return a.pods.release(r.Pod, r.Sandbox, files[api.FileNetns])
+	}
+	return fmt.Errorf("operation %q is unknown: want %s, %s, %s, %s, %s, %s or %s", r.Op,
+		api.OpEnrol, api.OpWaypoint, api.OpLeave, api.OpList, api.OpAdmit, api.OpConfirm, api.OpRelease)
 }
 
 // enrolPod is for enrol and waypoint, which differ in the port.
@@ -123,7 +140,7 @@ func (a *Agent) enrolPod(r api.Request, files api.Files) error {
 		return fmt.Errorf("%s pod %s: %w", r.Op, r.Pod, err)
 	}
 	defer cgroup.Close()
-	if err := a.pods.enrol(r.Pod, ns, cgroup, r.Port); err != nil {
+	if err := a.pods.enrol(kept{Name: r.Pod, Cgroup: cgroup.Name(), Waypoint: r.Port}, ns, cgroup); err != nil {
 		return err
 	}
 	files.Take(api.FileNetns) // it is a.pods' now

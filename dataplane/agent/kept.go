@@ -12,13 +12,17 @@ import (
 
 // kept is what the next agent needs to know of a pod.
 type kept struct {
-	Name     string   `json:"name"`
+	Name string `json:"name"`
+	// Cgroup is "" while only the network namespace is known: a CNI plugin has no
+	// cgroup to show.
 	Cgroup   string   `json:"cgroup"`
 	CgroupID cgroupID `json:"cgroup_id"`
 	Netns    uint64   `json:"netns"`
 	Cookie   uint64   `json:"cookie"`
 	// Waypoint is the hand-off port of a waypoint's pod, 0 for an enrolled one.
 	Waypoint uint16 `json:"waypoint,omitempty"`
+	UID      string `json:"uid,omitempty"`
+	Sandbox  string `json:"sandbox,omitempty"`
 }
 
 // keptFile is the form of Config.State.

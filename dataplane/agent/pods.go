@@ -17,6 +17,7 @@ import (
 // enroller is the part of a Node that enrolments need.
 type enroller interface {
 	Enrol(dataplane.Pod) error
+	Confirm(dataplane.Pod) error
 	Leave(dataplane.Pod) error
 	ServeWaypoint(cgroup, netns *os.File, port uint16) error
 	StopWaypoint(netns *os.File) error
@@ -29,7 +30,11 @@ type pods struct {
 	node enroller
 	file string
 	log  *slog.Logger
-	own  uint64 // inode of the agent's own network namespace
+	root *os.File // the node's cgroup
+	own  uint64   // inode of the agent's own network namespace
+
+	// place finds a pod's cgroup by its UID.
+	place func(uid string) (string, error)
 
 	mu    sync.Mutex
 	known map[string]*pod
@@ -44,9 +49,16 @@ type pod struct {
 
 // openPods begins with the pods of an earlier agent that are still there.
 func openPods(cfg Config, node enroller) (*pods, error) {
-	p := &pods{node: node, file: cfg.State, log: cfg.Log, known: map[string]*pod{}}
+	p := &pods{
+		node: node, file: cfg.State, log: cfg.Log, root: cfg.Host.Cgroup, place: noPlace,
+		known: map[string]*pod{},
+	}
+	if cfg.Admission != nil {
+		p.place = cfg.Admission.Cgroup
+	}
 	var err error
-	if p.own, err = netnsOf("/proc/self/ns/net"); err != nil {
+	// Not self: that is the first thread, which InNetns may have used up.
+	if p.own, err = netnsOf("/proc/thread-self/ns/net"); err != nil {
 		return nil, err
 	}
 	before, err := readKept(cfg.State)
@@ -66,6 +78,9 @@ func openPods(cfg Config, node enroller) (*pods, error) {
 // recover takes over a pod of an earlier agent. Without entries in the kernel
 // only one whose namespace is found is enrolled, anew.
 func (p *pods) recover(k kept, entries bool) {
+	if k.Cgroup == "" {
+		p.settle(&k)
+	}
 	if !k.CgroupID.at(k.Cgroup) {
 		p.log.Info("a pod ended while no agent ran", "pod", k.Name)
 		return
@@ -119,31 +134,36 @@ func (p *pods) untell(name string, ns *os.File) error {
 
 // enrol puts a pod under management, or with a hand-off port serves it as a
 // waypoint. On success ns is p's; cgroup stays the caller's, and has its path as its
-// name.
-func (p *pods) enrol(name string, ns, cgroup *os.File, port uint16) error {
+// name. nil is a cgroup that is not known yet.
+func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	inode, err := netnsInode(ns)
-	if err != nil {
+	var err error
+	if k.Netns, err = netnsInode(ns); err != nil {
 		return err
 	}
-	if inode == p.own {
+	if k.Netns == p.own {
 		return errors.New("its network namespace is the node's own: a pod on the host's network is never managed")
-	}
-	k := kept{Name: name, Cgroup: cgroup.Name(), Netns: inode, Waypoint: port}
-	if k.CgroupID, err = idOf(cgroup); err != nil {
-		return err
 	}
 	if k.Cookie, err = kernel.NetnsCookie(ns); err != nil {
 		return err
 	}
-	if err := p.tell(k, ns, cgroup); err != nil {
+	dir := cgroup
+	if dir == nil {
+		dir = p.root // what runs for it runs for every pod of the node
+	} else if k.CgroupID, err = idOf(cgroup); err != nil {
 		return err
 	}
-	if old := p.known[name]; old != nil {
+	if err := p.tell(k, ns, dir); err != nil {
+		return err
+	}
+	if old := p.known[k.Name]; old != nil {
+		if old.Cookie == k.Cookie && k.Sandbox == "" {
+			k.UID, k.Sandbox = old.UID, old.Sandbox
+		}
 		p.forget(old, old.Cookie != k.Cookie)
 	}
-	p.known[name] = &pod{k, ns}
+	p.known[k.Name] = &pod{k, ns}
 	p.keep()
 	return nil
 }
@@ -217,6 +237,10 @@ func (p *pods) tidy() {
 	defer p.mu.Unlock()
 	changed := false
 	for _, e := range p.known {
+		if e.Cgroup == "" {
+			changed = p.settle(&e.kept) || changed
+			continue
+		}
 		if e.CgroupID.at(e.Cgroup) {
 			if e.netns == nil {
 				// Fails as long as the pod has no process: known and shown.
@@ -260,7 +284,9 @@ func (p *pods) list() (_ []api.Pod, unknown int, err error) {
 	defer p.mu.Unlock()
 	all := []api.Pod{}
 	for _, e := range p.known {
-		all = append(all, api.Pod{Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil})
+		all = append(all, api.Pod{
+			Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil && e.Cgroup != "",
+		})
 	}
 	slices.SortFunc(all, func(a, b api.Pod) int { return strings.Compare(a.Name, b.Name) })
 	entries, err := p.entries()

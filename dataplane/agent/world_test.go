@@ -31,6 +31,8 @@ type ground struct {
 	cgroup string
 	bpffs  string
 	dir    string
+
+	admission Admission
 }
 
 var grounds atomic.Int64
@@ -67,7 +69,7 @@ func (g *ground) config(t *testing.T) Config {
 		Host:        dataplane.Host{Cgroup: dir, BPFFS: g.bpffs, Place: intent.Place{Node: "a"}},
 		Source:      "test",
 		EnrolSocket: filepath.Join(g.dir, "run", "enrol.sock"), State: filepath.Join(g.dir, "run", "enrolled.json"),
-		Admin: "127.0.0.1:0", Metrics: "127.0.0.1:0", Watch: 10 * time.Millisecond,
+		Admin: "127.0.0.1:0", Metrics: "127.0.0.1:0", Admission: g.admission, Watch: 10 * time.Millisecond,
 	}
 }
 

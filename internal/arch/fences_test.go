@@ -29,6 +29,8 @@ const (
 	whyImage      = "on Kubernetes the agent comes as an image"
 	whyMachines   = "what runs in a machine is built and started, not linked"
 	whySuites     = "suites call the library, not the other way round"
+	whyPlugin     = "the plugin asks the agent and knows no engine"
+	whyDoor       = "who enrols comes through the enrolment socket"
 	whyProductBin = "a production binary links nothing of the harness"
 )
 
@@ -44,6 +46,8 @@ var floors = []floor{
 	{level: 1, pattern: "internal/traffic/...", may: []string{"internal/report/..."}},
 	{level: 1, pattern: "internal/kernel/..."},
 	{level: 1, pattern: "internal/istiod/..."},
+	{level: 1, pattern: "internal/kubetest"},
+	{level: 1, pattern: "internal/images/..."},
 
 	{
 		level: 2, pattern: "dataplane/l4/...",
@@ -96,8 +100,15 @@ var floors = []floor{
 	},
 	{
 		level: 4, pattern: "dataplane/cni/...",
-		may:   []string{"dataplane", "dataplane/intent", "dataplane/source/..."},
-		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
+		may:   []string{"dataplane/agent/api", "internal/kernel/..."},
+		never: map[string]string{"dataplane/l4/...": whyPlugin, "internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
+	},
+	{
+		level: 4, pattern: "dataplane/kube/...",
+		may: []string{"dataplane/agent/api", "internal/kernel/..."},
+		never: map[string]string{
+			"dataplane/l4/...": whyDoor, "internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct,
+		},
 	},
 	{
 		level: 4, pattern: "netsim/...",
@@ -143,7 +154,7 @@ func productBinary(pattern string) floor {
 	f := floor{level: 6, pattern: pattern, may: []string{everything}, never: map[string]string{}}
 	for _, harness := range []string{
 		"netsim/...", "kind/...", "bench/...", "e2e/...", "internal/probe/...", "internal/scenario/...",
-		"internal/verify/...", "internal/ambient/...", "internal/controlplane/...",
+		"internal/verify/...", "internal/ambient/...", "internal/controlplane/...", "internal/kubetest",
 	} {
 		f.never[harness] = whyProductBin
 	}

@@ -23,9 +23,33 @@ func Cgroup2() (string, error) {
 	return mountOf(f, "cgroup2", ErrNoCgroup2)
 }
 
+// HostCgroup2 is Cgroup2 of the machine for a process in a container that shares the
+// machine's process numbers: of the first process, through its root directory. The
+// hierarchy in which the container stands is no more than a part of it.
+func HostCgroup2() (string, error) { return hostCgroup2("/proc/1") }
+
+func hostCgroup2(first string) (string, error) {
+	f, err := os.Open(first + "/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("find the host's cgroup2: %w", err)
+	}
+	defer f.Close()
+	// Seen from a cgroup namespace below, the root of the hierarchy is "/../..".
+	top := func(root string) bool { return strings.Trim(root, "./") == "" }
+	mount, err := mountWith(f, "cgroup2", top, ErrNoCgroup2)
+	if err != nil {
+		return "", err
+	}
+	return first + "/root" + mount, nil
+}
+
 // mountOf returns the first mount point of a file system type whose root is the
 // whole file system. The format is proc_pid_mountinfo(5).
 func mountOf(mountinfo io.Reader, fstype string, missing error) (string, error) {
+	return mountWith(mountinfo, fstype, func(root string) bool { return root == "/" }, missing)
+}
+
+func mountWith(mountinfo io.Reader, fstype string, whole func(root string) bool, missing error) (string, error) {
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		left, right, ok := strings.Cut(lines.Text(), " - ")
@@ -33,7 +57,7 @@ func mountOf(mountinfo io.Reader, fstype string, missing error) (string, error) 
 			continue
 		}
 		mount, fs := strings.Fields(left), strings.Fields(right)
-		if len(mount) >= 5 && len(fs) >= 1 && fs[0] == fstype && mount[3] == "/" {
+		if len(mount) >= 5 && len(fs) >= 1 && fs[0] == fstype && whole(mount[3]) {
 			return unescape(mount[4]), nil
 		}
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -67,6 +68,30 @@ func TestRequire(t *testing.T) {
 		Require(tb, missing, unclear)
 		if tb.ended != c.want {
 			t.Errorf("promise %q: %s, want %s", c.promise, tb.ended, c.want)
+		}
+	}
+}
+
+func TestHostCgroup2(t *testing.T) {
+	for name, c := range map[string]struct{ mountinfo, want string }{
+		"the machine":      {"30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "/root/sys/fs/cgroup"},
+		"both versions":    {"30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw", "/root/sys/fs/cgroup/unified"},
+		"from a container": {"30 23 0:26 /../../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "/root/sys/fs/cgroup"},
+		"a part of it":     {"30 23 0:26 /system.slice /mnt rw - cgroup2 cgroup2 rw", ""},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/mountinfo", []byte(c.mountinfo+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := hostCgroup2(dir)
+		if c.want == "" {
+			if !errors.Is(err, ErrNoCgroup2) {
+				t.Errorf("%s: %s, %v", name, got, err)
+			}
+			continue
+		}
+		if err != nil || got != dir+c.want {
+			t.Errorf("%s: %s, %v", name, got, err)
 		}
 	}
 }

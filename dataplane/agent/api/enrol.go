@@ -25,6 +25,11 @@ const (
 	// OpWaypoint is for the pod of a waypoint: the engine answers there for what
 	// connections asked. Its management, if any, ends.
 	OpWaypoint = "waypoint"
+
+	// What the CNI plugin asks; see cni.go.
+	OpAdmit   = "admit"
+	OpConfirm = "confirm"
+	OpRelease = "release"
 )
 
 // Names of descriptors that come with a request.
@@ -48,6 +53,10 @@ type Request struct {
 	Cgroup string `json:"cgroup,omitempty"`
 	// Port is the hand-off port of a waypoint.
 	Port uint16 `json:"port,omitempty"`
+	// UID is the pod's in Kubernetes, Sandbox the container runtime's name for
+	// what the pod's network namespace belongs to. Both come from a CNI plugin.
+	UID     string `json:"uid,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
 	// Files names the descriptors, in their order.
 	Files []string `json:"files,omitempty"`
 }
@@ -59,7 +68,13 @@ type Reply struct {
 	Error string `json:"error,omitempty"`
 	// Pods answers list.
 	Pods []Pod `json:"pods,omitempty"`
+	// Verdict answers admit and confirm.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
+
+// ErrAbsent is in the chain of an error when no agent has answered: none is there,
+// or it has ended meanwhile.
+var ErrAbsent = errors.New("no agent answers")
 
 // MaxRequest is the size of the largest request in bytes.
 const MaxRequest = 16 << 10
@@ -136,7 +151,7 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return reply, err
+		return reply, fmt.Errorf("%w: %w", ErrAbsent, err)
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
@@ -153,7 +168,7 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 		return reply, err
 	}
 	if err := json.NewDecoder(c).Decode(&reply); err != nil {
-		return reply, errors.Join(fmt.Errorf("read the answer: %w", err), ctx.Err())
+		return reply, fmt.Errorf("%w: read the answer: %w", ErrAbsent, errors.Join(err, ctx.Err()))
 	}
 	if reply.Version != Version {
 		return reply, fmt.Errorf("the answer has version %d, this program knows %d", reply.Version, Version)

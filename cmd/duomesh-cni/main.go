@@ -1,0 +1,18 @@
+// Command duomesh-cni is the CNI plugin of duomesh, called by a container runtime:
+// it asks the node agent whether a pod is to be managed, before the pod's first
+// process runs.
+package main
+
+import (
+	"os"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/duomesh/duomesh/dataplane/cni"
+)
+
+func main() {
+	about := cni.Type + ": a chained CNI plugin; duomesh-agent --install-cni puts it into the node's chain"
+	skel.PluginMainFuncs(cni.Funcs(os.Stderr), version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
+}

@@ -1,0 +1,224 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+)
+
+// reconcile brings one pod to what its labels say. An error means: again.
+func (c *Controller) reconcile(ctx context.Context, key string) error {
+	o, there, err := c.pods.GetStore().GetByKey(key)
+	if err != nil {
+		return err
+	}
+	if !there {
+		return c.gone(ctx, key)
+	}
+	pod := o.(*corev1.Pod)
+	labels, known := c.namespaceLabels(pod.Namespace)
+	if !known {
+		return fmt.Errorf("namespace %s is not known yet", pod.Namespace)
+	}
+	verdict := Decide(pod, labels, c.cfg.Namespace)
+	if verdict.Managed {
+		err = c.enrol(ctx, key, pod)
+	} else {
+		err = c.leave(ctx, key, pod, verdict.Reason)
+	}
+	switch {
+	case errors.Is(err, errNotYet):
+		c.tell(key, verdict, err)
+	case err != nil:
+		c.tell(key, verdict, err)
+		c.events.Eventf(pod, corev1.EventTypeWarning, "NotEnrolled", "%v", err)
+	default:
+		c.tell(key, verdict, nil)
+	}
+	return err
+}
+
+// tell logs a verdict once.
+func (c *Controller) tell(key string, v api.Verdict, err error) {
+	words := fmt.Sprint(v, err)
+	c.mu.Lock()
+	again := c.told[key] == words
+	c.told[key] = words
+	c.mu.Unlock()
+	switch {
+	case again:
+	case errors.Is(err, errNotYet):
+		c.cfg.Log.Debug("a pod waits", "pod", key, "err", err)
+	case err != nil:
+		c.cfg.Log.Warn("a pod was not enrolled", "pod", key, "why", v.Reason, "err", err)
+	case v.Managed:
+		c.cfg.Log.Info("a pod is enrolled", "pod", key, "why", v.Reason)
+	default:
+		c.cfg.Log.Debug("a pod is not managed", "pod", key, "why", v.Reason)
+	}
+}
+
+func (c *Controller) namespaceLabels(name string) (map[string]string, bool) {
+	o, there, err := c.namespaces.GetStore().GetByKey(name)
+	if err != nil || !there {
+		return nil, false
+	}
+	m, ok := o.(*metav1.PartialObjectMetadata)
+	return m.GetLabels(), ok
+}
+
+// errNotYet is a pod that has no process to find it by: it is being started.
+var errNotYet = errors.New("the pod has not started yet")
+
+// enrol puts a pod under management unless it is, and writes that on it.
+func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) error {
+	uid := nodeUID(pod)
+	found, err := c.cfg.Places.Find(uid)
+	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case pod.DeletionTimestamp != nil:
+			return nil // it is ending, and the agent sees that by itself
+		case pod.Status.Phase != corev1.PodRunning:
+			return fmt.Errorf("%w: %w", errNotYet, err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer found.Netns.Close()
+	is := enrolled{uid, found.Inode}
+	c.mu.Lock()
+	have := c.known[key] == is
+	c.mu.Unlock()
+	if !have {
+		if err := c.ask(ctx, key, found); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.known[key] = is
+		c.mu.Unlock()
+	}
+	if pod.Annotations[RedirectionAnnotation] == RedirectionEnabled {
+		return nil
+	}
+	if err := c.annotate(ctx, pod, RedirectionEnabled); err != nil {
+		return err
+	}
+	c.events.Event(pod, corev1.EventTypeNormal, "Enrolled", "connections of this pod are redirected, the kernel has confirmed it")
+	return nil
+}
+
+func (c *Controller) ask(ctx context.Context, key string, f Found) error {
+	cgroup, err := openDirectory(f.Cgroup)
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close()
+	return api.Enrol(ctx, c.cfg.Socket, key, f.Netns, cgroup)
+}
+
+// leave ends the management of a pod that is not to be managed any more. One that
+// never was costs nothing.
+func (c *Controller) leave(ctx context.Context, key string, pod *corev1.Pod, reason string) error {
+	c.mu.Lock()
+	_, had := c.known[key]
+	_, seen := c.told[key]
+	c.mu.Unlock()
+	marked := pod.Annotations[RedirectionAnnotation] != ""
+	if !seen && !marked && askedFor(pod) {
+		c.events.Eventf(pod, corev1.EventTypeWarning, "NotEnrolled", "label %s is without effect: %s", ModeLabel, reason)
+	}
+	// An earlier agent, or the plugin, may have enrolled it: asked once.
+	if had || marked || !seen {
+		if err := c.end(ctx, key, nodeUID(pod)); err != nil {
+			return err
+		}
+	}
+	if !marked {
+		return nil
+	}
+	if err := c.annotate(ctx, pod, ""); err != nil {
+		return err
+	}
+	c.events.Eventf(pod, corev1.EventTypeNormal, "Left", "connections of this pod are redirected no more: %s", reason)
+	return nil
+}
+
+// end asks the agent to end the management of a pod that it has.
+func (c *Controller) end(ctx context.Context, key, uid string) error {
+	pods, err := api.List(ctx, c.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		if p.Name != key {
+			continue
+		}
+		// Its namespace where it is still to be found, by its name otherwise.
+		found, err := c.cfg.Places.Find(uid)
+		if err == nil {
+			defer found.Netns.Close()
+		}
+		if err := api.Leave(ctx, c.cfg.Socket, key, found.Netns); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	delete(c.known, key)
+	c.mu.Unlock()
+	return nil
+}
+
+// gone forgets a pod that is not in the API any more. The agent sees its end by
+// its cgroup, except where the pods have none of their own.
+func (c *Controller) gone(ctx context.Context, key string) error {
+	c.mu.Lock()
+	was, had := c.known[key]
+	delete(c.told, key)
+	c.mu.Unlock()
+	if !had {
+		return nil
+	}
+	return c.end(ctx, key, was.uid)
+}
+
+// annotate writes or removes the annotation, of the pod of this UID and no later
+// one of the same name. By way of pods/status: that changes no pod's spec.
+func (c *Controller) annotate(ctx context.Context, pod *corev1.Pod, value string) error {
+	annotations := map[string]any{RedirectionAnnotation: nil}
+	if value != "" {
+		annotations[RedirectionAnnotation] = value
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "annotations": annotations}})
+	if err != nil {
+		return err
+	}
+	_, err = c.cfg.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch,
+		metav1.PatchOptions{FieldManager: "duomesh-agent"}, "status")
+	switch {
+	case err == nil, apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsInvalid(err):
+		return c.replaced(ctx, pod, err)
+	}
+	return fmt.Errorf("write annotation %s on pod %s/%s: %w", RedirectionAnnotation, pod.Namespace, pod.Name, err)
+}
+
+// replaced returns nil when a patch was refused because the pod is another one by
+// now, which is reconciled in its turn.
+func (c *Controller) replaced(ctx context.Context, pod *corev1.Pod, refused error) error {
+	now, err := c.cfg.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && now.UID != pod.UID {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("write annotation %s on pod %s/%s: %w", RedirectionAnnotation, pod.Namespace, pod.Name, refused), err)
+}

@@ -1,0 +1,71 @@
+// Command images builds the images of this repository into archives; scripts/images.sh
+// says from what.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/duomesh/duomesh/internal/images"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "images:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	var s images.Sources
+	flag.StringVar(&s.Bin, "bin", "", "`DIR` of our programs")
+	flag.StringVar(&s.Root, "root", "", "`DIR` that Debian packages were unpacked to")
+	flag.StringVar(&s.Istiod, "istiod", "", "`FILE` that is istiod")
+	flag.StringVar(&s.Envoy, "envoy", "", "`FILE` that is Envoy")
+	flag.StringVar(&s.Tag, "tag", "", "`TAG` of all images")
+	out := flag.String("o", "", "`DIR` for the archives")
+	flag.Parse()
+	if s.Bin == "" || s.Tag == "" || *out == "" || flag.NArg() > 0 {
+		return fmt.Errorf("want -bin DIR -tag TAG -o DIR")
+	}
+	specs, left, err := images.All(s)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(*out, 0o755); err != nil {
+		return err
+	}
+	for _, spec := range specs {
+		if err := write(*out, spec); err != nil {
+			return err
+		}
+	}
+	for _, l := range left {
+		fmt.Printf("NOT BUILT %s: %s\n", l.Name, l.Why)
+	}
+	return nil
+}
+
+func write(dir string, spec images.Spec) error {
+	img, err := images.Build(spec)
+	if err != nil {
+		return err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, filepath.Base(strings.SplitN(spec.Name, ":", 2)[0])+".tar")
+	if err := images.Write(file, spec, img); err != nil {
+		return err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\t%s\t%s\t%.1f MB\n", file, spec.Name, digest, float64(info.Size())/1e6)
+	return nil
+}

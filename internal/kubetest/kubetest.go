@@ -1,0 +1,206 @@
+// Package kubetest gives a test a real Kubernetes API: etcd and kube-apiserver as
+// processes of the test, on the loopback, with nothing in it. There is no kubelet,
+// scheduler or controller: the test plays them.
+package kubetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// Server is a running API server.
+type Server struct {
+	// Config is the administrator's.
+	Config *rest.Config
+	// Client is made of it.
+	Client kubernetes.Interface
+}
+
+// Start starts etcd and kube-apiserver and returns when it serves. They end with
+// the test. Without the programs the test is skipped as NOT RUN.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	etcd, apiserver := program(t, "ETCD_BIN", "etcd"), program(t, "KUBE_APISERVER_BIN", "kube-apiserver")
+	dir := t.TempDir()
+	ports := freePorts(t, 3)
+	client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
+	run(t, dir, etcd, "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
+		"--listen-client-urls="+client, "--advertise-client-urls="+client,
+		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
+	key, tokens := filepath.Join(dir, "sa.key"), filepath.Join(dir, "tokens.csv")
+	writeKey(t, key)
+	must(t, os.WriteFile(tokens, []byte("admin,admin,admin,system:masters\n"), 0o600))
+	certs := filepath.Join(dir, "certs")
+	ended := run(t, dir, apiserver, "--etcd-servers="+client, "--bind-address=127.0.0.1", "--secure-port="+ports[2],
+		"--cert-dir="+certs, "--token-auth-file="+tokens, "--authorization-mode=RBAC", "--allow-privileged=true",
+		"--service-account-key-file="+key, "--service-account-signing-key-file="+key,
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
+		"--disable-admission-plugins=ServiceAccount", "--profiling=false")
+	s := &Server{Config: &rest.Config{
+		Host: "https://127.0.0.1:" + ports[2], BearerToken: "admin", QPS: -1,
+		// Its certificate is its own work, made at the start.
+		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(certs, "apiserver.crt")},
+	}}
+	s.await(t, ended)
+	return s
+}
+
+// As returns a configuration of somebody else's rights, for example
+// "system:serviceaccount:NAMESPACE:NAME".
+func (s *Server) As(user string, groups ...string) *rest.Config {
+	c := rest.CopyConfig(s.Config)
+	c.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
+	return c
+}
+
+func (s *Server) await(t testing.TB, ended <-chan string) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(2 * time.Minute)
+	for {
+		err := s.ready(t.Context())
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case said := <-ended:
+			t.Fatalf("kube-apiserver has ended: %s", said)
+		case <-late:
+			t.Fatalf("kube-apiserver does not get ready: %v", err)
+		}
+	}
+}
+
+func (s *Server) ready(ctx context.Context) (err error) {
+	if s.Client == nil {
+		// Fails as long as the certificate is not written.
+		if s.Client, err = newClient(s.Config); err != nil {
+			return err
+		}
+	}
+	status := 0
+	err = s.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).StatusCode(&status).Error()
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("/readyz: %d", status)
+	}
+	return err
+}
+
+func newClient(c *rest.Config) (kubernetes.Interface, error) {
+	client, err := kubernetes.NewForConfig(c)
+	if err != nil {
+		return nil, err // not a nil *Clientset in the interface
+	}
+	return client, nil
+}
+
+// program finds what make controlplane builds.
+func program(t testing.TB, variable, name string) string {
+	t.Helper()
+	if path := os.Getenv(variable); path != "" {
+		return path
+	}
+	cache, err := os.UserCacheDir()
+	must(t, err)
+	found, err := filepath.Glob(filepath.Join(cache, "duomesh/kubernetes/*", name))
+	must(t, err)
+	if len(found) == 0 {
+		t.Skipf("NOT RUN: there is no %s: make controlplane builds it, %s names yours", name, variable)
+	}
+	return found[len(found)-1]
+}
+
+// run starts a program and ends it with the test. The channel says what it said
+// last, when it ends before.
+func run(t testing.TB, dir, path string, args ...string) <-chan string {
+	t.Helper()
+	var said tail
+	cmd := exec.Command(path, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, cmd.Start())
+	ended := make(chan string, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := cmd.Wait()
+		ended <- fmt.Sprintf("%v: %s", err, said.String())
+	})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // fails when it has ended
+		wg.Wait()
+	})
+	return ended
+}
+
+// tail keeps the end of what a program says.
+type tail struct {
+	mu   sync.Mutex
+	data bytes.Buffer
+}
+
+const most = 4 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.data.Write(p)
+	t.data.Next(max(0, t.data.Len()-most))
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(t.data.String())
+}
+
+// freePorts returns ports that were free a moment ago.
+func freePorts(t testing.TB, n int) []string {
+	t.Helper()
+	var ports []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer l.Close()
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		must(t, err)
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+func writeKey(t testing.TB, path string) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}
+	must(t, os.WriteFile(path, pem.EncodeToMemory(block), 0o600))
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
