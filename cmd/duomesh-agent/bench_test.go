@@ -41,7 +41,7 @@ func BenchmarkFirstSync(b *testing.B) {
 			var rss, peak, maps, cpu float64
 			for b.Loop() {
 				b.StopTimer()
-				n := newNode(b)
+				n := newGround(b)
 				s, flags := scripted(b)
 				c := n.start(flags...)
 				c.seen(2) // an empty mesh: connected, and both types answered
@@ -78,7 +78,7 @@ func BenchmarkStart(b *testing.B) {
 			all := largeMesh(services)
 			for b.Loop() {
 				b.StopTimer()
-				n := newNode(b)
+				n := newGround(b)
 				s, flags := scripted(b, all...)
 				b.StartTimer()
 				c := n.start(flags...)
@@ -97,7 +97,7 @@ func BenchmarkStart(b *testing.B) {
 func BenchmarkOneEndpoint(b *testing.B) {
 	for _, services := range meshSizes {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			n := newNode(b)
+			n := newGround(b)
 			s, flags := scripted(b, largeMesh(services)...)
 			c := n.start(flags...)
 			c.seen(2)

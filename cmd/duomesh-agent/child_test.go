@@ -34,18 +34,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// node is where an agent of its own runs.
-type node struct {
+// ground is where an agent of its own runs.
+type ground struct {
 	testing.TB
 	cgroup, bpffs, dir string
 }
 
-func newNode(tb testing.TB) *node {
+func newGround(tb testing.TB) *ground {
 	tb.Helper()
 	kernel.Require(tb, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	root, err := kernel.Cgroup2()
 	must(tb, err)
-	n := &node{TB: tb, bpffs: tb.TempDir(), dir: tb.TempDir()}
+	n := &ground{TB: tb, bpffs: tb.TempDir(), dir: tb.TempDir()}
 	n.cgroup, err = os.MkdirTemp(root, "duomesh-agent-cmd-")
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, os.Remove(n.cgroup)) })
@@ -56,7 +56,7 @@ func newNode(tb testing.TB) *node {
 
 // child is an agent in a process of its own, asked on its admin socket.
 type child struct {
-	*node
+	*ground
 	cmd    *exec.Cmd
 	admin  *api.Client
 	log    *bytes.Buffer
@@ -67,10 +67,10 @@ type child struct {
 }
 
 // start starts an agent with more flags, and returns when it answers.
-func (n *node) start(args ...string) *child {
+func (n *ground) start(args ...string) *child {
 	n.Helper()
 	port := freePort(n)
-	c := &child{node: n, log: &bytes.Buffer{}, ended: make(chan error, 1), metrics: "127.0.0.1:" + freePort(n)}
+	c := &child{ground: n, log: &bytes.Buffer{}, ended: make(chan error, 1), metrics: "127.0.0.1:" + freePort(n)}
 	c.cmd = exec.Command("/proc/self/exe", append([]string{
 		"--cgroup", n.cgroup, "--bpffs", n.bpffs, "--enrol-socket", filepath.Join(n.dir, "enrol.sock"), "--node", "a",
 		"--metrics", c.metrics, "--admin", "127.0.0.1:" + port,
@@ -100,7 +100,7 @@ func (c *child) kill() {
 	}
 }
 
-func (n *node) eventually(what string, is func() bool) {
+func (n *ground) eventually(what string, is func() bool) {
 	n.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
