@@ -181,8 +181,8 @@ func TestChart(t *testing.T) {
 		},
 		"without a plugin": {[]string{"cni.enabled=false"}, []string{"--kubernetes"}, []string{"cni"}},
 		"a network, no waypoints": {
-			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=7"},
-			[]string{"ISTIO_META_NETWORK", "--handoff=proxy-v2", "duomesh-agent:7"}, []string{"duomesh-waypoint-defaults"},
+			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=v7"},
+			[]string{"ISTIO_META_NETWORK", "--handoff=proxy-v2", "duomesh-agent:v7"}, []string{"duomesh-waypoint-defaults"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
