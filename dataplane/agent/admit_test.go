@@ -41,10 +41,11 @@ func (l *labels) Cgroup(uid string) (string, error) {
 	return "", fs.ErrNotExist
 }
 
-func (l *labels) place(uid, dir string) {
+// place gives the pod of UID "in" its cgroup.
+func (l *labels) place(dir string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cgroups[uid] = dir
+	l.cgroups["in"] = dir
 }
 
 func newLabels() *labels {
@@ -95,7 +96,7 @@ func TestAdmit(t *testing.T) {
 	wantError(t, err, "its network namespace did not come along")
 
 	// Once its cgroup is there its end is seen.
-	known.place("in", in.cgroup.Name())
+	known.place(in.cgroup.Name())
 	eventually(t, "the cgroup is found", func() bool { return names(r.status().Pods) == "default/in" })
 	in.end(t)
 	eventually(t, "the end is seen", func() bool { return r.entries() == 0 })
@@ -178,7 +179,7 @@ func TestNextAgentAfterAdmit(t *testing.T) {
 	_, err := api.Admit(deadline(t), r.cfg.EnrolSocket, p.sandbox("in", "s1"))
 	must(t, err)
 	must(t, r.stop())
-	known.place("in", p.cgroup.Name())
+	known.place(p.cgroup.Name())
 	p.live(t)
 	r = g.start(t)
 	if got := names(r.status().Pods); got != "default/p" {

@@ -32,12 +32,12 @@ func Funcs(log io.Writer) skel.CNIFuncs {
 
 type plugin struct{ log io.Writer }
 
-// podArgs are what kubelet's runtime passes as CNI_ARGS.
+// podArgs are what kubelet's runtime passes as CNI_ARGS; the names are theirs.
 type podArgs struct {
 	types.CommonArgs
-	K8S_POD_NAMESPACE types.UnmarshallableString //nolint:staticcheck // the name is the argument's
-	K8S_POD_NAME      types.UnmarshallableString //nolint:staticcheck // the name is the argument's
-	K8S_POD_UID       types.UnmarshallableString //nolint:staticcheck // the name is the argument's
+	K8S_POD_NAMESPACE types.UnmarshallableString
+	K8S_POD_NAME      types.UnmarshallableString
+	K8S_POD_UID       types.UnmarshallableString
 }
 
 // call is one command's input.

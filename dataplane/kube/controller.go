@@ -11,10 +11,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	appsinformers "k8s.io/client-go/informers/apps/v1"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -61,16 +64,29 @@ func New(cfg Config) (*Controller, error) {
 	}
 	c.events = c.sink.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "duomesh-agent", Host: cfg.Node})
 	only := fields.OneTermEqualSelector("spec.nodeName", cfg.Node).String()
-	c.pods = informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0,
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = only }),
-		informers.WithTransform(trim)).Core().V1().Pods().Informer()
-	c.namespaces = metadatainformer.NewSharedInformerFactory(cfg.Metadata, 0).ForResource(namespaceResource).Informer()
+	c.pods = coreinformers.NewFilteredPodInformer(cfg.Client, metav1.NamespaceAll, 0, cache.Indexers{},
+		func(o *metav1.ListOptions) { o.FieldSelector = only })
+	c.namespaces = namespaceInformer(cfg.Metadata)
 	if cfg.DaemonSet != "" {
 		name := fields.OneTermEqualSelector("metadata.name", cfg.DaemonSet).String()
-		c.daemonset = informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithNamespace(cfg.Namespace),
-			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = name })).Apps().V1().DaemonSets().Informer()
+		c.daemonset = appsinformers.NewFilteredDaemonSetInformer(cfg.Client, cfg.Namespace, 0, cache.Indexers{},
+			func(o *metav1.ListOptions) { o.FieldSelector = name })
 	}
-	return c, c.handle()
+	return c, errors.Join(c.pods.SetTransform(trim), c.handle())
+}
+
+// namespaceInformer watches what is said about namespaces, not what is in them.
+// Package informers would link the informers of every kind that there is.
+func namespaceInformer(client metadata.Interface) cache.SharedIndexInformer {
+	resource := client.Resource(namespaceResource)
+	return cache.NewSharedIndexInformer(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return resource.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return resource.Watch(ctx, o)
+		},
+	}, &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
 }
 
 // trim drops what nobody here reads: the cache holds every pod of the node.

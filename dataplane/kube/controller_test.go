@@ -29,7 +29,7 @@ func TestRunningPodsAreEnrolled(t *testing.T) {
 		p.Spec.HostNetwork = true
 		p.Labels = map[string]string{ModeLabel: "duomesh"}
 	})
-	c.phase(host, corev1.PodRunning)
+	c.running(host)
 	c.start(c.server.Config)
 
 	c.eventually("a pod that ran before is enrolled", func() bool { return c.annotation(before) == RedirectionEnabled })
@@ -49,10 +49,10 @@ func TestRunningPodsAreEnrolled(t *testing.T) {
 	// Labels come and go.
 	c.label("plain", `"duomesh"`)
 	c.eventually("a namespace joins", func() bool { return c.annotation(other) == RedirectionEnabled })
-	c.labelPod("shop", "before", `"none"`)
+	c.labelPod("before", `"none"`)
 	c.eventually("a pod opts out", func() bool { return c.annotation(before) == "" && c.has() == "plain/other shop/after" })
 	c.eventually("an event says that it has left", func() bool { return c.event(before, "Left", "istio.io/dataplane-mode=none") })
-	c.labelPod("shop", "before", "null")
+	c.labelPod("before", "null")
 	c.eventually("a pod is back", func() bool { return c.annotation(before) == RedirectionEnabled })
 	c.label("shop", "null")
 	c.eventually("a namespace leaves", func() bool {
@@ -64,7 +64,7 @@ func TestPodThatHasNoProcess(t *testing.T) {
 	c := newCluster(t)
 	c.namespace("shop", "Kmesh")
 	pod := c.pod("shop", "web-0", nil)
-	c.phase(pod, corev1.PodRunning) // and none on the node
+	c.running(pod) // and none on the node
 	r := c.start(c.server.Config)
 	c.eventually("an event names the reason", func() bool { return c.event(pod, "NotEnrolled", "no process of it") })
 	c.eventually("the log does", func() bool { return r.log.has("a pod was not enrolled", "shop/web-0", "no process of it") })
@@ -83,7 +83,7 @@ func TestSameNameAnotherPod(t *testing.T) {
 	pod := c.pod("shop", "web-0", nil)
 	p := c.live(pod)
 	c.eventually("the first is enrolled", func() bool { return c.annotation(pod) == RedirectionEnabled })
-	first := inodeOf(c, "shop/web-0")
+	first := inodeOf(c)
 	p.end()
 	c.delete(pod)
 	again := c.pod("shop", "web-0", nil)
@@ -92,7 +92,7 @@ func TestSameNameAnotherPod(t *testing.T) {
 	}
 	c.live(again)
 	c.eventually("the second is", func() bool { return c.annotation(again) == RedirectionEnabled })
-	if now := inodeOf(c, "shop/web-0"); now == first || now == 0 {
+	if now := inodeOf(c); now == first || now == 0 {
 		t.Errorf("namespace %d, was %d", now, first)
 	}
 }
@@ -108,7 +108,7 @@ func TestEndingPod(t *testing.T) {
 	c.eventually("it is enrolled", func() bool { return c.annotation(pod) == RedirectionEnabled })
 	must(t, c.server.Client.CoreV1().Pods("shop").Delete(t.Context(), "web-0", metav1.DeleteOptions{}))
 	p.end()
-	c.labelPod("shop", "web-0", `"Kmesh"`) // a change that is looked at
+	c.labelPod("web-0", `"Kmesh"`) // a change that is looked at
 	c.eventually("the change is seen", func() bool {
 		o, there, err := r.pods.GetStore().GetByKey("shop/web-0")
 		return err == nil && there && o.(*corev1.Pod).Labels[ModeLabel] != ""
@@ -122,11 +122,12 @@ func TestEndingPod(t *testing.T) {
 	}
 }
 
-func inodeOf(c *cluster, name string) uint64 {
+// inodeOf is the namespace that the agent has for shop/web-0, 0 without one.
+func inodeOf(c *cluster) uint64 {
 	pods, err := api.List(c.t.Context(), c.socket)
 	must(c.t, err)
 	for _, p := range pods {
-		if p.Name == name {
+		if p.Name == "shop/web-0" {
 			return p.Netns
 		}
 	}
@@ -146,7 +147,7 @@ func TestAgentAnew(t *testing.T) {
 		return c.annotation(stays) == RedirectionEnabled && c.annotation(leaves) == RedirectionEnabled
 	})
 	r.stop()
-	c.labelPod("shop", "leaves", `"none"`)
+	c.labelPod("leaves", `"none"`)
 	c.start(c.server.Config)
 	c.eventually("the one has left", func() bool { return c.annotation(leaves) == "" && c.has() == "shop/stays" })
 
@@ -175,7 +176,7 @@ func TestAdmission(t *testing.T) {
 	must(t, err)
 	// kubelet starts it: the informer confirms the same namespace.
 	c.node.pod(string(pod.UID), ns)
-	c.phase(pod, corev1.PodRunning)
+	c.running(pod)
 	c.eventually("the annotation follows", func() bool { return c.annotation(pod) == RedirectionEnabled })
 
 	// The label counts that was set before the pod was made.

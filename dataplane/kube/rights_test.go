@@ -132,7 +132,7 @@ func TestEveryRightIsNeeded(t *testing.T) {
 	live := c.pod("shop", "live", nil)
 	c.live(live)
 	// Without a process: its event is written again and again, which is a patch.
-	c.phase(c.pod("shop", "dead", nil), corev1.PodRunning)
+	c.running(c.pod("shop", "dead", nil))
 	whole := shipped(t)
 	c.bind(whole)
 

@@ -140,10 +140,11 @@ func (c *cluster) label(namespace, mode string) {
 	must(c.t, err)
 }
 
-func (c *cluster) labelPod(namespace, name, mode string) {
+// labelPod labels a pod of namespace shop.
+func (c *cluster) labelPod(name, mode string) {
 	c.t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, ModeLabel, mode)
-	_, err := c.server.Client.CoreV1().Pods(namespace).Patch(c.t.Context(), name, "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
+	_, err := c.server.Client.CoreV1().Pods("shop").Patch(c.t.Context(), name, "application/merge-patch+json", []byte(patch), metav1.PatchOptions{})
 	must(c.t, err)
 }
 
@@ -166,13 +167,14 @@ func (c *cluster) pod(namespace, name string, change func(*corev1.Pod)) *corev1.
 func (c *cluster) live(pod *corev1.Pod) *process {
 	c.t.Helper()
 	p := c.node.pod(string(pod.UID), newNetns(c.t))
-	c.phase(pod, corev1.PodRunning)
+	c.running(pod)
 	return p
 }
 
-func (c *cluster) phase(pod *corev1.Pod, phase corev1.PodPhase) {
+// running is what kubelet says of a pod.
+func (c *cluster) running(pod *corev1.Pod) {
 	c.t.Helper()
-	patch := fmt.Sprintf(`{"status":{"phase":%q}}`, phase)
+	patch := fmt.Sprintf(`{"status":{"phase":%q}}`, corev1.PodRunning)
 	_, err := c.server.Client.CoreV1().Pods(pod.Namespace).Patch(c.t.Context(), pod.Name, "application/merge-patch+json", []byte(patch), metav1.PatchOptions{}, "status")
 	must(c.t, err)
 }

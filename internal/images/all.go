@@ -31,8 +31,8 @@ const unprivileged = "1337:1337"
 
 // All returns the images that the sources allow, and those that they do not.
 func All(s Sources) (specs []Spec, left []Left, err error) {
-	for _, make := range []func(Sources) (Spec, error){agentImage, fortioImage, netutilsImage, istiodImage, waypointImage} {
-		spec, err := make(s)
+	for _, image := range []func(Sources) (Spec, error){agentImage, fortioImage, netutilsImage, istiodImage, waypointImage} {
+		spec, err := image(s)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			left = append(left, Left{spec.Name, err.Error()})

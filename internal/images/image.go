@@ -120,7 +120,10 @@ func (s Spec) layer() ([]byte, error) {
 			return nil, err
 		}
 	}
-	return out.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // entries adds the directories, sorts, and refuses what cannot be.

@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -80,6 +81,16 @@ func TestArchive(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "bin bin/a bin/ba tmp" {
 		t.Errorf("files are %s", got)
+	}
+}
+
+// TestLayerIsWhole: a tar ends with two blocks of zeros; other readers than Go's
+// insist.
+func TestLayerIsWhole(t *testing.T) {
+	data, err := spec(File{Path: "/bin/a", Data: []byte("a"), Mode: 0o755}).layer()
+	must(t, err)
+	if len(data)%512 != 0 || !bytes.HasSuffix(data, make([]byte, 1024)) {
+		t.Errorf("%d bytes, which do not end as a tar", len(data))
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -130,21 +131,27 @@ func program(t testing.TB, variable, name string) string {
 	return found[len(found)-1]
 }
 
-// run starts a program and ends it with the test. The channel says what it said
-// last, when it ends before.
+// run starts a program and ends it with the test, or with the process of the test
+// when that is killed. The channel says what it said last, when it ends before.
 func run(t testing.TB, dir, path string, args ...string) <-chan string {
 	t.Helper()
 	var said tail
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	must(t, cmd.Start())
-	ended := make(chan string, 1)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started, ended := make(chan error), make(chan string, 1)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		err := cmd.Wait()
-		ended <- fmt.Sprintf("%v: %s", err, said.String())
+		runtime.LockOSThread() // Pdeathsig follows the thread that starts
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			err = cmd.Wait()
+			ended <- fmt.Sprintf("%v: %s", err, said.String())
+		}
 	})
+	must(t, <-started)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // fails when it has ended
 		wg.Wait()

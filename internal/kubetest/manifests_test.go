@@ -2,9 +2,12 @@ package kubetest
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,23 +111,58 @@ func TestStrictly(t *testing.T) {
 	}
 }
 
+var built bool // by renderer
+
+// renderer is tools/helm, built once; TestMain removes it.
+var renderer = sync.OnceValues(func() (string, error) {
+	built = true
+	dir, err := os.MkdirTemp("", "duomesh-kubetest-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "helm")
+	out, err := exec.Command("go", "-C", filepath.Join(repository, "tools/helm"), "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("%w: %s", err, out), os.RemoveAll(dir))
+	}
+	return path, nil
+})
+
+func helm(t *testing.T) string {
+	t.Helper()
+	path, err := renderer()
+	if err != nil {
+		t.Skipf("NOT RUN: tools/helm cannot be built: %v", err)
+	}
+	return path
+}
+
 // chart renders the chart with Helm's own engine.
 func chart(t *testing.T, set ...string) ([]byte, error) {
 	t.Helper()
-	helm := filepath.Join(t.TempDir(), "helm")
-	if out, err := exec.Command("go", "-C", filepath.Join(repository, "tools/helm"), "build", "-o", helm, ".").CombinedOutput(); err != nil {
-		t.Skipf("NOT RUN: tools/helm cannot be built: %s", out)
-	}
-	args := []string{"-chart", filepath.Join(repository, "deploy/helm/duomesh")}
+	path, err := filepath.Abs(filepath.Join(repository, "deploy/helm/duomesh"))
+	must(t, err)
+	args := []string{"-chart", path}
 	for _, s := range set {
 		args = append(args, "-set", s)
 	}
-	out, err := exec.Command(helm, args...).Output()
+	out, err := exec.Command(helm(t), args...).Output()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		err = errors.New(string(failed.Stderr))
 	}
 	return out, err
+}
+
+// TestMain removes what was built for the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built {
+		if path, err := renderer(); err == nil {
+			os.RemoveAll(filepath.Dir(path))
+		}
+	}
+	os.Exit(code)
 }
 
 // TestChart holds other values than the default against a real API server.
@@ -143,8 +181,8 @@ func TestChart(t *testing.T) {
 		},
 		"without a plugin": {[]string{"cni.enabled=false"}, []string{"--kubernetes"}, []string{"cni"}},
 		"a network, no waypoints": {
-			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=7"},
-			[]string{"ISTIO_META_NETWORK", "--handoff=proxy-v2", "duomesh-agent:7"}, []string{"duomesh-waypoint-defaults"},
+			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=v7"},
+			[]string{"ISTIO_META_NETWORK", "--handoff=proxy-v2", "duomesh-agent:v7"}, []string{"duomesh-waypoint-defaults"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
