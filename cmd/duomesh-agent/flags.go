@@ -30,6 +30,7 @@ type flags struct {
 	metrics  string
 	logLevel string
 	remove   bool
+	force    bool
 	kmesh    kmeshFlags
 }
 
@@ -80,6 +81,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.admin, "admin", api.AdminAddress, "`ADDRESS` of the admin API on the loopback; empty: none")
 	set.StringVar(&f.metrics, "metrics", ":15020", "`ADDRESS` of /metrics and /status/metric; empty: none")
 	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
+	set.BoolVar(&f.force, "force", false, "go on beside programs of others that change where connections go")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
 	f.kmesh.define(set)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -87,7 +88,8 @@ func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
 // what this kernel lacks.
 func engineUses(features []kernel.Trial) []kernel.Use {
 	engine := kernel.Use{For: "redirect connections", Needed: true}
-	if err := tryEngine(); err != nil {
+	others, err := tryEngine()
+	if err != nil {
 		engine.Instead = []string{err.Error()}
 		engine.Effect = "the engine does not open"
 		return []kernel.Use{engine}
@@ -98,7 +100,21 @@ func engineUses(features []kernel.Trial) []kernel.Use {
 		refusal.By, refusal.Instead = "return value of the program", []string{why}
 		refusal.Effect = "the application gets EPERM, not ECONNREFUSED"
 	}
-	return []kernel.Use{engine, refusal}
+	return append([]kernel.Use{engine, refusal}, neighbourUses(others)...)
+}
+
+// neighbourUses names the programs of others that run for every connection of this
+// machine. Those of one pod are in the agent's status.
+func neighbourUses(others []l4.Neighbour) []kernel.Use {
+	var uses []kernel.Use
+	for _, o := range others {
+		u := kernel.Use{For: "share connections with " + o.Program, By: o.String()}
+		if strings.HasSuffix(o.Hook, "Connect") {
+			u.Effect = "the engine works beside it: a test connection was redirected"
+		}
+		uses = append(uses, u)
+	}
+	return uses
 }
 
 // lack says why a feature does not work, or "".
@@ -111,21 +127,21 @@ func lack(tried []kernel.Trial, f kernel.Feature) string {
 	return ""
 }
 
-func tryEngine() (err error) {
+func tryEngine() (others []l4.Neighbour, err error) {
 	g, err := kernel.NewGround()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	cgroup, err := g.Cgroup()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e, err := l4.Open(l4.Host{Cgroup: cgroup}, l4.Options{})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return e.Close()
+	return e.Neighbours(), e.Close()
 }
 
 // judgeUses opens a whole judge that watches nobody.
