@@ -77,13 +77,11 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 	choose(cpu, k, c);
 	if (k->proto == IPPROTO_UDP)
 		keep_udp(ctx, k, c);
-	count(cpu, c->exit);
-	if (!cfg_keep_peer || k->proto == IPPROTO_UDP)
-		return;
-	if (c->addr)
+	else if (cfg_keep_peer && c->addr)
 		keep_origin(ctx, cpu, k, c);
-	else
-		forget_origin(ctx);
+	else if (cfg_keep_peer)
+		forget_origin(ctx, k, c);
+	count(cpu, c->exit);
 }
 
 /*

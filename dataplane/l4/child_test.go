@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -44,6 +45,7 @@ type call struct {
 	To     netip.AddrPort
 	All    []netip.AddrPort
 	N      int
+	Way    string // of "way"
 }
 
 type answer struct {
@@ -161,6 +163,8 @@ func perform(q call) (a answer) {
 	case "connected datagram":
 		a.Heard, err = askOnce(q.Domain, q.To, true)
 		a.Peer = a.Heard.At
+	case "way":
+		a.Peer, err = ways[q.Way](q)
 	case "dial":
 		a.Peer, err = dialOnce(q.Domain, q.Type, q.Proto, q.To)
 	case "repeat":
@@ -221,7 +225,8 @@ func sockaddr(domain int, to netip.AddrPort) unix.Sockaddr {
 	if domain == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	zone, _ := strconv.ParseUint(to.Addr().Zone(), 10, 32) // 0 without
+	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16(), ZoneId: uint32(zone)}
 }
 
 // peerOf keeps a v4-mapped answer as it is.
