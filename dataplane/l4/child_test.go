@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -46,6 +47,7 @@ type call struct {
 	All    []netip.AddrPort
 	N      int
 	Way    string // of "way"
+	Of     int    // of "spread": how many services there are
 }
 
 type answer struct {
@@ -170,6 +172,21 @@ func perform(q call) (a answer) {
 	case "repeat":
 		for range q.N {
 			if _, err = dialOnce(q.Domain, q.Type, q.Proto, q.To); err != nil {
+				break
+			}
+		}
+	case "spread":
+		for range q.N {
+			if _, err = dialOnce(v4, q.Type, 0, netip.AddrPortFrom(vipOf(rand.IntN(q.Of)), 80)); err != nil {
+				break
+			}
+		}
+	case "asks":
+		for range q.N {
+			if err = say(q.FD, v4, q.To); err != nil {
+				break
+			}
+			if a.Heard, err = hear(q.FD); err != nil {
 				break
 			}
 		}
