@@ -4,6 +4,7 @@
 #define MESH_DECIDE_H
 
 #include "datagram.h"
+#include "handoff.h"
 #include "origin.h"
 
 #define ECONNREFUSED 111
@@ -81,6 +82,8 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 		keep_origin(ctx, cpu, k, c);
 	else if (cfg_keep_peer)
 		forget_origin(ctx, k, c);
+	if (c->exit == EXIT_REDIRECT_WAYPOINT)
+		keep_handoff(ctx, k, c);
 	count(cpu, c->exit);
 }
 

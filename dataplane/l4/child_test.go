@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -38,16 +39,18 @@ func TestMain(m *testing.M) {
 
 // call is one request to a child; answer what came of it.
 type call struct {
-	Op     string
-	FD     int
-	Domain int
-	Type   int
-	Proto  int
-	To     netip.AddrPort
-	All    []netip.AddrPort
-	N      int
-	Way    string // of "way"
-	Of     int    // of "spread": how many services there are
+	Op        string
+	FD        int
+	Domain    int
+	Type      int
+	Proto     int
+	To        netip.AddrPort
+	All       []netip.AddrPort
+	N         int
+	Way       string // of "way"
+	Of        int    // of "spread": how many services there are
+	Listening listenHow
+	Asking    asking
 }
 
 type answer struct {
@@ -56,6 +59,7 @@ type answer struct {
 	Peer  netip.AddrPort
 	Heard heard
 	Tally []tally
+	Asked asked
 }
 
 // tally counts connections by what was asked and what came of it.
@@ -167,6 +171,14 @@ func perform(q call) (a answer) {
 		a.Peer = a.Heard.At
 	case "way":
 		a.Peer, err = ways[q.Way](q)
+	case "waypoint":
+		err = listenWaypoint(q.Listening)
+	case "ask":
+		a.Asked = ask(q.Asking)
+	case "options":
+		err = askOptions()
+	case "version":
+		a.FD, err = handoff.InstalledVersion()
 	case "dial":
 		a.Peer, err = dialOnce(q.Domain, q.Type, q.Proto, q.To)
 	case "repeat":

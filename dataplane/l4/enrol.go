@@ -52,6 +52,9 @@ func (e *Engine) enrol(p Pod) error {
 	if err != nil {
 		return err
 	}
+	if e.served[cookie] != nil {
+		return errors.New("its network namespace is a waypoint's, which is never managed")
+	}
 	if err := e.meetPod(cookie, p); err != nil {
 		return err
 	}
