@@ -29,7 +29,7 @@ func handoffID(network string, k meshFrontendKey) uint32 {
 // hasID: frontends of workloads have no port, and so no id.
 func hasID(k meshFrontendKey) bool { return k.Proto == uint8(intent.TCP) && k.Port != 0 }
 
-// nameOf is the entry of an id: see name_check in bpf/mesh/sockops.h.
+// nameOf is the entry of an id: see name_check in bpf/mesh/accept.h.
 func nameOf(id uint32, k meshFrontendKey) meshName {
 	n := meshName{}
 	n.To.Addr, n.To.Port = k.Addr, k.Port
