@@ -13,8 +13,8 @@ import (
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
-// hooks are the places of a cgroup where a program can take part in a TCP
-// connection.
+// hooks are the places of a cgroup where a program can take part in a connection,
+// and in the lookups by UDP that come before one.
 var hooks = []ebpf.AttachType{
 	ebpf.AttachCGroupInetIngress, ebpf.AttachCGroupInetEgress,
 	ebpf.AttachCGroupInetSockCreate, ebpf.AttachCgroupInetSockRelease,
@@ -23,6 +23,8 @@ var hooks = []ebpf.AttachType{
 	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
 	ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 	ebpf.AttachCgroupInet4GetSockname, ebpf.AttachCgroupInet6GetSockname,
+	ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
 	ebpf.AttachCGroupSockOps, ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt,
 }
 

@@ -80,7 +80,7 @@ static __always_inline void choose_again(struct cpu_state *cpu,
 					 struct frontend *f, struct choice *c)
 {
 	count(cpu, EVENT_RETRY);
-	c->exit = find(cpu, k, f);
+	c->exit = find_exact(cpu, k, f);
 	if (c->exit == EXIT_REDIRECT)
 		choose_slot(cpu, f, c);
 }

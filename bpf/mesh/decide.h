@@ -78,15 +78,13 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 	choose(cpu, k, c);
 	if (k->proto == IPPROTO_UDP)
 		keep_udp(ctx, k, c);
-	else if (c->exit == EXIT_REDIRECT_WAYPOINT)
+	else if (cfg_keep_peer && c->addr)
+		keep_origin(ctx, cpu, k, c);
+	else if (cfg_keep_peer)
+		forget_origin(ctx, k, c);
+	if (c->exit == EXIT_REDIRECT_WAYPOINT)
 		keep_handoff(ctx, k, c);
 	count(cpu, c->exit);
-	if (!cfg_keep_peer || k->proto == IPPROTO_UDP)
-		return;
-	if (c->addr)
-		keep_origin(ctx, cpu, k, c);
-	else
-		forget_origin(ctx);
 }
 
 /*

@@ -12,7 +12,6 @@
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
-
 /*
  * How often a socket is taken for one whose connect() was decided and is not
  * through: it may as well have been disconnected since, or have failed.

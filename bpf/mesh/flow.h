@@ -86,7 +86,7 @@ static __always_inline __u32 place_of(struct flows *all,
 	__u64 best = 0;
 
 	if (is_flow_to(w, k))
-		return all->last;
+		return all->last % FLOWS;
 	for (__u32 i = 0; i < FLOWS; i++) {
 		w = &all->sent[i];
 		best = larger(best, ranked(is_flow_to(w, k), age(all, w), i));

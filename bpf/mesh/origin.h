@@ -61,10 +61,25 @@ static __always_inline struct mptcp_sock *mptcp_of(struct bpf_sock_addr *ctx)
 	return cfg_places ? bpf_skc_to_mptcp_sock(ctx->sk) : NULL;
 }
 
+/*
+ * leave_join is true for a further subflow of an MPTCP connection, of whose socket
+ * o is: it goes where the first one went, whatever that address is to others.
+ */
+static __always_inline bool leave_join(const struct origin *o,
+				       const struct frontend_key *k,
+				       struct choice *c)
+{
+	if (!o || o->target_port != k->port || !same_addr(o->target, k->addr))
+		return false;
+	c->addr = NULL;
+	c->exit = EXIT_PASS_NO_VIP;
+	return true;
+}
+
 static __always_inline void keep_origin(struct bpf_sock_addr *ctx,
 					struct cpu_state *cpu,
 					const struct frontend_key *k,
-					const struct choice *c)
+					struct choice *c)
 {
 	struct mptcp_sock *mptcp = mptcp_of(ctx);
 	struct origin *o;
@@ -77,6 +92,8 @@ static __always_inline void keep_origin(struct bpf_sock_addr *ctx,
 	else
 		o = bpf_sk_storage_get(&spilled, ctx->sk, NULL,
 				       BPF_SK_STORAGE_GET_F_CREATE);
+	if (mptcp && leave_join(o, k, c))
+		return;
 	if (o)
 		write_origin(o, k, c);
 	else
@@ -96,10 +113,16 @@ static __always_inline void give_back(__u64 cookie)
  * subflow that joins an MPTCP connection is none: it must not take away what
  * the first one kept, so those are left to the comparison in asked_for().
  */
-static __always_inline void forget_origin(struct bpf_sock_addr *ctx)
+static __always_inline void forget_origin(struct bpf_sock_addr *ctx,
+					  const struct frontend_key *k,
+					  struct choice *c)
 {
-	if (mptcp_of(ctx))
+	struct mptcp_sock *mptcp = mptcp_of(ctx);
+
+	if (mptcp) {
+		leave_join(bpf_sk_storage_get(&spilled, mptcp, NULL, 0), k, c);
 		return;
+	}
 	give_back(bpf_get_socket_cookie(ctx));
 	bpf_sk_storage_delete(&spilled, ctx->sk);
 }

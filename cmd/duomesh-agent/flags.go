@@ -33,6 +33,7 @@ type flags struct {
 	handoff  string
 	policy   string
 	resolv   string
+	force    bool
 	kmesh    kmeshFlags
 	kube     kubeFlags
 }
@@ -87,6 +88,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.admin, "admin", api.AdminAddress, "`ADDRESS` of the admin API on the loopback; empty: none")
 	set.StringVar(&f.metrics, "metrics", ":15020", "`ADDRESS` of /metrics and /status/metric; empty: none")
 	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
+	set.BoolVar(&f.force, "force", false, "go on beside programs of others that change where connections go")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
 	f.kmesh.define(set)
 	f.kube.define(set, env)

@@ -64,6 +64,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	}
 	cfg := agent.Config{
 		Host:        dataplane.Host{Cgroup: cgroup, BPFFS: f.bpffs, Place: place, Log: log},
+		Engine:      dataplane.Options{Force: f.force},
 		Source:      from.name,
 		Collectors:  from.metrics,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -94,7 +95,8 @@ func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
 // what this kernel lacks.
 func engineUses(features []kernel.Trial) []kernel.Use {
 	engine := kernel.Use{For: "redirect connections", Needed: true}
-	if err := tryEngine(); err != nil {
+	others, err := tryEngine()
+	if err != nil {
 		engine.Instead = []string{err.Error()}
 		engine.Effect = "the engine does not open"
 		return []kernel.Use{engine}
@@ -105,7 +107,7 @@ func engineUses(features []kernel.Trial) []kernel.Use {
 		refusal.By, refusal.Instead = "return value of the program", []string{why}
 		refusal.Effect = "the application gets EPERM, not ECONNREFUSED"
 	}
-	return append([]kernel.Use{engine, refusal}, datagramUses(features)...)
+	return append(append([]kernel.Use{engine, refusal}, datagramUses(features)...), neighbourUses(others)...)
 }
 
 // datagramUses say what becomes of UDP: the engine opens only where it can redirect
@@ -140,6 +142,20 @@ func traceUses() []kernel.Use {
 	return []kernel.Use{u}
 }
 
+// neighbourUses names the programs of others that run for every connection of this
+// machine. Those of one pod are in the agent's status.
+func neighbourUses(others []l4.Neighbour) []kernel.Use {
+	var uses []kernel.Use
+	for _, o := range others {
+		u := kernel.Use{For: "share connections with " + o.Program, By: o.String()}
+		if strings.HasSuffix(o.Hook, "Connect") {
+			u.Effect = "the engine works beside it: a test connection was redirected"
+		}
+		uses = append(uses, u)
+	}
+	return uses
+}
+
 // lack says why a feature does not work, or "".
 func lack(tried []kernel.Trial, f kernel.Feature) string {
 	for _, t := range tried {
@@ -150,21 +166,21 @@ func lack(tried []kernel.Trial, f kernel.Feature) string {
 	return ""
 }
 
-func tryEngine() (err error) {
+func tryEngine() (others []l4.Neighbour, err error) {
 	g, err := kernel.NewGround()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	cgroup, err := g.Cgroup()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e, err := l4.Open(l4.Host{Cgroup: cgroup}, l4.Options{})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return e.Close()
+	return e.Neighbours(), e.Close()
 }
 
 // judgeUses opens a whole judge that watches nobody.

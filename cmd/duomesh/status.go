@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/l4"
 )
 
 func newStatusCmd() *cobra.Command {
@@ -74,7 +75,7 @@ func printStatus(out io.Writer, s api.Status) {
 	}
 	say("audit", "%s", auditWords(s.Audit))
 	for _, n := range s.Neighbours {
-		say("neighbour", "program %s (%d) at %s", n.Program, n.ID, n.Hook)
+		say("neighbour", "program %v", l4.Neighbour{Hook: n.Hook, Program: n.Program, ID: n.ID, Before: n.Before, Pod: n.Pod})
 	}
 	var pods []string
 	for _, p := range s.Pods {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
@@ -17,10 +18,10 @@ import (
 const versionEnv = "DUOMESH_AGENT_TEST_VERSION"
 
 func exitWithVersion() {
-	switch err := handoff.Ready(); err {
-	case nil:
+	switch err := handoff.Ready(); {
+	case err == nil:
 		os.Exit(0)
-	case handoff.ErrNotServed:
+	case errors.Is(err, handoff.ErrNotServed):
 		os.Exit(3)
 	}
 	os.Exit(1)

@@ -22,12 +22,13 @@ func BenchmarkHook(b *testing.B) {
 		options Options
 		managed bool
 		to      string
+		target  float64 // times an empty program; 0: none
 	}{
-		{"unmanaged", Options{HidePeer: true}, false, "10.1.0.1:7001"},
-		{"unknown-address", Options{HidePeer: true}, true, "10.1.0.1:7001"},
-		{"unknown-address-keep-peer", Options{}, true, "10.1.0.1:7001"},
-		{"l4", Options{HidePeer: true}, true, "10.9.0.1:80"},
-		{"l4-keep-peer", Options{}, true, "10.9.0.1:80"},
+		{"unmanaged", Options{HidePeer: true}, false, "10.1.0.1:7001", 1.6},
+		{"unknown-address", Options{HidePeer: true}, true, "10.1.0.1:7001", 0},
+		{"unknown-address-keep-peer", Options{}, true, "10.1.0.1:7001", 0},
+		{"l4", Options{HidePeer: true}, true, "10.9.0.1:80", 2.8},
+		{"l4-keep-peer", Options{}, true, "10.9.0.1:80", 10},
 	} {
 		for _, pattern := range []string{"repeat", "exchange"} {
 			b.Run(v.name+"/"+pattern, func(b *testing.B) {
@@ -52,6 +53,9 @@ func BenchmarkHook(b *testing.B) {
 				b.ReportMetric(median(floors), "empty-ns/run")
 				b.ReportMetric(median(costs), "ns/run")
 				b.ReportMetric(median(ratios), "x-empty")
+				if v.target > 0 {
+					b.ReportMetric(v.target, "x-empty-target")
+				}
 				b.ReportMetric(0, "ns/op")
 			})
 		}

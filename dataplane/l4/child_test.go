@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,15 +39,16 @@ func TestMain(m *testing.M) {
 
 // call is one request to a child; answer what came of it.
 type call struct {
-	Op     string
-	FD     int
-	Domain int
-	Type   int
-	Proto  int
-	To     netip.AddrPort
-	All    []netip.AddrPort
-	N      int
-
+	Op        string
+	FD        int
+	Domain    int
+	Type      int
+	Proto     int
+	To        netip.AddrPort
+	All       []netip.AddrPort
+	N         int
+	Way       string // of "way"
+	Of        int    // of "spread": how many services there are
 	Listening listenHow
 	Asking    asking
 }
@@ -166,6 +169,8 @@ func perform(q call) (a answer) {
 	case "connected datagram":
 		a.Heard, err = askOnce(q.Domain, q.To, true)
 		a.Peer = a.Heard.At
+	case "way":
+		a.Peer, err = ways[q.Way](q)
 	case "waypoint":
 		err = listenWaypoint(q.Listening)
 	case "ask":
@@ -179,6 +184,21 @@ func perform(q call) (a answer) {
 	case "repeat":
 		for range q.N {
 			if _, err = dialOnce(q.Domain, q.Type, q.Proto, q.To); err != nil {
+				break
+			}
+		}
+	case "spread":
+		for range q.N {
+			if _, err = dialOnce(v4, q.Type, 0, netip.AddrPortFrom(vipOf(rand.IntN(q.Of)), 80)); err != nil {
+				break
+			}
+		}
+	case "asks":
+		for range q.N {
+			if err = say(q.FD, v4, q.To); err != nil {
+				break
+			}
+			if a.Heard, err = hear(q.FD); err != nil {
 				break
 			}
 		}
@@ -234,7 +254,8 @@ func sockaddr(domain int, to netip.AddrPort) unix.Sockaddr {
 	if domain == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	zone, _ := strconv.ParseUint(to.Addr().Zone(), 10, 32) // 0 without
+	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16(), ZoneId: uint32(zone)}
 }
 
 // peerOf keeps a v4-mapped answer as it is.

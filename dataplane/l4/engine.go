@@ -52,7 +52,10 @@ type Engine struct {
 	grace     *grace
 	pins      *pins // nil: nothing is pinned
 	closers   []io.Closer
-	neighbors []Neighbour
+	neighbors []Neighbour // of the node, when they were last looked for
+	// beside has the neighbours of pods, by netns cookie.
+	beside map[uint64][]Neighbour
+	force  bool // Options.Force
 }
 
 // Open loads the programs and attaches them to h.Cgroup. Where h.BPFFS holds the
@@ -61,11 +64,13 @@ type Engine struct {
 // are redirected all the while. The first Apply then replaces the services.
 //
 // Errors: PinError when that state is not complete, is of another ABI, has other
-// limits, or belongs to a running engine; else what the kernel refuses.
+// limits, or belongs to a running engine; RewrittenError when a program of someone
+// else changes where connections go; else what the kernel refuses.
 func Open(h Host, o Options) (_ *Engine, err error) {
 	e := &Engine{
 		host: h, limits: o.Limits.withDefaults(), log: h.Log,
 		enrolled: map[uint64]string{}, served: map[uint64]*served{},
+		beside: map[uint64][]Neighbour{}, force: o.Force,
 	}
 	e.state = newState(e.limits.Slots)
 	if e.log == nil {
@@ -98,12 +103,8 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	if err := e.adoptServed(); err != nil {
 		return nil, err
 	}
-	if e.neighbors, err = neighboursOf(h.Cgroup, e.hooks); err != nil {
+	if err := e.meetNode(); err != nil {
 		return nil, err
-	}
-	for _, n := range e.neighbors {
-		e.log.Warn("another program is on the path of connections",
-			"hook", n.Hook, "program", n.Program, "id", n.ID)
 	}
 	return e, nil
 }

@@ -15,7 +15,8 @@ import (
 // the entry is there and that the programs run for the pod's cgroup. Connections
 // that the pod already has stay as they are. Enrolling again does nothing.
 //
-// A pod whose cgroup is not below Host.Cgroup is refused, and so is one that the
+// RewrittenError says that a program of the pod's cgroup changes where connections
+// go. A pod whose cgroup is not below Host.Cgroup is refused, and so is one that the
 // applied Snapshot calls a gateway; one that a later Snapshot calls so leaves
 // with that Apply.
 func (e *Engine) Enrol(p Pod) error {
@@ -53,6 +54,9 @@ func (e *Engine) enrol(p Pod) error {
 	}
 	if e.served[cookie] != nil {
 		return errors.New("its network namespace is a waypoint's, which is never managed")
+	}
+	if err := e.meetPod(cookie, p); err != nil {
+		return err
 	}
 	if err := e.manage(cookie); err != nil {
 		return err
@@ -145,6 +149,7 @@ func (e *Engine) release(cookie uint64) error {
 		return err
 	}
 	delete(e.enrolled, cookie)
+	delete(e.beside, cookie)
 	return e.place(cookie)
 }
 

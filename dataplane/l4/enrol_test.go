@@ -98,18 +98,6 @@ func TestPodsThatShareAPlace(t *testing.T) {
 	audited(t, e)
 }
 
-func TestNeighboursAreNamed(t *testing.T) {
-	n := newNode(t)
-	emptyConnect4(t, n.cgroup)
-	e := n.open(t, Options{})
-	for _, other := range e.Neighbours() {
-		if other.Program == "empty" && other.Hook == "CGroupInet4Connect" {
-			return
-		}
-	}
-	t.Errorf("the foreign program is not in %v", e.Neighbours())
-}
-
 // A managed pod that becomes a gateway leaves with the Apply that says so: a
 // waypoint whose own connections are redirected would loop.
 func TestManagedPodBecomesGateway(t *testing.T) {

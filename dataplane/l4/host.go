@@ -30,6 +30,8 @@ type Options struct {
 	// and not the address that the application asked for. It saves the memory
 	// and time of keeping that address.
 	HidePeer bool
+	// Force lets Open and Enrol go on where they would fail with RewrittenError.
+	Force bool
 }
 
 // Limits are the numbers of entries that the maps can hold. A zero field means

@@ -141,7 +141,7 @@ func differences(found []l4.Difference) []api.Difference {
 func Neighbours(found []l4.Neighbour) []api.Neighbour {
 	list := []api.Neighbour{}
 	for _, n := range found {
-		list = append(list, api.Neighbour{Hook: n.Hook, Program: n.Program, ID: n.ID})
+		list = append(list, api.Neighbour{Hook: n.Hook, Program: n.Program, ID: n.ID, Before: n.Before, Pod: n.Pod})
 	}
 	return list
 }

@@ -131,6 +131,10 @@ type Neighbour struct {
 	Hook    string `json:"hook"`
 	Program string `json:"program"`
 	ID      uint32 `json:"id"`
+	// Before is set when it runs before the engine's program.
+	Before bool `json:"before,omitempty"`
+	// Pod is the pod whose cgroup has it; "" for the node's, or one above.
+	Pod string `json:"pod,omitempty"`
 }
 
 // Services is the list of services that were applied.
