@@ -163,8 +163,12 @@ func (p *plan) want(s *state, k meshFrontendKey, h holder) {
 	if h.front != nil {
 		p.place(s, h.front.set)
 	}
-	v := h.value(k, p.id(s, k))
-	p.handsOff = p.handsOff || h.front != nil && h.front.waypoint()
+	var id uint32
+	if h.front != nil && h.front.waypoint() {
+		id = p.id(s, k)
+		p.handsOff = true
+	}
+	v := h.value(k, id)
 	p.rename(s, k, v)
 	old, ok := s.fronts[k]
 	if ok && old == v {

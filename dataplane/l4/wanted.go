@@ -48,13 +48,10 @@ type holder struct {
 	front *front // nil: an address, at port 0
 }
 
-// value is the entry; id is what a hand-off to k has.
+// value is the entry; id is what a hand-off to k has, 0 where there is none.
 func (h holder) value(k meshFrontendKey, id uint32) meshFrontend {
 	if h.front == nil {
 		return seal(k, meshFrontend{Flags: uint16(meshFrontendFlagFRONTEND_ADDR_ONLY)})
-	}
-	if !h.front.waypoint() {
-		id = 0
 	}
 	return h.front.value(id)
 }
