@@ -35,6 +35,7 @@ enum mesh_exit {
 	EXIT_REFUSE_NO_WAYPOINT,
 	EXIT_REFUSE_NO_ENDPOINT,
 	EXIT_REFUSE_NO_PORT,
+	EXIT_REFUSE_POLICY,
 	/* No slot where the frontend said that there is one, twice. */
 	EXIT_REFUSE_SLOT_MISS,
 	/* No memory for what was asked: nobody could tell a reply or a waypoint. */
@@ -77,6 +78,8 @@ enum frontend_flag {
 	 * whatever the port.
 	 */
 	FRONTEND_WAYPOINT = 4,
+	/* A policy that nobody enforces names who is behind it. */
+	FRONTEND_REFUSE = 8,
 };
 
 struct frontend_key {
@@ -242,6 +245,6 @@ struct cpu_state {
 	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
 	__u64 random; /* state of the generator, 0 before its first use */
 };
-_Static_assert(sizeof(struct cpu_state) == 192, "cpu_state is ABI");
+_Static_assert(sizeof(struct cpu_state) == 200, "cpu_state is ABI");
 
 #endif

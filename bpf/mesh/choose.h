@@ -140,6 +140,8 @@ static __always_inline enum mesh_exit exit_of(const struct frontend_key *k,
 {
 	if (!read_frontend(k, from, f))
 		return EVENT_RETRY;
+	if (f->flags & FRONTEND_REFUSE)
+		return EXIT_REFUSE_POLICY;
 	if (f->flags & FRONTEND_ADDR_ONLY)
 		return EXIT_REFUSE_NO_PORT;
 	if (f->flags & FRONTEND_PASSTHROUGH)

@@ -115,9 +115,11 @@ func (e *Engine) wantedSlots() map[uint32]meshSlot {
 	for _, c := range e.state.byName {
 		add(c.sets)
 	}
-	for _, c := range e.state.uids {
-		if c != nil {
-			add(c.sets)
+	for _, w := range e.state.ways {
+		for _, set := range w.sets {
+			if set != nil {
+				add([]*slotSet{set})
+			}
 		}
 	}
 	return want

@@ -18,7 +18,9 @@ type compiled struct {
 	// addresses are known.
 	addresses []meshFrontendKey
 	fronts    []front
-	sets      []*slotSet
+	// sets are those of fronts, but for the way's: a waypoint's replicas and a
+	// service's endpoints share nothing, even where they are the same.
+	sets []*slotSet
 }
 
 // front is one frontend of a service.
@@ -54,14 +56,37 @@ func compile(svc *intent.Service, from intent.Place, w *way) *compiled {
 	for _, addr := range svc.Addresses {
 		c.addresses = append(c.addresses, frontendKey(intent.Frontend{Addr: addr, Protocol: intent.TCP}))
 	}
+	guarded := w != nil && slices.ContainsFunc(svc.Endpoints, func(e intent.Endpoint) bool { return e.Workload.Unprotected })
 	for _, port := range svc.Ports {
-		if w != nil && port.Protocol == intent.TCP {
-			c.through(w, port.Port, svc.Addresses)
-		} else {
+		switch {
+		case port.Protocol != intent.TCP || w == nil:
 			c.port(port, from)
+		case guarded:
+			c.refuse(port.Port, svc.Addresses)
+		default:
+			c.through(w, port.Port, svc.Addresses)
 		}
 	}
 	return c
+}
+
+// refuse has the TCP connections to addresses and a port refused, since a policy that
+// nobody enforces names who is behind them. Port 0 is any port.
+func (c *compiled) refuse(port uint16, addresses []netip.Addr) {
+	for _, addr := range addresses {
+		c.fronts = append(c.fronts, refusedFront(addr, port))
+	}
+}
+
+func refusedFront(addr netip.Addr, port uint16) front {
+	return front{
+		key:   frontendKey(intent.Frontend{Addr: addr, Port: port, Protocol: intent.TCP}),
+		flags: uint16(meshFrontendFlagFRONTEND_REFUSE),
+	}
+}
+
+func areUnprotected(targets []intent.Target) bool {
+	return slices.ContainsFunc(targets, func(t intent.Target) bool { return t.Workload.Unprotected })
 }
 
 func (c *compiled) port(p intent.Port, from intent.Place) {
@@ -81,14 +106,21 @@ func (c *compiled) port(p intent.Port, from intent.Place) {
 
 func (c *compiled) family(p intent.Port, v6 bool, from intent.Place) {
 	var f front
-	found := false
+	found, refused := false, false
 	for _, addr := range c.service.Addresses {
 		if addr.Is6() != v6 {
 			continue
 		}
 		if !found {
-			f.set, f.targetPort = c.share(c.service.Targets(p, v6, from))
+			targets := c.service.Targets(p, v6, from)
+			if refused = p.Protocol == intent.TCP && areUnprotected(targets); !refused {
+				f.set, f.targetPort = c.share(targets)
+			}
 			found = true
+		}
+		if refused {
+			c.fronts = append(c.fronts, refusedFront(addr, p.Port))
+			continue
 		}
 		f.key = frontendKey(frontendOf(addr, p))
 		c.fronts = append(c.fronts, f)

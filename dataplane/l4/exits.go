@@ -67,6 +67,7 @@ var exitNames = map[meshMeshExit]intent.Exit{
 	meshMeshExitEXIT_REFUSE_NO_WAYPOINT: intent.RefuseNoWaypoint,
 	meshMeshExitEXIT_REFUSE_NO_ENDPOINT: intent.RefuseNoEndpoint,
 	meshMeshExitEXIT_REFUSE_NO_PORT:     intent.RefuseNoPort,
+	meshMeshExitEXIT_REFUSE_POLICY:      intent.RefusePolicy,
 }
 
 var eventNames = map[meshMeshExit]Event{

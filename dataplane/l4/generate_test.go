@@ -141,6 +141,7 @@ func (w *worker) workload(i int) *intent.Workload {
 	}
 	wl.Weight = []uint32{0, 1, 1, 3, 100, 1<<32 - 1}[w.r.IntN(6)]
 	wl.Unhealthy = w.r.IntN(6) == 0
+	wl.Unprotected = w.r.IntN(12) == 0
 	if w.r.IntN(8) == 0 {
 		wl.Network = "net2"
 	}

@@ -15,7 +15,7 @@ import (
 
 type meshCpuState struct {
 	_      structs.HostLayout
-	Exits  [23]uint64
+	Exits  [24]uint64
 	Random uint64
 }
 
@@ -62,6 +62,7 @@ const (
 	meshFrontendFlagFRONTEND_ADDR_ONLY   meshFrontendFlag = 1
 	meshFrontendFlagFRONTEND_PASSTHROUGH meshFrontendFlag = 2
 	meshFrontendFlagFRONTEND_WAYPOINT    meshFrontendFlag = 4
+	meshFrontendFlagFRONTEND_REFUSE      meshFrontendFlag = 8
 )
 
 type meshFrontendKey struct {
@@ -118,21 +119,22 @@ const (
 	meshMeshExitEXIT_REFUSE_NO_WAYPOINT  meshMeshExit = 6
 	meshMeshExitEXIT_REFUSE_NO_ENDPOINT  meshMeshExit = 7
 	meshMeshExitEXIT_REFUSE_NO_PORT      meshMeshExit = 8
-	meshMeshExitEXIT_REFUSE_SLOT_MISS    meshMeshExit = 9
-	meshMeshExitEXIT_REFUSE_NO_FLOW      meshMeshExit = 10
-	meshMeshExitEVENT_RETRY              meshMeshExit = 11
-	meshMeshExitEVENT_ORIGIN_LOST        meshMeshExit = 12
-	meshMeshExitEVENT_FLOW_EVICTED       meshMeshExit = 13
-	meshMeshExitEVENT_FLOW_SHARED        meshMeshExit = 14
-	meshMeshExitEVENT_HANDOFF_FULL       meshMeshExit = 15
-	meshMeshExitEVENT_HANDOFF_SHORT      meshMeshExit = 16
-	meshMeshExitEVENT_HANDOFF_UNSENT     meshMeshExit = 17
-	meshMeshExitEVENT_HANDOFF_RESENT     meshMeshExit = 18
-	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 19
-	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 20
-	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 21
-	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 22
-	meshMeshExitMESH_EXITS               meshMeshExit = 23
+	meshMeshExitEXIT_REFUSE_POLICY       meshMeshExit = 9
+	meshMeshExitEXIT_REFUSE_SLOT_MISS    meshMeshExit = 10
+	meshMeshExitEXIT_REFUSE_NO_FLOW      meshMeshExit = 11
+	meshMeshExitEVENT_RETRY              meshMeshExit = 12
+	meshMeshExitEVENT_ORIGIN_LOST        meshMeshExit = 13
+	meshMeshExitEVENT_FLOW_EVICTED       meshMeshExit = 14
+	meshMeshExitEVENT_FLOW_SHARED        meshMeshExit = 15
+	meshMeshExitEVENT_HANDOFF_FULL       meshMeshExit = 16
+	meshMeshExitEVENT_HANDOFF_SHORT      meshMeshExit = 17
+	meshMeshExitEVENT_HANDOFF_UNSENT     meshMeshExit = 18
+	meshMeshExitEVENT_HANDOFF_RESENT     meshMeshExit = 19
+	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 20
+	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 21
+	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 22
+	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 23
+	meshMeshExitMESH_EXITS               meshMeshExit = 24
 )
 
 type meshMeshHandoff uint32

@@ -72,8 +72,8 @@ func (s *state) plan(c changes, from intent.Place) *plan {
 		p.add(s, compile(svc, from, p.way(s, svc.Waypoint)), s.byName[svc.Key()])
 	}
 	for _, w := range c.workloads.added {
-		if through := w.OwnWaypoint(); through != nil {
-			p.add(s, compileWorkload(w, p.way(s, through)), s.uids[w.UID])
+		if isTaken(w) {
+			p.add(s, compileWorkload(w, p.way(s, w.OwnWaypoint())), s.uids[w.UID])
 		}
 	}
 	if s.torn {
@@ -107,9 +107,6 @@ func (s *state) inherit(c, old *compiled) {
 		return
 	}
 	for _, mine := range c.sets {
-		if s.sizes[mine.id] > 0 {
-			continue // a waypoint's, which others have
-		}
 		if same := findSet(old.sets, mine.targets); same != nil {
 			mine.id = same.id
 		}

@@ -175,6 +175,10 @@ func TestKernelThatDisagreesIsCaught(t *testing.T) {
 			v.Flags = uint16(meshFrontendFlagFRONTEND_WAYPOINT)
 			return seal(k, v)
 		},
+		"refused for a policy": func(k meshFrontendKey, v meshFrontend) meshFrontend {
+			v.Flags = uint16(meshFrontendFlagFRONTEND_REFUSE)
+			return seal(k, v)
+		},
 		"no endpoint": func(k meshFrontendKey, v meshFrontend) meshFrontend {
 			v.Slots = 0
 			return seal(k, v)

@@ -26,9 +26,6 @@ func supported(s intent.Snapshot, c changes, noHandoff error) error {
 		if field := unsupportedWaypoint(w.OwnWaypoint(), noHandoff); field != "" {
 			add(field, "workload %s", w.UID)
 		}
-		if w.Unprotected {
-			add("refusal of connections that a policy names", "workload %s", w.UID)
-		}
 	}
 	for _, p := range s.Policies {
 		add("enforcement", "policy %s", p.Key())

@@ -10,9 +10,10 @@ import (
 // way is a waypoint as seen from this node: one set for each family, shared by all
 // services and workloads that have the waypoint.
 type way struct {
-	of   *intent.Waypoint
-	sets [2]*slotSet // IPv4, IPv6; nil: no replica
-	port uint16      // network byte order
+	of      *intent.Waypoint
+	sets    [2]*slotSet // IPv4, IPv6; nil: no replica
+	refused [2]bool     // a policy names a replica
+	port    uint16      // network byte order
 	// users counts the applied services and workloads that have it.
 	users int
 }
@@ -20,7 +21,9 @@ type way struct {
 func newWay(w *intent.Waypoint, from intent.Place) *way {
 	made := &way{of: w, port: swapPort(w.Port)}
 	for i := range made.sets {
-		if replicas := w.Replicas(i == 1, from); len(replicas) > 0 {
+		replicas := w.Replicas(i == 1, from)
+		made.refused[i] = areUnprotected(replicas)
+		if len(replicas) > 0 && !made.refused[i] {
 			targets, _ := targetsOf(replicas)
 			made.sets[i] = &slotSet{targets: targets}
 		}
@@ -28,32 +31,37 @@ func newWay(w *intent.Waypoint, from intent.Place) *way {
 	return made
 }
 
-// compileWorkload is for a workload with a waypoint of its own.
+// isTaken is true for a workload whose own addresses are not left alone.
+func isTaken(w *intent.Workload) bool { return isRefused(w) || w.OwnWaypoint() != nil }
+
+// isRefused is true where connections to a workload's own addresses are refused for a
+// policy; a hostNetwork pod's are the node's.
+func isRefused(w *intent.Workload) bool { return w.Unprotected && !w.HostNetwork }
+
+// compileWorkload is for a workload that isTaken; through is its waypoint, if any.
 func compileWorkload(w *intent.Workload, through *way) *compiled {
 	c := &compiled{workload: w}
-	c.through(through, 0, w.Addresses)
+	if isRefused(w) {
+		c.refuse(0, w.Addresses)
+	} else {
+		c.through(through, 0, w.Addresses)
+	}
 	return c
 }
 
 // through brings the TCP connections to addresses and a port to a waypoint. Port 0
 // is any port.
 func (c *compiled) through(w *way, port uint16, addresses []netip.Addr) {
-	if c.way == nil {
-		c.way = w
-		for _, set := range w.sets {
-			if set != nil {
-				c.sets = append(c.sets, set)
-			}
-		}
-	}
+	c.way = w
 	for _, addr := range addresses {
+		if w.refused[family(addr)] {
+			c.fronts = append(c.fronts, refusedFront(addr, port))
+			continue
+		}
 		f := front{
 			key:   frontendKey(intent.Frontend{Addr: addr, Port: port, Protocol: intent.TCP}),
 			flags: uint16(meshFrontendFlagFRONTEND_WAYPOINT),
-			set:   w.sets[0],
-		}
-		if addr.Is6() {
-			f.set = w.sets[1]
+			set:   w.sets[family(addr)],
 		}
 		if f.set != nil {
 			f.targetPort = w.port
@@ -62,8 +70,16 @@ func (c *compiled) through(w *way, port uint16, addresses []netip.Addr) {
 	}
 }
 
+// family is the index of an address's family in a way.
+func family(addr netip.Addr) int {
+	if addr.Is6() {
+		return 1
+	}
+	return 0
+}
+
 // compare is the order in which compiled ones are given what several claim:
-// services before workloads.
+// services before workloads, and of those the ones that are refused first.
 func (c *compiled) compare(o *compiled) int {
 	switch {
 	case c.service != nil && o.service != nil:
@@ -71,6 +87,11 @@ func (c *compiled) compare(o *compiled) int {
 	case c.service != nil:
 		return -1
 	case o.service != nil:
+		return 1
+	case isRefused(c.workload) != isRefused(o.workload):
+		if isRefused(c.workload) {
+			return -1
+		}
 		return 1
 	}
 	return strings.Compare(c.workload.UID, o.workload.UID)
