@@ -196,3 +196,54 @@ func TestPoliciesAreNamed(t *testing.T) {
 		t.Errorf("status is %+v", s)
 	}
 }
+
+// TestWaypointOfIstiod: connections go to the replicas that istiod calls healthy, and
+// nowhere else.
+func TestWaypointOfIstiod(t *testing.T) {
+	g := newGround(t)
+	r := g.start(t)
+	s := scripted(t, "10.1.0.1")
+	r.ask(s)
+	p := g.pod(t, "client")
+	must(t, p.enrol(t, r))
+	const way = "way.default.svc.cluster.local"
+	web := adstest.Resource("default/web.default.svc.cluster.local", &workloadapi.Address{Type: &workloadapi.Address_Service{Service: &workloadapi.Service{
+		Name: "web", Namespace: "default", Hostname: "web.default.svc.cluster.local",
+		Addresses: []*workloadapi.NetworkAddress{{Address: []byte{10, 9, 0, 1}}},
+		Ports:     []*workloadapi.Port{{ServicePort: 80, TargetPort: 8080}},
+		Waypoint: &workloadapi.GatewayAddress{Destination: &workloadapi.GatewayAddress_Hostname{
+			Hostname: &workloadapi.NamespacedHostname{Namespace: "default", Hostname: way},
+		}},
+	}}})
+	replica := func(status workloadapi.WorkloadStatus) *discovery.Resource {
+		return adstest.Resource("way-0", &workloadapi.Address{Type: &workloadapi.Address_Workload{Workload: &workloadapi.Workload{
+			Uid: "way-0", Name: "way-0", Namespace: "default", Addresses: [][]byte{{10, 1, 0, 9}}, Status: status,
+			Services: map[string]*workloadapi.PortList{"default/" + way: {}},
+		}}})
+	}
+	generation := uint64(1)
+	step := func(want intent.Exit, unused string, set ...*discovery.Resource) {
+		t.Helper()
+		eventually(t, "applied", func() bool { return r.status().Applied.Generation == generation })
+		s.Change(addressType, set)
+		generation++
+		eventually(t, "applied", func() bool { return r.status().Applied.Generation == generation })
+		if got := p.exit(t, r); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		if got := strings.Join(r.status().Source.Unused, "\n"); !strings.Contains(got, unused) || (unused == "") != (got == "") {
+			t.Errorf("status says %q, want %q", got, unused)
+		}
+	}
+	step(intent.RefuseNoWaypoint, "is not known to istiod", web)
+	step(intent.RefuseNoWaypoint, "has no healthy replica", adstest.Resource("default/"+way, &workloadapi.Address{Type: &workloadapi.Address_Service{
+		Service: &workloadapi.Service{Name: "way", Namespace: "default", Hostname: way},
+	}}))
+	step(intent.RedirectWaypoint, "", replica(workloadapi.WorkloadStatus_HEALTHY))
+	e, err := r.client.Explain(deadline(t), "client", "10.9.0.1:80", "tcp")
+	must(t, err)
+	if len(e.Targets) != 1 || e.Targets[0].Address.String() != "10.1.0.9:15029" || len(e.Differences) != 0 {
+		t.Errorf("explanation is %+v", e)
+	}
+	step(intent.RefuseNoWaypoint, "has no healthy replica", replica(workloadapi.WorkloadStatus_UNHEALTHY))
+}
