@@ -154,7 +154,7 @@ func (s *state) see(u numbered, problem string) {
 }
 
 func (s *state) busy(is bool) {
-	if status, _, _ := s.get(); status.Source.Busy != is {
+	if status, _ := s.get(); status.Source.Busy != is {
 		s.change(func() { s.status.Source.Busy = is })
 	}
 }

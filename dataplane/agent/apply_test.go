@@ -58,12 +58,12 @@ func TestNewestIsSeen(t *testing.T) {
 	s := newState(Config{}, testStart)
 	s.refuse(numbered{Update{Version: "two"}, 2}, errors.New("bad"))
 	s.succeed(numbered{Update{Version: "one"}, 1})
-	status, _, _ := s.get()
+	status, _ := s.get()
 	if status.Source.Seen != "two" || status.Source.Error != "bad" || status.Applied.Version != "one" {
 		t.Errorf("status is %+v", status)
 	}
 	s.succeed(numbered{Update{Version: "three"}, 3})
-	status, _, _ = s.get()
+	status, _ = s.get()
 	if status.Source.Seen != "three" || status.Source.Error != "" || status.Applied.Generation != 2 || status.Source.Errors != 1 {
 		t.Errorf("status is %+v", status)
 	}
