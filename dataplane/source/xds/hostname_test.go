@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
 	"github.com/duomesh/duomesh/dataplane/source/xds/names"
 	"github.com/duomesh/duomesh/internal/istiod/adstest"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
@@ -64,4 +66,18 @@ func TestHostnamesDoNotBlock(t *testing.T) {
 	w.state("web=db")
 	w.server.Change(addressType, list1(svc("also", "10.9.0.2")))
 	w.state("also= web=db")
+	refused := func(u Update) bool {
+		return strings.Contains(strings.Join(u.Unused, "\n"), "hostname db.example.com: name server 127.0.0.1:1: ")
+	}
+	w.server.Change(addressType, list1(svc("third", "10.9.0.3")))
+	w.until("the failure is named", refused)
+	// It goes and comes in one answer: what is known of it is known yet.
+	w.server.Send(&discovery.DeltaDiscoveryResponse{
+		TypeUrl: addressType, RemovedResources: []string{"db"},
+		Resources: list1(wl("db", "", []string{"web"}, called("db.example.com"))),
+	})
+	w.server.Change(addressType, list1(svc("fourth", "10.9.0.4")))
+	if u := w.state("also= fourth= third= web=db"); !refused(u) {
+		t.Errorf("status says %q", u.Unused)
+	}
 }
