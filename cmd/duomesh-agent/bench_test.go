@@ -54,7 +54,7 @@ func BenchmarkFirstSync(b *testing.B) {
 					b.Fatalf("applied: %+v, %s", status.Applied, status.Source.Error)
 				}
 				cpu += float64((c.cpu() - before).Milliseconds())
-				c.eventually("an audit", func() bool { return c.status().Audit != nil })
+				c.eventually("an audit of it", func() bool { x := c.status(); return x.Audit != nil && x.Audit.At.After(x.Applied.At) })
 				if a := c.status().Audit; a.Differences != 0 || a.Error != "" {
 					b.Fatalf("audit: %+v", a)
 				}

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -102,8 +104,20 @@ func (a *Agent) apply(ctx context.Context, u numbered) {
 }
 
 func (a *Agent) refuse(u numbered, err error) {
-	a.cfg.Log.Error("an update was refused, the state before it goes on", "version", u.Version, "err", err)
-	a.state.refuse(u, err)
+	words := shortened(err.Error())
+	a.cfg.Log.Error("an update was refused, the state before it goes on", "version", u.Version, "err", words)
+	a.state.refuse(u, words)
+}
+
+// shortened keeps the first lines of an error: a large mesh may have the same trouble
+// very often.
+func shortened(text string) string {
+	const most = 20
+	lines := strings.Split(text, "\n")
+	if more := len(lines) - most; more > 0 {
+		return strings.Join(lines[:most], "\n") + fmt.Sprintf("\nand %d more", more)
+	}
+	return text
 }
 
 // warn names the policies that are new, once.
@@ -137,9 +151,9 @@ func (s *state) succeed(u numbered) {
 	}
 }
 
-func (s *state) refuse(u numbered, err error) {
+func (s *state) refuse(u numbered, problem string) {
 	s.change(func() {
-		s.see(u, err.Error())
+		s.see(u, problem)
 		s.status.Source.Errors++
 	})
 }
@@ -154,7 +168,7 @@ func (s *state) see(u numbered, problem string) {
 }
 
 func (s *state) busy(is bool) {
-	if status, _, _ := s.get(); status.Source.Busy != is {
+	if status, _ := s.get(); status.Source.Busy != is {
 		s.change(func() { s.status.Source.Busy = is })
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -56,15 +57,24 @@ func TestOnlyTheNewestWaits(t *testing.T) {
 // applied is the last that was dealt with.
 func TestNewestIsSeen(t *testing.T) {
 	s := newState(Config{}, testStart)
-	s.refuse(numbered{Update{Version: "two"}, 2}, errors.New("bad"))
+	s.refuse(numbered{Update{Version: "two"}, 2}, "bad")
 	s.succeed(numbered{Update{Version: "one"}, 1})
-	status, _, _ := s.get()
+	status, _ := s.get()
 	if status.Source.Seen != "two" || status.Source.Error != "bad" || status.Applied.Version != "one" {
 		t.Errorf("status is %+v", status)
 	}
 	s.succeed(numbered{Update{Version: "three"}, 3})
-	status, _, _ = s.get()
+	status, _ = s.get()
 	if status.Source.Seen != "three" || status.Source.Error != "" || status.Applied.Generation != 2 || status.Source.Errors != 1 {
 		t.Errorf("status is %+v", status)
+	}
+}
+
+func TestShortened(t *testing.T) {
+	if got := shortened("one\ntwo"); got != "one\ntwo" {
+		t.Errorf("%q", got)
+	}
+	if got := shortened(strings.Repeat("line\n", 99) + "last"); strings.Count(got, "\n") != 20 || !strings.HasSuffix(got, "\nand 80 more") {
+		t.Errorf("%q", got)
 	}
 }

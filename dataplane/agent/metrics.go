@@ -112,7 +112,7 @@ func (c collector) engine(ch chan<- prometheus.Metric) {
 }
 
 func (c collector) state(ch chan<- prometheus.Metric) {
-	s, _, _ := c.agent.state.get()
+	s, _ := c.agent.state.get()
 	gauge(ch, generationMetric, float64(s.Applied.Generation))
 	seconds := 0.0
 	if !s.Applied.At.IsZero() {

@@ -44,10 +44,10 @@ func (s *state) change(f func()) {
 	s.changed = make(chan struct{})
 }
 
-func (s *state) get() (api.Status, intent.Snapshot, <-chan struct{}) {
+func (s *state) get() (api.Status, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status, s.snapshot, s.changed
+	return s.status, s.changed
 }
 
 // applies returns what was applied last, and the policies that came with it.
@@ -76,14 +76,14 @@ func (s *state) seen() *admin.View {
 }
 
 func (s *state) generation() uint64 {
-	status, _, _ := s.get()
+	status, _ := s.get()
 	return status.Applied.Generation
 }
 
 // await returns when a version of the source has been applied or refused.
 func (s *state) await(ctx context.Context, seen string) error {
 	for {
-		status, _, changed := s.get()
+		status, changed := s.get()
 		if status.Source.Seen == seen {
 			return nil
 		}
@@ -133,7 +133,7 @@ func (n adminNode) Status(ctx context.Context, seen string) (api.Status, error) 
 			return api.Status{}, err
 		}
 	}
-	s, _, _ := n.state.get()
+	s, _ := n.state.get()
 	n.state.seen().Complete(&s)
 	s.Neighbours = admin.Neighbours(n.node.Neighbours())
 	var err error

@@ -82,11 +82,17 @@ type running struct {
 	cancel  context.CancelFunc
 	ended   chan error
 	stopped bool
+	atStop  func() // before the agent is told
 }
 
 func (g *ground) start(t *testing.T) *running {
 	t.Helper()
-	a, err := Open(g.config(t))
+	return g.startAs(t, g.config(t))
+}
+
+func (g *ground) startAs(t *testing.T, cfg Config) *running {
+	t.Helper()
+	a, err := Open(cfg)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{
@@ -104,6 +110,9 @@ func (g *ground) start(t *testing.T) *running {
 
 // stop ends the agent as SIGTERM does, and returns what Run and Close say.
 func (r *running) stop() error {
+	if r.atStop != nil {
+		r.atStop()
+	}
 	r.cancel()
 	r.stopped = true
 	return errors.Join(<-r.ended, r.client.Close(), r.Close())

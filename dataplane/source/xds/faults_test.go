@@ -61,7 +61,7 @@ func TestFaultRefused(t *testing.T) {
 			if c.typeURL == authorizationType {
 				good = authz("also", nil)
 			}
-			w.server.Change(c.typeURL, list1(c.bad, good))
+			w.server.Change(c.typeURL, these(c.bad, good))
 			if got := w.refused(); !strings.HasPrefix(got, c.want) || strings.Contains(got, "also") || (got == "") != (c.want == "") {
 				t.Errorf("refused: %q, want %q", got, c.want)
 			}
@@ -78,7 +78,7 @@ func TestFaultRefused(t *testing.T) {
 				t.Errorf("status says %q", u.Unused)
 			}
 			// It is sent again, and right now.
-			w.server.Change(addressType, list1(svc("web", "10.9.0.1"), wl("a", "10.1.0.1", []string{"web"})))
+			w.server.Change(addressType, these(svc("web", "10.9.0.1"), wl("a", "10.1.0.1", []string{"web"})))
 			if got := w.refused(); got != "" {
 				t.Errorf("refused: %q", got)
 			}
@@ -90,7 +90,7 @@ func TestFaultRefused(t *testing.T) {
 func TestFaultRefusedIsAskedForAgain(t *testing.T) {
 	w := watch(t, adstest.Options{}, nil, svc("web", "10.9.0.1"), wl("a", "10.1.0.1", []string{"web"}))
 	w.begin()
-	w.server.Change(addressType, list1(wl("a", "127.0.0.1", nil), wl("b", "10.1.0.2", []string{"web"})))
+	w.server.Change(addressType, these(wl("a", "127.0.0.1", nil), wl("b", "10.1.0.2", []string{"web"})))
 	if got := w.refused(); got != "a: workload a: address 127.0.0.1: loopback" {
 		t.Errorf("refused: %q", got)
 	}
@@ -106,7 +106,7 @@ func TestFaultRefusedIsAskedForAgain(t *testing.T) {
 func TestFaultDuplicateAddress(t *testing.T) {
 	w := watch(t, adstest.Options{}, nil, svc("one", "10.9.0.1"))
 	w.begin()
-	w.server.Change(addressType, list1(svc("two", "10.9.0.1"), wl("a", "10.1.0.1", []string{"two"})))
+	w.server.Change(addressType, these(svc("two", "10.9.0.1"), wl("a", "10.1.0.1", []string{"two"})))
 	if got := w.refused(); got != "" {
 		t.Errorf("refused: %q", got)
 	}
@@ -121,7 +121,7 @@ func TestFaultDuplicateAddress(t *testing.T) {
 		t.Errorf("conflicts are %+v", conflicts)
 	}
 	// The same name twice would make no Snapshot at all: that one is refused.
-	w.server.Change(addressType, list1(adstest.Resource("demo/one", ofService(&workloadapi.Service{Name: "x", Namespace: "demo", Hostname: "one"}))))
+	w.server.Change(addressType, these(adstest.Resource("demo/one", ofService(&workloadapi.Service{Name: "x", Namespace: "demo", Hostname: "one"}))))
 	if got := w.refused(); got != "demo/one: service demo/one.demo.svc.cluster.local has the same name, demo/one" {
 		t.Errorf("refused: %q", got)
 	}
@@ -134,12 +134,12 @@ func TestFaultOversize(t *testing.T) {
 	w.begin()
 	w.state("web=a")
 	big := wl("big", "10.1.0.2", []string{"web"}, func(w *workloadapi.Workload) { w.WorkloadName = strings.Repeat("x", 128<<10) })
-	w.server.Change(addressType, list1(big))
+	w.server.Change(addressType, these(big))
 	u := w.until("an error", func(u Update) bool { return u.Err != nil })
 	if istiod.ReasonOf(u.Err) != istiod.TooLarge || !strings.Contains(u.Err.Error(), "larger than this client takes") {
 		t.Errorf("it says %v", u.Err)
 	}
-	w.server.Change(addressType, list1(svc("after", "10.9.0.2")), "big")
+	w.server.Change(addressType, these(svc("after", "10.9.0.2")), "big")
 	w.state("after= web=a")
 }
 
@@ -157,9 +157,9 @@ func TestFaultRemovals(t *testing.T) {
 		{nil, []string{"a", "a"}, "web=b"},
 		{nil, []string{keyOf("web")}, ""},
 		{nil, []string{"b"}, ""},
-		{list1(wl("b", "10.1.0.2", []string{"web"})), nil, ""},
-		{list1(svc("web", "10.9.0.1")), []string{keyOf("web")}, "web=b"}, // removed and set in one: set
-		{list1(wl("b", "10.1.0.3", nil)), []string{"b", "a"}, "web="},
+		{these(wl("b", "10.1.0.2", []string{"web"})), nil, ""},
+		{these(svc("web", "10.9.0.1")), []string{keyOf("web")}, "web=b"}, // removed and set in one: set
+		{these(wl("b", "10.1.0.3", nil)), []string{"b", "a"}, "web="},
 	} {
 		w.server.Send(&discovery.DeltaDiscoveryResponse{TypeUrl: addressType, Resources: step.set, RemovedResources: step.removed})
 		if got := w.refused(); got != "" {
@@ -176,7 +176,7 @@ func TestFaultStreamsBreak(t *testing.T) {
 	w.begin()
 	want := "web="
 	for i := range 20 {
-		w.server.Change(addressType, list1(wl(fmt.Sprintf("w%02d", i), fmt.Sprintf("10.1.0.%d", i+1), []string{"web"})))
+		w.server.Change(addressType, these(wl(fmt.Sprintf("w%02d", i), fmt.Sprintf("10.1.0.%d", i+1), []string{"web"})))
 		want += map[bool]string{true: "", false: ","}[i == 0] + fmt.Sprintf("w%02d", i)
 		w.state(want)
 		before, _ := w.server.Streams()
@@ -199,7 +199,7 @@ func TestFaultRestart(t *testing.T) {
 	if u.Snapshot.Services != nil {
 		t.Errorf("an update with an error has a state: %+v", u)
 	}
-	w.server.Change(addressType, list1(wl("c", "10.1.0.3", []string{"web"}), svc("new", "10.9.0.2")), "a")
+	w.server.Change(addressType, these(wl("c", "10.1.0.3", []string{"web"}), svc("new", "10.9.0.2")), "a")
 	must(t, w.server.Resume())
 	after := w.state("new= web=b,c")
 	if find(t, before.Snapshot, "web").Endpoints[1].Workload != find(t, after.Snapshot, "web").Endpoints[0].Workload {
@@ -269,7 +269,7 @@ func TestFaultTokenAndRoots(t *testing.T) {
 	must(t, os.Remove(token))
 	says(istiod.NoToken, "no such file")
 	must(t, os.WriteFile(token, []byte(good), 0o600))
-	w.server.Change(addressType, list1(svc("rotated", "10.9.0.2")))
+	w.server.Change(addressType, these(svc("rotated", "10.9.0.2")))
 	w.state("rotated= web=")
 
 	w.server.Stop()
@@ -296,10 +296,10 @@ func TestFaultHanging(t *testing.T) {
 		c.Server.Address, c.Server.KeepAlive = wire.Address(), 10*time.Second // the library's least
 	})
 	w.server = s
-	s.Change(addressType, list1(svc("web", "10.9.0.1")))
+	s.Change(addressType, these(svc("web", "10.9.0.1")))
 	w.state("web=")
 	wire.Freeze()
-	s.Change(addressType, list1(svc("later", "10.9.0.2")))
+	s.Change(addressType, these(svc("later", "10.9.0.2")))
 	w.until("silence is noticed", func(u Update) bool { return u.Err != nil && istiod.ReasonOf(u.Err) == istiod.Silent })
 	wire.Thaw()
 	w.state("later= web=")
@@ -312,7 +312,7 @@ func TestFaultSlowConsumer(t *testing.T) {
 	w.state("web=")
 	const changes = 500
 	for i := range changes {
-		w.server.Change(addressType, list1(wl("a", fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), []string{"web"})))
+		w.server.Change(addressType, these(wl("a", fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), []string{"web"})))
 		if got := w.refused(); got != "" {
 			t.Fatalf("refused: %q", got)
 		}

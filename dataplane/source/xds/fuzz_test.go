@@ -98,7 +98,8 @@ func (s *script) workload() *discovery.Resource {
 		w.Status = workloadapi.WorkloadStatus(s.next(2))
 		w.Capacity = wrapperspb.UInt32(uint32(s.next(3)))
 		if s.next(4) == 0 {
-			w.Addresses, w.Hostname = nil, fmt.Sprint("h", s.next(2))
+			w.Addresses = nil
+			called(fmt.Sprint("h", s.next(2)))(w)
 		}
 		if s.next(4) == 0 {
 			w.AuthorizationPolicies = []string{fmt.Sprint("demo/p", s.next(2))}

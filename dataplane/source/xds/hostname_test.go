@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
 	"github.com/duomesh/duomesh/dataplane/source/xds/names"
 	"github.com/duomesh/duomesh/internal/istiod/adstest"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
@@ -43,7 +45,7 @@ func TestHostnames(t *testing.T) {
 	step(answers(errors.New("SERVFAIL"), "10.2.0.1"), "redirect 10.2.0.1:8080", "hostname db.example.com: SERVFAIL; the last answer stays in force")
 	step(answers(nil, "127.0.0.1", "10.2.0.3"), "redirect 10.2.0.3:8080", "hostname db.example.com: address 127.0.0.1 is not used: loopback; the last answer stays in force")
 	m.resolved("nobody.example.com", answers(nil, "10.2.0.9"))
-	m.give(t, addressType, list1(wl("db", "10.3.0.1", []string{"web"}, called("db.example.com")))) // its own address goes first
+	m.give(t, addressType, these(wl("db", "10.3.0.1", []string{"web"}, called("db.example.com")))) // its own address goes first
 	wantGoes(t, m, map[string]string{"10.9.0.1:80": "redirect 10.3.0.1:8080"})
 	if len(m.names) != 0 || m.pending() {
 		t.Errorf("names are %v", m.names)
@@ -62,6 +64,20 @@ func TestHostnamesDoNotBlock(t *testing.T) {
 		c.NameWait = 1
 	}, svc("web", "10.9.0.1"), wl("db", "", []string{"web"}, called("db.example.com")))
 	w.state("web=db")
-	w.server.Change(addressType, list1(svc("also", "10.9.0.2")))
+	w.server.Change(addressType, these(svc("also", "10.9.0.2")))
 	w.state("also= web=db")
+	refused := func(u Update) bool {
+		return strings.Contains(strings.Join(u.Unused, "\n"), "hostname db.example.com: name server 127.0.0.1:1: ")
+	}
+	w.server.Change(addressType, these(svc("third", "10.9.0.3")))
+	w.until("the failure is named", refused)
+	// It goes and comes in one answer: what is known of it is known yet.
+	w.server.Send(&discovery.DeltaDiscoveryResponse{
+		TypeUrl: addressType, RemovedResources: []string{"db"},
+		Resources: these(wl("db", "", []string{"web"}, called("db.example.com"))),
+	})
+	w.server.Change(addressType, these(svc("fourth", "10.9.0.4")))
+	if u := w.state("also= fourth= third= web=db"); !refused(u) {
+		t.Errorf("status says %q", u.Unused)
+	}
 }

@@ -49,20 +49,20 @@ func TestRefuseUnenforced(t *testing.T) {
 		wantGoes(t, m, map[string]string{"10.9.0.1:80": a, "10.9.0.2:80": b, "10.1.0.1:1": direct[a], "10.1.0.2:1": direct[b]})
 	}
 	expect(refused, free) // the workload says so: the policy may be on its way
-	m.give(t, authorizationType, list1(authz("p", func(a *security.Authorization) { a.DryRun = true })))
+	m.give(t, authorizationType, these(authz("p", func(a *security.Authorization) { a.DryRun = true })))
 	expect(web, free)
-	m.give(t, authorizationType, list1(authz("p", nil)))
+	m.give(t, authorizationType, these(authz("p", nil)))
 	expect(refused, free)
 	for _, scope := range []security.Scope{security.Scope_NAMESPACE, security.Scope_GLOBAL} {
-		m.give(t, authorizationType, list1(authz("wide", func(a *security.Authorization) { a.Scope = scope })))
+		m.give(t, authorizationType, these(authz("wide", func(a *security.Authorization) { a.Scope = scope })))
 		expect(refused, refused)
-		m.give(t, authorizationType, list1(authz("wide", func(a *security.Authorization) { a.Scope, a.DryRun = scope, true })))
+		m.give(t, authorizationType, these(authz("wide", func(a *security.Authorization) { a.Scope, a.DryRun = scope, true })))
 		expect(refused, free)
 		m.give(t, authorizationType, nil, "demo/wide")
 	}
-	m.give(t, authorizationType, list1(authz("wide", func(a *security.Authorization) { a.Scope, a.Namespace = security.Scope_NAMESPACE, "other" })))
+	m.give(t, authorizationType, these(authz("wide", func(a *security.Authorization) { a.Scope, a.Namespace = security.Scope_NAMESPACE, "other" })))
 	expect(refused, free)
-	m.give(t, addressType, list1(wl("a", "10.1.0.1", []string{"web"})))
+	m.give(t, addressType, these(wl("a", "10.1.0.1", []string{"web"})))
 	expect(web, free)
 	// The control: without it nothing is refused.
 	m = given(t, Config{}, svc("web", "10.9.0.1"), wl("a", "10.1.0.1", []string{"web"}, named("demo/p")))

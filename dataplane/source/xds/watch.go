@@ -186,7 +186,7 @@ func (w *watcher) Take(r istiod.Response) map[string]error {
 	before := w.mesh.renamed
 	refused := w.mesh.take(r)
 	if before != w.mesh.renamed {
-		w.resolver.Want(slices.Collect(maps.Keys(w.mesh.names)))
+		w.rename()
 	}
 	for _, name := range r.Removed {
 		delete(w.refused, name)
@@ -204,6 +204,17 @@ func (w *watcher) Take(r istiod.Response) map[string]error {
 	w.problem = nil
 	w.changed(at)
 	return refused
+}
+
+// rename tells the resolver which names are wanted. One that went and came in the
+// same answer has its answer already, and would not get it again.
+func (w *watcher) rename() {
+	w.resolver.Want(slices.Collect(maps.Keys(w.mesh.names)))
+	for name, h := range w.mesh.names {
+		if a, known := w.resolver.Last(name); known && !h.answered {
+			w.mesh.resolved(name, a)
+		}
+	}
 }
 
 // Disconnected implements istiod.Handler.

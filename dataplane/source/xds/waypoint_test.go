@@ -91,7 +91,7 @@ func TestWaypoints(t *testing.T) {
 		"by hostname": byName("way"), "by the service's address": byIP("10.9.0.99"), "by a pod's address": byIP("10.1.0.9"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			all := list1(
+			all := these(
 				svc("web", "10.9.0.1", through(gateway)), wl("a", "10.1.0.1", []string{"web"}),
 				wl("direct", "10.1.0.2", nil, behind(gateway)),
 				svc("way", "10.9.0.99"), wl("way-0", "10.1.0.9", []string{"way"}),
@@ -100,7 +100,7 @@ func TestWaypoints(t *testing.T) {
 				all = append(all[1:], all[0])
 				m := newMesh(Config{})
 				for _, one := range all {
-					m.give(t, addressType, list1(one))
+					m.give(t, addressType, these(one))
 				}
 				wantGoes(t, m, map[string]string{
 					"10.9.0.1:80": "redirect-waypoint 10.1.0.9:15029", "10.1.0.2:4444": "redirect-waypoint 10.1.0.9:15029",
@@ -134,11 +134,11 @@ func TestWaypointChanges(t *testing.T) {
 	unknown := "waypoint demo/way.demo.svc.cluster.local is not known to istiod: TCP connections to 1 services and 1 workloads are refused (refuse-no-waypoint)"
 	empty := "waypoint demo/way.demo.svc.cluster.local has no healthy replica: TCP connections to 1 services and 1 workloads are refused (refuse-no-waypoint)"
 	step(none, unknown, nil)
-	step(none, empty, list1(svc("way", "10.9.0.99")))
-	step(none, empty, list1(wl("way-0", "10.1.0.9", []string{"way"}, ill)))
-	step("redirect-waypoint 10.1.0.9:15029", "", list1(wl("way-0", "10.1.0.9", []string{"way"})))
+	step(none, empty, these(svc("way", "10.9.0.99")))
+	step(none, empty, these(wl("way-0", "10.1.0.9", []string{"way"}, ill)))
+	step("redirect-waypoint 10.1.0.9:15029", "", these(wl("way-0", "10.1.0.9", []string{"way"})))
 	before := m.snapshot()
-	step("redirect-waypoint 10.1.0.9:15029 10.1.0.8:15029", "", list1(wl("way-1", "10.1.0.8", []string{"way"})))
+	step("redirect-waypoint 10.1.0.9:15029 10.1.0.8:15029", "", these(wl("way-1", "10.1.0.8", []string{"way"})))
 	for _, s := range before.Services { // through direct, plain has changed as well
 		if same := slices.Contains(m.snapshot().Services, s); same {
 			t.Errorf("service %s is the same as before", s.Name)
@@ -146,9 +146,9 @@ func TestWaypointChanges(t *testing.T) {
 	}
 	step("redirect-waypoint 10.1.0.8:15029", "", nil, "way-0")
 	step(none, unknown, nil, keyOf("way"))
-	step("redirect-waypoint 10.1.0.8:15029", "", list1(svc("way", "10.9.0.99")))
+	step("redirect-waypoint 10.1.0.8:15029", "", these(svc("way", "10.9.0.99")))
 	// Nobody names it any more.
-	m.give(t, addressType, list1(svc("web", "10.9.0.1"), wl("direct", "10.1.0.2", []string{"plain"})))
+	m.give(t, addressType, these(svc("web", "10.9.0.1"), wl("direct", "10.1.0.2", []string{"plain"})))
 	wantGoes(t, m, map[string]string{"10.9.0.1:80": "redirect 10.1.0.1:8080", "10.1.0.2:1": "pass-no-vip"})
 	if workloadOf(t, m, "way-1").Gateway || len(m.waypoints) != 0 {
 		t.Errorf("what nobody names is a waypoint yet: %v", m.waypoints)

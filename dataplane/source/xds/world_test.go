@@ -116,7 +116,7 @@ func (w *watched) reply() adstest.Request {
 	return r
 }
 
-// replies skips the answers to the first two responses.
+// begin skips the answers to the first two responses.
 func (w *watched) begin() {
 	w.Helper()
 	for range 2 {
@@ -170,4 +170,5 @@ func authz(name string, change func(*security.Authorization)) *discovery.Resourc
 	return adstest.Resource(a.Namespace+"/"+a.Name, a)
 }
 
-func list1(r ...*discovery.Resource) []*discovery.Resource { return r }
+// these are several resources.
+func these(r ...*discovery.Resource) []*discovery.Resource { return r }

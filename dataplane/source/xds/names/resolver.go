@@ -107,6 +107,17 @@ func (r *Resolver) Want(names []string) {
 	r.rouse()
 }
 
+// Last returns what was told last of a name, if anything was.
+func (r *Resolver) Last(name string) (Answer, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entries[name]
+	if e == nil || !e.answered {
+		return Answer{}, false
+	}
+	return e.last, true
+}
+
 func (r *Resolver) newEntry() *entry {
 	e := &entry{retry: backoff.NewExponentialBackOff()}
 	e.retry.InitialInterval, e.retry.MaxInterval = r.config.Least, max(r.config.Least, min(r.config.Most, mostRetry))
