@@ -119,10 +119,10 @@ func (p proxies) Opened(ctx context.Context) ([]ambient.Opened, error) {
 func (p proxies) Want() ambient.Opened {
 	o := ambient.Opened{
 		Reporter: ambient.ReporterSource, Security: ambient.SecurityUnknown,
-		Source: ambient.Identity(ambient.Namespace, p.client), Destination: ambient.Identity(ambient.Namespace, serverPod),
+		Source: ambient.Unknown, Destination: ambient.Identity(ambient.Namespace, serverPod),
 	}
 	if p.variant.Traits().Security == plan.MutualTLS {
-		o.Security = ambient.SecurityMutual
+		o.Security, o.Source = ambient.SecurityMutual, ambient.Identity(ambient.Namespace, p.client)
 	}
 	return o
 }

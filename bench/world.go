@@ -69,8 +69,8 @@ type Proxies interface {
 	CPU() (map[string]time.Duration, error)
 	// Opened is what each side's proxies have counted since they were started.
 	Opened(ctx context.Context) ([]ambient.Opened, error)
-	// Want is what a connection between the site's pods is to be counted as, less
-	// the number.
+	// Want is what a connection between the site's pods is to be counted as by the
+	// client's side, less the number.
 	Want() ambient.Opened
 }
 

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,7 +66,7 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 		"as ztunnel with itself": {genuine, genuine},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c := meet(t, programs[0](t), programs[1](t)); c.Verdict != report.Pass {
+			if c := meet(t, programs[0](t), programs[1](t), ambient.HBONE); c.Verdict != report.Pass {
 				t.Errorf("%s: %s", c.Verdict, c.Detail)
 			} else {
 				t.Log(c.Detail)
@@ -74,8 +75,19 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 	}
 }
 
+// TestTLSOffIsFound is the negative control on live pods: the same proxies told to
+// speak plaintext, under the name of a row that says mutual TLS.
+func TestTLSOffIsFound(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	own := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	c := meet(t, own, own, ambient.TCP)
+	if c.Verdict != report.Fail || !strings.Contains(c.Detail, "0 packets of port 15008") {
+		t.Errorf("%s: %s", c.Verdict, c.Detail)
+	}
+}
+
 // meet lets the client's node run one program and the server's another.
-func meet(t *testing.T, client, server ambient.Program) report.Check {
+func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protocol) report.Check {
 	t.Helper()
 	p := quick()
 	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(scenario.NoMesh))
@@ -94,7 +106,7 @@ func meet(t *testing.T, client, server ambient.Program) report.Check {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Nodes[1].Program = &server
+	cfg.Nodes[1].Program, cfg.Protocol = &server, protocol
 	m, err := ambient.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +125,7 @@ func meet(t *testing.T, client, server ambient.Program) report.Check {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Signed() < 3 {
+	if m.Signed() < int64(len(cfg.Pods)) {
 		t.Errorf("%d certificates were signed, want one for each pod", m.Signed())
 	}
 	return check

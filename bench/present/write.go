@@ -70,11 +70,11 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 	return err
 }
 
-// JSON writes the summary as indented JSON.
-func JSON(w io.Writer, s result.Summary) error {
+// JSON writes a summary or a comparison as indented JSON.
+func JSON[T result.Summary | result.Comparison](w io.Writer, x T) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	return enc.Encode(s)
+	return enc.Encode(x)
 }
 
 // Benchstat writes one line per kept trial in the Go benchmark format, for

@@ -94,29 +94,6 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
 }
 
-func newBenchCompareCmd() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
-		Use:     "compare DIR",
-		Short:   "Make the summary of a run again from its recorded requests",
-		Example: "  duomesh bench compare out/bench/latest",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usagef("duomesh bench compare: one run directory is needed, for example out/bench/latest")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			return compareBench(args[0], output, cmd.OutOrStdout())
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
-	return cmd
-}
-
 // complete turns the flags into a plan, or says everything that is wrong.
 func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	p, err := f.matrix(changed)
@@ -211,14 +188,6 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 		return err
 	}
 	return showBench(s, path, f.output, out)
-}
-
-func compareBench(path, output string, out io.Writer) error {
-	s, err := bench.Recompute(path)
-	if err != nil {
-		return err
-	}
-	return showBench(s, path, output, out)
 }
 
 // showBench prints a summary and ends with the exit code of its verdict.

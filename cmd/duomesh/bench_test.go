@@ -55,7 +55,7 @@ func TestBenchRefusesBadFlagsByName(t *testing.T) {
 }
 
 func TestBenchArguments(t *testing.T) {
-	for _, args := range [][]string{{"bench", "fast"}, {"bench", "compare"}, {"bench", "compare", "a", "b"}, {"bench", "report"}, {"bench", "--blocks", "x"}} {
+	for _, args := range [][]string{{"bench", "fast"}, {"bench", "compare"}, {"bench", "compare", "a", "b", "c"}, {"bench", "report"}, {"bench", "--blocks", "x"}} {
 		root := newRootCmd()
 		root.SetArgs(args)
 		root.SetOut(new(bytes.Buffer))
