@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ func newBenchCmd() *cobra.Command {
 			if f.from != "" {
 				return compareBench(f.from, f.output, cmd.OutOrStdout())
 			}
-			if err := f.findZtunnel(cmd.Context()); err != nil {
+			if err := f.findZtunnel(cmd.Context(), p); err != nil {
 				return err
 			}
 			return runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -78,8 +79,8 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
-	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` (default $ZTUNNEL_IMAGE)")
-	flags.StringVar(&f.ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient (default $ZTUNNEL_BIN)")
+	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` ($ZTUNNEL_IMAGE)")
+	flags.StringVar(&f.ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient ($ZTUNNEL_BIN)")
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
 	flags.Float64Var(&p.Load.PerSecond, "rate", p.Load.PerSecond, "requests per second of the fixed mode")
@@ -100,7 +101,11 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	if err != nil {
 		return p, err
 	}
-	if f.ztunnel == "" && f.image == "" {
+	if f.ztunnel != "" {
+		if _, err := os.Stat(f.ztunnel); err != nil {
+			return p, usagef("--ztunnel: %v", err)
+		}
+	} else if f.image == "" {
 		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
 	}
 	switch f.placement {
@@ -124,8 +129,9 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 }
 
 // findZtunnel takes the program out of its image, when one is named and no path.
-func (f *benchFlags) findZtunnel(ctx context.Context) error {
-	if f.ztunnel != "" || f.image == "" {
+func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan) error {
+	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Needs == plan.NeedsZtunnel })
+	if f.ztunnel != "" || f.image == "" || !needed {
 		return nil
 	}
 	cache, err := os.UserCacheDir()
