@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -45,7 +46,7 @@ func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Varia
 // only: with several, the redirect to one port of the proxy meets its own
 // connections in TIME_WAIT.
 func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Program) (ambient.Config, error) {
-	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true}
+	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true, Dir: filepath.Join(c.Dir(), "ambient")}
 	if v.Traits().Security == plan.MutualTLS {
 		cfg.Protocol = ambient.HBONE
 	}
