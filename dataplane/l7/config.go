@@ -96,7 +96,7 @@ func (c Config) check() error {
 	if info, err := os.Stat(c.Envoy); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("the Envoy at %s is no program", c.Envoy)
 	}
-	if path := c.socket("admin"); len(path) > maxSocketPath {
+	if path := c.socket("envoy"); len(path) > maxSocketPath {
 		return fmt.Errorf("directory %s: its path is too long for a socket in it", c.Dir)
 	}
 	return nil
