@@ -37,7 +37,7 @@ func TestTinyRun(t *testing.T) {
 		t.Errorf("complete %v (%s), %d whole blocks", s.Complete, s.Reason, s.Blocks)
 	}
 	for _, g := range s.Groups {
-		if len(g.Rows) != len(plan.Variants()) || g.Floor == nil {
+		if len(g.Rows) != len(plan.KernelVariants()) || g.Floor == nil {
 			t.Errorf("%s %s: %d rows, floor %v", g.Mode, g.Measure, len(g.Rows), g.Floor)
 		}
 		for _, r := range g.Rows {
@@ -52,7 +52,7 @@ func TestTinyRun(t *testing.T) {
 	for _, name := range []string{"every request was answered by 200", "server saw the client's connections", "duomesh-l4 redirected every connection"} {
 		requirePass(t, s, name)
 	}
-	for _, v := range plan.Variants() {
+	for _, v := range plan.KernelVariants() {
 		requirePass(t, s, "judge: cross/newconn/"+string(v))
 	}
 	steady := 0
@@ -82,8 +82,8 @@ func TestTinyRun(t *testing.T) {
 // requireCalls: each pod writes and reads once per request, in every variant.
 func requireCalls(t *testing.T, s result.Summary) {
 	t.Helper()
-	if len(s.Called) != 3*len(plan.Variants()) {
-		t.Errorf("system calls of %d cells, want %d", len(s.Called), 3*len(plan.Variants()))
+	if len(s.Called) != 3*len(plan.KernelVariants()) {
+		t.Errorf("system calls of %d cells, want %d", len(s.Called), 3*len(plan.KernelVariants()))
 	}
 	for _, c := range s.Called {
 		if c.Reason != "" || c.Requests == 0 || c.PerRequest() < 4 {

@@ -13,6 +13,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/record"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/report"
 )
 
 // Config is what a run is given.
@@ -27,6 +28,8 @@ type Config struct {
 	Judge Judge
 	// Progress hears of every step; nil hears nothing.
 	Progress Progress
+	// NotRun are checks that stand in the summary for what was left out.
+	NotRun []report.Check
 }
 
 // Progress hears how far a run is. Its methods are never called during a trial.
@@ -123,6 +126,7 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 	if end.Checks, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
 		return end, err
 	}
+	end.Checks = append(end.Checks, r.NotRun...)
 	r.say("counted pass: how often do mesh programs run?")
 	if end.Counted, err = counted(ctx, r.world, r.Plan, enableStats); err != nil {
 		return end, err

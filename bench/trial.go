@@ -107,6 +107,12 @@ func (p *pair) read(after bool) (r reading, err error) {
 		},
 		func() error { r.cpu.Harness, err = ownCPU(); return err },
 		func() error { r.cpu.Server, err = p.site.Server.CPU(); return err },
+		func() error {
+			if p.site.Proxy != nil {
+				r.cpu.Proxy, err = p.site.Proxy.CPU()
+			}
+			return err
+		},
 		func() error { r.cpu.Client, err = p.site.Client.CPU(); return err },
 		func() error { r.idle, err = readIdle(); return err },
 		func() error { r.at = time.Now(); return nil },
@@ -167,6 +173,7 @@ func span(before, after reading) result.Trial {
 		CPU: result.CPU{
 			Client:  after.cpu.Client - before.cpu.Client,
 			Server:  after.cpu.Server - before.cpu.Server,
+			Proxy:   after.cpu.Proxy - before.cpu.Proxy,
 			Harness: after.cpu.Harness - before.cpu.Harness,
 			Machine: max(wall*time.Duration(cores)-(after.idle.idle-before.idle.idle), 0),
 			Steal:   after.idle.steal - before.idle.steal,

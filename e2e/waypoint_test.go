@@ -36,7 +36,9 @@ func findEnvoy() string {
 }
 
 // waypointFile is what the waypoint of the l7 scenarios reads.
-func waypointFile(c *netsim.Cluster) string { return filepath.Join(c.Dir(), "b", "waypoint", "intent.yaml") }
+func waypointFile(c *netsim.Cluster) string {
+	return filepath.Join(c.Dir(), "b", "waypoint", "intent.yaml")
+}
 
 // editRoutes changes the waypoint's own file behind the declaration, and returns when its
 // Envoy has that.

@@ -30,10 +30,25 @@ const (
 	DNAT1000 Variant = "dnat-1000"
 	// L4: a service address, redirected by duomesh at connect().
 	L4 Variant = "duomesh-l4"
+	// L7: a service address, redirected by duomesh to a waypoint's Envoy, which asks
+	// the server.
+	L7 Variant = "duomesh-l7"
+	// EnvoyDirect: the client dials an Envoy of the same kind itself, at a listener that
+	// has the chain of L7's service. What L7 differs from it by is the hand-off.
+	EnvoyDirect Variant = "envoy-direct"
 )
 
 // Variants returns all of them, in the order of a table.
-func Variants() []Variant { return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4} }
+func Variants() []Variant { return append(KernelVariants(), ProxyVariants()...) }
+
+// KernelVariants are those that need nothing but the kernel.
+func KernelVariants() []Variant { return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4} }
+
+// ProxyVariants are those that need an Envoy.
+func ProxyVariants() []Variant { return []Variant{L7, EnvoyDirect} }
+
+// Proxied reports whether an Envoy stands between client and server.
+func (v Variant) Proxied() bool { return slices.Contains(ProxyVariants(), v) }
 
 // Mode is a form of load.
 type Mode string
@@ -113,10 +128,11 @@ type Plan struct {
 	Repeats      int     `json:"repeats"`
 }
 
-// Default is the comparison of `make bench`.
+// Default is the comparison of `make bench` where there is no Envoy; where there is one,
+// ProxyVariants are in it, too.
 func Default() Plan {
 	return Plan{
-		Variants:     Variants(),
+		Variants:     KernelVariants(),
 		Modes:        Modes(),
 		Placements:   []Placement{Cross},
 		Load:         Load{PayloadBytes: 128, ReplyBytes: 1024, PerSecond: 500, Connections: 16, MaxProcs: 2},

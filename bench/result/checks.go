@@ -30,8 +30,10 @@ func checks(r Run, s Summary) []report.Check {
 		checkConnections(kept),
 		checkQuiet(s.Noise),
 	}
-	if c, ok := checkRedirects(kept); ok {
-		all = append(all, c)
+	for _, v := range []plan.Variant{plan.L4, plan.L7} {
+		if c, ok := checkRedirects(kept, v); ok {
+			all = append(all, c)
+		}
 	}
 	for _, m := range r.Head.Plan.Modes {
 		if m == plan.Fixed {
@@ -75,11 +77,15 @@ func checkAnswers(kept []Trial) report.Check {
 }
 
 // checkConnections compares two witnesses. A connection more or less means that
-// something on the way made connections of its own.
+// something on the way made connections of its own, as a proxy is meant to: its
+// variants are not looked at.
 func checkConnections(kept []Trial) report.Check {
 	var client, server int64
 	worst := ""
 	for _, t := range kept {
+		if t.Variant.Proxied() {
+			continue
+		}
 		client += t.Client.Connections
 		server += t.Server.Connections
 		if t.Client.Connections != t.Server.Connections && worst == "" {
@@ -91,13 +97,13 @@ func checkConnections(kept []Trial) report.Check {
 }
 
 // checkRedirects compares the engine's own counter with the client. It is left
-// out when no variant has an engine.
-func checkRedirects(kept []Trial) (report.Check, bool) {
-	const name = "duomesh-l4 redirected every connection"
+// out when no trial is of the variant.
+func checkRedirects(kept []Trial, v plan.Variant) (report.Check, bool) {
+	name := string(v) + " redirected every connection"
 	var want, got uint64
 	worst, seen := "", false
 	for _, t := range kept {
-		if t.Variant != plan.L4 {
+		if t.Variant != v {
 			continue
 		}
 		seen = true

@@ -94,7 +94,7 @@ func (d digested) perSecond() float64 {
 
 // podCPU is microseconds of both pods per request.
 func (d digested) podCPU() float64 {
-	return d.perRequest(float64((d.CPU.Client + d.CPU.Server).Nanoseconds()) / 1e3)
+	return d.perRequest(float64(d.CPU.Pods().Nanoseconds()) / 1e3)
 }
 
 // machineCPU is microseconds of the whole machine per request, less this program:

@@ -82,6 +82,8 @@ type CPU struct {
 	// Client and Server are the pods' cgroups: everything in them.
 	Client time.Duration `json:"client_ns"`
 	Server time.Duration `json:"server_ns"`
+	// Proxy is the cgroup of the Envoy between them.
+	Proxy time.Duration `json:"proxy_ns,omitempty"`
 	// Harness is this program, which waits while a trial runs.
 	Harness time.Duration `json:"harness_ns"`
 	// Machine is all time in which a processor was not idle, the hypervisor's
@@ -92,8 +94,11 @@ type CPU struct {
 	Cores int `json:"cores"`
 }
 
-// Other is machine time that belongs to neither role.
-func (c CPU) Other() time.Duration { return c.Machine - c.Client - c.Server }
+// Pods is what all pods together have used.
+func (c CPU) Pods() time.Duration { return c.Client + c.Server + c.Proxy }
+
+// Other is machine time that belongs to no pod.
+func (c CPU) Other() time.Duration { return c.Machine - c.Pods() }
 
 // Rest is the share of the whole machine that was busy for neither pods nor
 // harness.

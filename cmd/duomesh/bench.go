@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/report"
 )
 
 type benchFlags struct {
@@ -30,6 +32,9 @@ type benchFlags struct {
 
 func newBenchCmd() *cobra.Command {
 	f := benchFlags{plan: plan.Default()}
+	if envoyPath() != "" && beside("duomesh-waypoint") != "" {
+		f.plan.Variants = plan.Variants()
+	}
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what the mesh adds to a request, beside no mesh and kube-proxy's DNAT",
@@ -149,8 +154,13 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 		return err
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)
+	tools := bench.Tools{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
+	left, err := leftOut(p, tools)
+	if err != nil {
+		return err
+	}
 	path, s, err := bench.Run(ctx, bench.Config{
-		Plan: p, Out: f.out, Open: bench.OpenNetsim, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+		Plan: p, Out: f.out, Open: tools.Open, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p), NotRun: left,
 	})
 	if err != nil {
 		if path != "" {
@@ -159,6 +169,28 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 		return err
 	}
 	return showBench(s, path, f.output, out)
+}
+
+// leftOut says why variants that need an Envoy are not in the plan; a plan that has them
+// without one cannot be run.
+func leftOut(p plan.Plan, t bench.Tools) ([]report.Check, error) {
+	why := ""
+	switch {
+	case t.Envoy == "":
+		why = "no Envoy (make tools fetches one, ENVOY_BIN names yours)"
+	case t.Waypoint == "":
+		why = "no duomesh-waypoint beside this program"
+	}
+	var checks []report.Check
+	for _, v := range plan.ProxyVariants() {
+		switch in := slices.Contains(p.Variants, v); {
+		case in && why != "":
+			return nil, usagef("variant %s: %s", v, why)
+		case !in && why != "":
+			checks = append(checks, report.Check{Name: string(v), Verdict: report.NotRun, Detail: "NOT RUN: " + why})
+		}
+	}
+	return checks, nil
 }
 
 func compareBench(path, output string, out io.Writer) error {
