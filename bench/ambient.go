@@ -25,10 +25,10 @@ var (
 func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Variant, p plan.Plan) error {
 	program := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
 	if v.Traits().Needs == plan.NeedsZtunnel {
-		if w.binaries.Ztunnel == "" {
+		if w.tools.Ztunnel == "" {
 			return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
 		}
-		program = ambient.Program{Binary: w.binaries.Ztunnel}
+		program = ambient.Program{Binary: w.tools.Ztunnel}
 	}
 	cfg, err := meshOf(c, v, p, program)
 	if err != nil {

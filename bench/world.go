@@ -27,6 +27,10 @@ type Site struct {
 	// ServerPort is where the server listens.
 	ServerPort     uint16
 	Client, Server Pod
+	// Proxy is the pod of the Envoy between them; nil without one.
+	Proxy Pod
+	// ProxyPort is where connections arrive at it.
+	ProxyPort uint16
 	// Via is how connections are expected to come to the server.
 	Via scenario.Via
 	// Engine is the mesh on the client's node; nil when the variant has none.

@@ -11,7 +11,6 @@ import (
 	"github.com/duomesh/duomesh/internal/ambient/standin"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
-	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -28,12 +27,12 @@ func ztunnel(t *testing.T) string {
 // TestZtunnelGoesTheWholeWay: both placements, and each row proves itself.
 func TestZtunnelGoesTheWholeWay(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
-	b := Binaries{Ztunnel: ztunnel(t)}
+	b := Tools{Ztunnel: ztunnel(t)}
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks, p.Duration = 1, 200*time.Millisecond
-	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.OpenNetsim, Judge: ProbeJudge})
+	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +89,7 @@ func TestTLSOffIsFound(t *testing.T) {
 func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protocol) report.Check {
 	t.Helper()
 	p := quick()
-	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(scenario.NoMesh))
+	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(shapes[plan.HBONERef]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +98,7 @@ func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protoco
 			t.Error(err)
 		}
 	}()
-	if err := c.Apply(t.Context(), services(1)); err != nil {
+	if err := c.Apply(t.Context(), services(shapes[plan.HBONERef])); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := meshOf(c, plan.HBONERef, p, client)

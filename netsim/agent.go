@@ -242,6 +242,10 @@ func (a *agentMesh) leave(p *pod) error {
 	})
 }
 
+func (a *agentMesh) serveWaypoint(p *pod) error {
+	return fmt.Errorf("%w: waypoint %s on node %s: its agent is not told of waypoints", scenario.ErrNotExpressible, p.spec.Name, a.node.name)
+}
+
 // enrolTime bounds how long an agent may take over one enrolment.
 const enrolTime = 10 * time.Second
 

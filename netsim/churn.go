@@ -61,6 +61,9 @@ func (c *Cluster) hand(ctx context.Context, o scenario.Objects) error {
 	if err != nil {
 		return err
 	}
+	if err := c.applyWaypoints(ctx, d); err != nil {
+		return err
+	}
 	for _, n := range c.nodes {
 		give := n.mesh.apply
 		if a, ok := n.mesh.(*agentMesh); ok {

@@ -35,6 +35,8 @@ type Cluster struct {
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
 	witness witness
+	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
+	waypoints map[string]*waypoint
 
 	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired and vips
 	desired  *desired
@@ -98,6 +100,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if t.Agents && cfg.Agent == "" {
 		return nil, fmt.Errorf("%w: agents as processes of their own: no duomesh-agent is at hand", scenario.ErrNotExpressible)
 	}
+	if err := checkWaypoints(cfg, t); err != nil {
+		return nil, err
+	}
 	addrs, err := planAddrs(t, cfg.Pods)
 	if err != nil {
 		return nil, err
@@ -113,7 +118,7 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	c := &Cluster{
 		cfg: cfg, mesh: t.Mesh, ipv6: haveIPv6(), cgroup: cgroup, vips: vips, started: time.Now(),
 		pods: map[string]*pod{}, managed: map[string]bool{}, procs: map[*Process]struct{}{},
-		desired: newDesired(),
+		desired: newDesired(), waypoints: map[string]*waypoint{},
 	}
 	if c.mesh == "" {
 		c.mesh = scenario.NoMesh
@@ -150,6 +155,9 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 		}
 	}
 	if err := c.openMeshes(ctx); err != nil {
+		return err
+	}
+	if err := c.openWaypoints(ctx); err != nil {
 		return err
 	}
 	if err := c.enrolManaged(ctx); err != nil {
@@ -270,6 +278,7 @@ func (c *Cluster) close() error {
 		errs = append(errs, c.killAll(ctx, procs))
 	}
 	c.servers.close()
+	c.closeWaypoints()
 	for _, n := range slices.Backward(c.nodes) {
 		errs = append(errs, n.close())
 	}

@@ -41,6 +41,13 @@ type Config struct {
 	// cluster runs one as a child of its own, which can be killed and started,
 	// and Pinned is implied; without, the engines live in this process.
 	Agent string
+	// Waypoint is the path of a duomesh-waypoint, and Envoy that of an Envoy: what runs
+	// in the pods that are waypoints. Workers is the number of Envoy's workers; 0 means 1.
+	Waypoint string
+	Envoy    string
+	Workers  int
+	// WaypointArgs are added to the arguments of each duomesh-waypoint.
+	WaypointArgs []string
 	// Pods are declared addresses by pod name; the others are allotted.
 	Pods map[string]Addresses
 	// VIPs are declared virtual addresses by service name, at most one of each
@@ -137,7 +144,10 @@ func checkPod(p scenario.Pod, seen map[string]bool) error {
 	if err := checkName("pod", p.Name, seen); err != nil {
 		return err
 	}
-	for _, ports := range [][]uint16{p.Serve, p.ServeUDP} {
+	if p.Waypoint && (p.Managed || serves(p)) {
+		return fmt.Errorf("topology: pod %s: a waypoint is never managed and serves nothing of its own", p.Name)
+	}
+	for _, ports := range [][]uint16{slices.Concat(p.Serve, p.ServeFirst), p.ServeUDP} {
 		if err := checkPorts(p.Name, ports); err != nil {
 			return err
 		}

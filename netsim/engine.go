@@ -9,6 +9,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // engine is the dataplane of one node of a Duomesh cluster, in this process.
@@ -91,6 +92,10 @@ func (e *engine) leave(p *pod) error {
 	e.known(p, false)
 	e.window.enrolled(p, false)
 	return nil
+}
+
+func (e *engine) serveWaypoint(p *pod) error {
+	return e.node.ServeWaypoint(p.cgroup, p.netns, scenario.HandOffPort)
 }
 
 // close removes the pins as well: nobody takes over from a simulated node.

@@ -47,6 +47,10 @@ func (noMesh) leave(p *pod) error {
 	return fmt.Errorf("%w: leave %s: this cluster has no mesh", scenario.ErrNotExpressible, p.spec.Name)
 }
 
+func (noMesh) serveWaypoint(p *pod) error {
+	return fmt.Errorf("%w: waypoint %s: nobody hands connections over in this cluster", scenario.ErrNotExpressible, p.spec.Name)
+}
+
 // rules is kube-proxy's DNAT in the node's namespace. It serves every pod of
 // the node, and ends with the namespace.
 type rules struct {

@@ -30,6 +30,8 @@ type mesh interface {
 	apply(ctx context.Context, d *desired) error
 	enrol(p *pod) error
 	leave(p *pod) error
+	// serveWaypoint makes p the waypoint end of the hand-off.
+	serveWaypoint(p *pod) error
 	close() error
 }
 

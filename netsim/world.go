@@ -28,6 +28,11 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.needServers(ctx, d.endpoints(netip.Addr{})); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	// Waypoints before those who lead to them; what leaves a waypoint stays there a
+	// while for those who still come.
+	if err := c.applyWaypoints(ctx, d); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, n := range c.nodes {
@@ -164,6 +169,18 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.recycle(ctx, a.Pod)
 	case scenario.Churn:
 		return c.churn(ctx, a)
+	case scenario.KillWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.kill()
+	case scenario.StartWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.start(ctx)
 	case scenario.KillAgent:
 		agent, err := c.agentOf(a.Node)
 		if err != nil {

@@ -118,7 +118,7 @@ func values(t result.Trial, service stats.Sorted) []benchfmt.Value {
 		{Value: 1e3 * service.Quantile(0.5), Unit: "p50-ns"},
 		{Value: 1e3 * service.Quantile(0.9), Unit: "p90-ns"},
 		{Value: 1e3 * service.Quantile(0.99), Unit: "p99-ns"},
-		{Value: float64((t.CPU.Client + t.CPU.Server).Nanoseconds()) / perRequest, Unit: "cpu-ns/req"},
+		{Value: float64(t.CPU.Roles().Nanoseconds()) / perRequest, Unit: "cpu-ns/req"},
 		{Value: float64(t.Client.Requests) / t.Client.Elapsed.Seconds(), Unit: "req/s"},
 	}
 }

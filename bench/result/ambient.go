@@ -48,6 +48,36 @@ func targetsAgainst(s Summary) []Target {
 	return all
 }
 
+// The limits of duomesh-l7 against the same Envoy dialled by the client: what our
+// hand-off costs.
+const (
+	handOffP50        = 1.05
+	handOffThroughput = 0.95
+)
+
+// targetsHandOff holds duomesh-l7 against envoy-direct.
+func targetsHandOff(s Summary) []Target {
+	var all []Target
+	for _, g := range s.Groups {
+		row := g.Row(plan.L7)
+		if row == nil || g.Measure != Service {
+			continue
+		}
+		where := fmt.Sprintf("%s node, %s, duomesh-l7 against envoy-direct: ", g.Placement, g.Mode)
+		v := row.Against(plan.EnvoyDirect)
+		if v == nil || s.Blocks < minTargetBlocks {
+			found := fmt.Sprintf("%d whole blocks, at least %d are needed", s.Blocks, minTargetBlocks)
+			all = append(all, Target{where + "p50", "an interval", found, NotRun})
+			continue
+		}
+		all = append(all, atMost(where+"p50", v.RatioP50, handOffP50))
+		if g.Mode == plan.Saturation {
+			all = append(all, atLeast(where+"throughput", v.RatioPerSecond, handOffThroughput))
+		}
+	}
+	return all
+}
+
 func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
 	limits, where := ambientTargets[base], fmt.Sprintf("%s node, %s, against %s: ", g.Placement, g.Mode, base)
 	v := row.Against(base)
@@ -81,7 +111,7 @@ func atMost(name string, i stats.Interval, limit float64) Target {
 
 func atLeast(name string, i stats.Interval, limit float64) Target {
 	negative := stats.Interval{Estimate: -i.Estimate, Low: -i.High, High: -i.Low}
-	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.1f", limit), ratioText(i), stats.AtMost(negative, -limit)}
+	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.2f", limit), ratioText(i), stats.AtMost(negative, -limit)}
 }
 
 // Factor says how much slower a stand-in is than what it stands in for, as far as

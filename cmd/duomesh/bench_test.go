@@ -47,13 +47,15 @@ func TestBenchKnowsWhatItHas(t *testing.T) {
 		absent           int
 		ztunnel, standIn bool
 	}{
-		{nil, 2, false, true},
-		{[]string{"--ztunnel", "/proc/self/exe"}, 0, true, false},
-		{[]string{"--ztunnel-image", "x@sha256:1"}, 0, true, false},
+		// Two rows need an Envoy, which this test never has.
+		{nil, 4, false, true},
+		{[]string{"--ztunnel", "/proc/self/exe"}, 2, true, false},
+		{[]string{"--ztunnel-image", "x@sha256:1"}, 2, true, false},
 		{[]string{"--variants", "direct,ztunnel"}, 1, false, false},
-		{[]string{"--claims"}, 2, false, false},
-		{[]string{"--full"}, 2, false, true},
-		{[]string{"--full", "--ztunnel", "/proc/self/exe"}, 0, true, true},
+		{[]string{"--variants", "direct,duomesh-l7"}, 1, false, false},
+		{[]string{"--claims"}, 4, false, false},
+		{[]string{"--full"}, 4, false, true},
+		{[]string{"--full", "--ztunnel", "/proc/self/exe"}, 2, true, true},
 	} {
 		p, err := benchArgs(c.args...)
 		if err != nil || len(p.Absent) != c.absent || slices.Contains(p.Variants, plan.Ztunnel) != c.ztunnel || slices.Contains(p.Variants, plan.HBONERef) != c.standIn {

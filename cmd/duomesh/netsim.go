@@ -89,7 +89,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if err := requireNetsim(); err != nil {
 				return err
 			}
-			if f.agents && agentBeside() == "" {
+			if f.agents && beside("duomesh-agent") == "" {
 				return usagef("--agents: there is no duomesh-agent beside this program")
 			}
 			if f.detach {
@@ -115,10 +115,10 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (err error) {
 	agent := ""
 	if f.agents {
-		agent = agentBeside()
+		agent = beside("duomesh-agent")
 	}
 	c, err := netsim.Open(ctx, netsim.Config{
-		Agent: agent, ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
+		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
 		Log: slog.New(slog.NewTextHandler(log, nil)),
 	}, file.Topology)
 	if err != nil {

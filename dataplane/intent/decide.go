@@ -1,6 +1,9 @@
 package intent
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Exit is the reason for which the engine let a connection go where it went.
 // The kernel counts connections under the same names.
@@ -71,8 +74,8 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
-	if w := s.workloadAt(addr); w != nil && w.Waypoint != nil && !w.HostNetwork {
-		return decideWaypoint(w.Waypoint, "", addr, from.Place)
+	if w := s.waypointAt(addr); w != nil {
+		return decideWaypoint(w, "", addr, from.Place)
 	}
 	return Decision{Exit: PassNoVIP}
 }
@@ -111,13 +114,17 @@ func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	return nil
 }
 
-func (s Snapshot) workloadAt(addr netip.Addr) *Workload {
+// waypointAt is the waypoint of the workload that has the address. Of several that
+// have one and a waypoint the first by UID counts.
+func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
+	var first *Workload
 	for _, w := range s.Workloads {
-		for _, a := range w.Addresses {
-			if a == addr {
-				return w
-			}
+		if w.OwnWaypoint() != nil && slices.Contains(w.Addresses, addr) && (first == nil || w.UID < first.UID) {
+			first = w
 		}
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	return first.Waypoint
 }

@@ -58,6 +58,19 @@ type StartAgent struct{ Node string }
 // String implements Action.
 func (a StartAgent) String() string { return "start the agent of node " + a.Node }
 
+// KillWaypoint ends all processes of a waypoint's pod by SIGKILL. Nobody tells the mesh.
+type KillWaypoint struct{ Pod string }
+
+// String implements Action.
+func (a KillWaypoint) String() string { return "kill the waypoint " + a.Pod }
+
+// StartWaypoint starts a waypoint that was killed. It returns when it has the declared
+// state and takes connections.
+type StartWaypoint struct{ Pod string }
+
+// String implements Action.
+func (a StartWaypoint) String() string { return "start the waypoint " + a.Pod }
+
 // Churn replaces the declared objects by one after the other of Between, Changes
 // times, PerSecond times a second, and does not wait for any but the last. Each
 // KillEvery changes the agents of the nodes Kill are killed and started again; 0
@@ -82,6 +95,10 @@ func (t Topology) validate(a Action) error {
 		return t.hasAgent(a.Node)
 	case StartAgent:
 		return t.hasAgent(a.Node)
+	case KillWaypoint:
+		return t.hasWaypoint(a.Pod)
+	case StartWaypoint:
+		return t.hasWaypoint(a.Pod)
 	case Churn:
 		if len(a.Between) == 0 || a.Changes < 1 || a.PerSecond < 1 || a.KillEvery < 0 {
 			return errors.New("it needs objects, a number of changes and a rate")
@@ -106,4 +123,25 @@ func (t Topology) hasAgent(node string) error {
 		}
 	}
 	return fmt.Errorf("node %s is not in the topology", node)
+}
+
+// hasWaypoint reports why a pod is no waypoint.
+func (t Topology) hasWaypoint(pod string) error {
+	if t.waypoints()[pod] {
+		return nil
+	}
+	return fmt.Errorf("pod %s is no waypoint of the topology", pod)
+}
+
+// waypoints are the pods that are waypoints.
+func (t Topology) waypoints() map[string]bool {
+	all := map[string]bool{}
+	for _, n := range t.Nodes {
+		for _, p := range n.Pods {
+			if p.Waypoint {
+				all[p.Name] = true
+			}
+		}
+	}
+	return all
 }

@@ -23,14 +23,16 @@ type file struct {
 
 // fileAction holds exactly one of its keys.
 type fileAction struct {
-	Apply      *Objects
-	Enrol      string
-	Leave      string
-	StopServer string `yaml:"stopServer"`
-	Recycle    string
-	KillAgent  string `yaml:"killAgent"`
-	StartAgent string `yaml:"startAgent"`
-	Churn      *struct {
+	Apply         *Objects
+	Enrol         string
+	Leave         string
+	StopServer    string `yaml:"stopServer"`
+	Recycle       string
+	KillAgent     string `yaml:"killAgent"`
+	StartAgent    string `yaml:"startAgent"`
+	KillWaypoint  string `yaml:"killWaypoint"`
+	StartWaypoint string `yaml:"startWaypoint"`
+	Churn         *struct {
 		Between   []Objects
 		Changes   int
 		PerSecond int `yaml:"perSecond"`
@@ -83,7 +85,7 @@ func actions(in []fileAction) ([]Action, error) {
 	for i, a := range in {
 		one := a.given()
 		if len(one) != 1 {
-			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, churn", i+1)
+			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, killWaypoint, startWaypoint, churn", i+1)
 		}
 		out = append(out, one...)
 	}
@@ -109,6 +111,8 @@ func (a fileAction) given() []Action {
 		{a.Recycle, Recycle{a.Recycle}},
 		{a.KillAgent, KillAgent{a.KillAgent}},
 		{a.StartAgent, StartAgent{a.StartAgent}},
+		{a.KillWaypoint, KillWaypoint{a.KillWaypoint}},
+		{a.StartWaypoint, StartWaypoint{a.StartWaypoint}},
 	} {
 		if named.name != "" {
 			all = append(all, named.action)

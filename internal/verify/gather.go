@@ -25,6 +25,12 @@ type evidence struct {
 	ledger ledger
 	pods   map[string]scenario.PodHandle
 	change window
+	// replicas are the addresses of each waypoint's pods, by its name.
+	replicas map[string]map[netip.Addr]string
+	// entering are those of client connections, as a waypoint's kernel knows them.
+	entering map[netip.AddrPort]bool
+	// forwarded is how many requests the waypoints say they have sent on in the phase.
+	forwarded tally
 }
 
 // loadEvidence is a load and what its clients reported.
@@ -61,6 +67,7 @@ type window struct{ start, end int64 }
 type gatherer struct {
 	world    scenario.World
 	options  Options
+	scenario scenario.Scenario
 	topology scenario.Topology
 	known    map[uint64]bool
 }
@@ -80,9 +87,11 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 		return evidence{}, err
 	}
 	defer judge.Close()
+	before := g.forwarded(ctx)
 	if err := g.drive(ctx, ph, &e); err != nil {
 		return evidence{}, err
 	}
+	e.forwarded = g.forwarded(ctx).since(before)
 	return e, g.collect(ctx, judge, &e)
 }
 
@@ -96,6 +105,7 @@ func (g *gatherer) handles(e *evidence) error {
 			e.pods[p.Name] = h
 		}
 	}
+	e.replicas = g.replicas(e.pods)
 	return nil
 }
 
@@ -182,7 +192,10 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 		}
 		spec := traffic.Load{
 			To: le.asked, Connections: n, Workers: workers, Bytes: 64,
-			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected,
+			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected, ServerFirst: l.ServerFirst,
+		}
+		if isHTTP(l) {
+			spec.Bytes, spec.HTTP = 0, &traffic.HTTP{Requests: l.Requests, Headers: l.Headers, Close: l.Close}
 		}
 		group.Go(func() error {
 			if p.after != nil {
@@ -190,7 +203,12 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 					return err
 				}
 			}
-			conns, err := g.world.Exec(ctx, pod, spec, func(traffic.Conn) { p.done() })
+			conns, err := g.world.Exec(ctx, pod, spec, func(c traffic.Conn) {
+				// With HTTP, a connection counts when half of its requests are through.
+				if isHTTP(l) == (c.Role == traffic.Progress) {
+					p.done()
+				}
+			})
 			if err != nil {
 				return fmt.Errorf("load in pod %s: %w", pod, err)
 			}
@@ -212,9 +230,11 @@ func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error
 			e.served[c.ID] = append(e.served[c.ID], servedConn{pod, c})
 		}
 	}
+	e.entering = map[netip.AddrPort]bool{}
 	for _, le := range e.loads {
 		for _, c := range le.conns {
 			g.known[c.ID] = true
+			e.entering[plain(c.Local)] = true
 		}
 	}
 	e.known = g.known
