@@ -14,7 +14,7 @@ import (
 )
 
 const howToRead = "Times are microseconds. p50, p90, p99: middle over trials. Added and ratio: paired inside blocks, with 95 % intervals. " +
-	"CPU c/s/p/o: client pod, server pod, node proxies, rest of the machine. How to read this: docs/reading-results.md"
+	"CPU c/s/p/o: client pod, server pod, proxies between them, rest of the machine. How to read this: docs/reading-results.md"
 
 // Text writes the summary for a terminal. Path is where its files are.
 func Text(w io.Writer, s result.Summary, path string) error {
