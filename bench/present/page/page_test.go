@@ -197,7 +197,7 @@ func TestPageSaysIt(t *testing.T) {
 
 // TestPageSaysWhatWasNotRun: the row stays, with the reason, and no figure.
 func TestPageSaysWhatWasNotRun(t *testing.T) {
-	p := plan.Default().Without(plan.NeedsZtunnel, "there is none & nowhere")
+	p := plan.Default().Without(plan.NeedsZtunnel, "there is none & nowhere").Without(plan.NeedsEnvoy, "none either")
 	got := render(t, made(t, p))
 	for _, want := range []string{"NOT RUN: there is none &amp; nowhere", "<b>ztunnel-plain</b> was <b>NOT RUN</b>"} {
 		if !strings.Contains(got, want) {
