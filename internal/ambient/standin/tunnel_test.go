@@ -152,10 +152,10 @@ func (c *carried) client(t *testing.T, certs *certificates, identity, wanted str
 	return tr
 }
 
-func ask(t *testing.T, pool *http.Transport, method, authority string, body io.ReadCloser) (*http.Response, error) {
+func ask(t *testing.T, pool *http.Transport, authority string, body io.ReadCloser) (*http.Response, error) {
 	t.Helper()
 	r := (&http.Request{
-		Method: method, Host: authority, URL: &url.URL{Scheme: "https", Host: "10.0.0.1:15008"}, Header: http.Header{}, Body: body, ContentLength: -1,
+		Method: http.MethodConnect, Host: authority, URL: &url.URL{Scheme: "https", Host: "10.0.0.1:15008"}, Header: http.Header{}, Body: body, ContentLength: -1,
 	}).WithContext(t.Context())
 	return pool.RoundTrip(r)
 }
@@ -176,7 +176,7 @@ func TestClientMayCloseFirst(t *testing.T) {
 	certs := newAuthority(t).knowing(t, clientID, serverID)
 	c := carry(t, certs, echo)
 	sent := strings.Repeat("0123456789abcdef", 1<<16) // a megabyte
-	reply, err := ask(t, c.client(t, certs, clientID, serverID), http.MethodConnect, c.app.String(), io.NopCloser(strings.NewReader(sent)))
+	reply, err := ask(t, c.client(t, certs, clientID, serverID), c.app.String(), io.NopCloser(strings.NewReader(sent)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestClientMayCloseFirst(t *testing.T) {
 	}
 }
 
-// TestOnlyThisPodIsCarried: another method, another pod, nobody there.
+// TestOnlyThisPodIsCarried: another pod, a name, nobody there.
 func TestOnlyThisPodIsCarried(t *testing.T) {
 	certs := newAuthority(t).knowing(t, clientID, serverID)
 	c := carry(t, certs, echo)
@@ -195,7 +195,7 @@ func TestOnlyThisPodIsCarried(t *testing.T) {
 	for authority, want := range map[string]int{
 		"10.9.9.9:80": http.StatusBadRequest, "name:80": http.StatusBadRequest, closed.String(): http.StatusServiceUnavailable,
 	} {
-		reply, err := ask(t, pool, http.MethodConnect, authority, http.NoBody)
+		reply, err := ask(t, pool, authority, http.NoBody)
 		if err != nil {
 			t.Errorf("%s: %v", authority, err)
 			continue
@@ -219,7 +219,7 @@ func TestIdentitiesAreChecked(t *testing.T) {
 		"a client of another authority":    c.client(t, stranger, clientID, serverID),
 		"a client of another trust domain": c.client(t, certs, "spiffe://elsewhere/ns/default/sa/client", serverID),
 	} {
-		if reply, err := ask(t, pool, http.MethodConnect, c.app.String(), http.NoBody); err == nil {
+		if reply, err := ask(t, pool, c.app.String(), http.NoBody); err == nil {
 			reply.Body.Close()
 			t.Errorf("%s was accepted: %s", name, reply.Status)
 		}
@@ -237,7 +237,7 @@ func TestPool(t *testing.T) {
 		for range n {
 			r, w := io.Pipe()
 			t.Cleanup(func() { w.Close() })
-			reply, err := ask(t, pool, http.MethodConnect, c.app.String(), r)
+			reply, err := ask(t, pool, c.app.String(), r)
 			if err != nil || reply.StatusCode != http.StatusOK {
 				t.Fatalf("%v, %v", reply, err)
 			}
