@@ -52,12 +52,13 @@ compatibility: preflight-compatibility
 	scripts/ensure-packages.sh test-kernel
 	scripts/test-kernel.sh -write-compatibility docs/compatibility.md $(ARGS)
 
-## bench-hook: the cost of the connect hook and of Apply, by the kernel's own statistics (limits: docs/results/README.md)
+## bench-hook: the cost of the connect hook, of a hand-off and of Apply, by the kernel's own statistics (limits: docs/results/README.md)
 bench-hook: preflight-bench-hook
 	scripts/ensure-packages.sh bench
 	scripts/go.sh test -run '^$$' -bench 'Hook|Getpeername' -benchtime 40x ./dataplane/l4
 	scripts/go.sh test -run '^$$' -bench 'BenchmarkConnect' -benchtime 100x ./dataplane/l4
 	scripts/go.sh test -run '^$$' -bench 'Apply|Grace' -benchtime 20x ./dataplane/l4
+	scripts/go.sh test -run '^$$' -bench 'BenchmarkPrograms' -benchtime 40x ./dataplane/l4
 
 ## build: build the commands into bin/
 build:

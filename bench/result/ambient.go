@@ -48,36 +48,6 @@ func targetsAgainst(s Summary) []Target {
 	return all
 }
 
-// The limits of duomesh-l7 against the same Envoy dialled by the client: what our
-// hand-off costs.
-const (
-	handOffP50        = 1.05
-	handOffThroughput = 0.95
-)
-
-// targetsHandOff holds duomesh-l7 against envoy-direct.
-func targetsHandOff(s Summary) []Target {
-	var all []Target
-	for _, g := range s.Groups {
-		row := g.Row(plan.L7)
-		if row == nil || g.Measure != Service {
-			continue
-		}
-		where := fmt.Sprintf("%s node, %s, duomesh-l7 against envoy-direct: ", g.Placement, g.Mode)
-		v := row.Against(plan.EnvoyDirect)
-		if v == nil || s.Blocks < minTargetBlocks {
-			found := fmt.Sprintf("%d whole blocks, at least %d are needed", s.Blocks, minTargetBlocks)
-			all = append(all, Target{where + "p50", "an interval", found, NotRun})
-			continue
-		}
-		all = append(all, atMost(where+"p50", v.RatioP50, handOffP50))
-		if g.Mode == plan.Saturation {
-			all = append(all, atLeast(where+"throughput", v.RatioPerSecond, handOffThroughput))
-		}
-	}
-	return all
-}
-
 func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
 	limits, where := ambientTargets[base], fmt.Sprintf("%s node, %s, against %s: ", g.Placement, g.Mode, base)
 	v := row.Against(base)
@@ -94,22 +64,22 @@ func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
 	}
 	all := []Target{share}
 	if limit, ok := limits.ratio[g.Mode]; ok {
-		all = append(all, atMost(where+"p50", v.RatioP50, limit))
+		all = append(all, ratioAtMost(where+"p50", v.RatioP50, limit))
 	}
 	if g.Mode == plan.Saturation {
-		all = append(all, atLeast(where+"throughput", v.RatioPerSecond, limits.throughput))
+		all = append(all, ratioAtLeast(where+"throughput", v.RatioPerSecond, limits.throughput))
 	}
 	if limits.cpu > 0 && g.Mode != plan.Fixed && g.Mode.Think() == 0 {
-		all = append(all, atMost(where+"CPU per request, proxies with it", v.RatioCPU, limits.cpu))
+		all = append(all, ratioAtMost(where+"CPU per request, proxies with it", v.RatioCPU, limits.cpu))
 	}
 	return all
 }
 
-func atMost(name string, i stats.Interval, limit float64) Target {
+func ratioAtMost(name string, i stats.Interval, limit float64) Target {
 	return Target{name, fmt.Sprintf("upper end of ratio ≤ %.2f", limit), ratioText(i), stats.AtMost(i, limit)}
 }
 
-func atLeast(name string, i stats.Interval, limit float64) Target {
+func ratioAtLeast(name string, i stats.Interval, limit float64) Target {
 	negative := stats.Interval{Estimate: -i.Estimate, Low: -i.High, High: -i.Low}
 	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.2f", limit), ratioText(i), stats.AtMost(negative, -limit)}
 }

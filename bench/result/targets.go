@@ -53,7 +53,6 @@ func targets(s Summary) []Target {
 		return nil
 	}
 	all = append(all, targetsAgainst(s)...)
-	all = append(all, targetsHandOff(s)...)
 	all = append(all, countedTargets(s.Counted)...)
 	return append(all, calledTargets(s.Called)...)
 }

@@ -135,7 +135,7 @@ enum handoff_state {
 	HANDOFF_ASKED,	    /* connect() was decided */
 	HANDOFF_CONNECTING, /* the same connect() makes its SYN */
 	HANDOFF_SENT,	    /* a SYN has left */
-	HANDOFF_AGAIN,	    /* the waypoint wants it in the packets that follow */
+	HANDOFF_AGAIN, /* the waypoint wants it in the packets that follow */
 };
 
 /* What a socket that goes to a waypoint asked for, for its SYN. */

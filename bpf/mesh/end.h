@@ -12,7 +12,6 @@
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
-
 /* is_peer is true when a UDP socket is connected to this target. */
 static __always_inline bool is_peer(struct udp_sock *udp, const struct flow *w)
 {

@@ -4,10 +4,11 @@
  * of an unconnected socket goes at sendmsg().
  */
 #include "abi.h"
+#include "answer.h"
 #include "decide.h"
 #include "end.h"
 #include "prepare.h"
-#include "sockops.h"
+#include "send.h"
 
 static __always_inline void key4(struct frontend_key *k,
 				 const struct bpf_sock_addr *ctx)

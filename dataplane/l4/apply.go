@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -66,7 +64,7 @@ func (e *Engine) fits(p *plan) error {
 	if need := uint64(len(e.state.fronts)) + uint64(p.added); need > uint64(e.limits.Frontends) {
 		return CapacityError{Map: e.frontends.name, Need: uint32(need), Have: e.limits.Frontends}
 	}
-	if need := len(e.state.names) + len(p.putNames); need > int(e.limits.Names) {
+	if need := len(e.state.names) - len(e.state.lingering) + len(p.putNames); need > int(e.limits.Names) {
 		return CapacityError{Map: e.names.name, Need: uint32(need), Have: e.limits.Names}
 	}
 	return nil
@@ -138,32 +136,7 @@ func (e *Engine) settle(p *plan) error {
 		}
 	}
 	e.state.dropLoose()
-	return e.removeNames(p.dropNames)
-}
-
-func (e *Engine) putNames(names map[uint32]meshName) error {
-	var keys []uint32
-	var values []meshName
-	for id, n := range names {
-		keys, values = append(keys, id), append(values, n)
-	}
-	if err := e.names.put(keys, values); err != nil {
-		return err
-	}
-	maps.Copy(e.state.names, names)
-	return nil
-}
-
-// removeNames keeps the ids that a frontend of the same plan has.
-func (e *Engine) removeNames(ids []uint32) error {
-	ids = slices.DeleteFunc(ids, func(id uint32) bool { return e.state.isNamed(id) })
-	if err := e.names.remove(ids); err != nil {
-		return err
-	}
-	for _, id := range ids {
-		delete(e.state.names, id)
-	}
-	return nil
+	return e.dropNames(p)
 }
 
 // flipping tells the programs whether frontends are being replaced. It stays on

@@ -65,6 +65,9 @@ func (e *Engine) Audit() ([]Difference, error) {
 
 func (e *Engine) auditHandoff() ([]Difference, error) {
 	want := map[uint32]meshName{}
+	for id := range e.state.lingering {
+		want[id] = e.state.names[id]
+	}
 	for k, v := range e.state.fronts {
 		if v.Id != 0 {
 			want[v.Id] = nameOf(v.Id, k)

@@ -168,6 +168,8 @@ func perform(q call) (a answer) {
 		err = listenWaypoint(q.Listening)
 	case "ask":
 		a.Asked = ask(q.Asking)
+	case "options":
+		err = askOptions()
 	case "version":
 		a.FD, err = handoff.InstalledVersion()
 	case "dial":

@@ -50,6 +50,40 @@ func (w *worker) change() {
 	w.r.Shuffle(len(w.services), func(i, j int) {
 		w.services[i], w.services[j] = w.services[j], w.services[i]
 	})
+	w.changeWorkloads()
+}
+
+// changeWorkloads replaces one workload of a few, or takes it away.
+func (w *worker) changeWorkloads() {
+	wl := w.workload(w.r.IntN(4))
+	wl.UID = "own-" + wl.UID
+	wl.HostNetwork = w.r.IntN(6) == 0
+	wl.Waypoint = w.waypoint()
+	if w.r.IntN(4) == 0 {
+		wl.Addresses = append(wl.Addresses, w.vip())
+	}
+	w.workloads = slices.DeleteFunc(slices.Clone(w.workloads), func(o *intent.Workload) bool { return o.UID == wl.UID })
+	if w.r.IntN(4) > 0 {
+		w.workloads = append(w.workloads, wl)
+	}
+}
+
+// waypoint is none, a new one, or one that others have.
+func (w *worker) waypoint() *intent.Waypoint {
+	const known = 3
+	switch {
+	case w.r.IntN(3) > 0:
+		return nil
+	case len(w.waypoints) == known && w.r.IntN(2) == 0:
+		return w.waypoints[w.r.IntN(known)]
+	}
+	made := &intent.Waypoint{Name: "waypoint", Codec: intent.OriginalDst, Port: listening[w.r.IntN(len(listening))]}
+	for i := range w.r.IntN(4) {
+		made.Endpoints = append(made.Endpoints, intent.Endpoint{Workload: w.workload(i)})
+	}
+	w.waypoints = append(w.waypoints, made)
+	w.waypoints = w.waypoints[max(0, len(w.waypoints)-known):]
+	return made
 }
 
 func (w *worker) service() *intent.Service {
@@ -58,6 +92,7 @@ func (w *worker) service() *intent.Service {
 		Name:      "svc" + itoa(w.r.IntN(4)),
 		Canonical: w.r.IntN(4) == 0,
 		Balance:   w.balance(),
+		Waypoint:  w.waypoint(),
 	}
 	for range w.r.IntN(4) {
 		if a := w.vip(); !slices.Contains(svc.Addresses, a) {

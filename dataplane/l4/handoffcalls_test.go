@@ -1,17 +1,12 @@
 package l4
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"runtime"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"unsafe"
 
@@ -23,8 +18,10 @@ import (
 // What a child does as a waypoint, and as a client of one.
 
 // listenHow is how a waypoint listens. It answers each connection, before it reads,
-// with what SO_ORIGINAL_DST says at both levels.
+// with what SO_ORIGINAL_DST says at both levels, and who the peer is.
 type listenHow struct {
+	Port    int  // 0: the hand-off's
+	Plain   bool // a server that knows nothing of hand-offs: its answer is "plain"
 	Threads int  // that accept without waiting; 0: one that waits
 	MPTCP   bool // a listener of the application's own making
 	Go      bool // net.Listen, which makes MPTCP listeners
@@ -40,13 +37,18 @@ type asking struct {
 	Fast       string
 	MD5        []netip.Addr
 	Hold       bool
-	// NoTimestamps etc. are the namespace's to set.
-	To []netip.AddrPort
+	Port       int  // that all bind to, one after the other; 0: any
+	PlainToo   bool // a server that is no waypoint is as right
+	Hurry      bool // do not wait long for an answer
+	// From are the addresses that the waypoint must see as the peer's.
+	From []netip.Addr
+	To   []netip.AddrPort
 }
 
 // asked is what came of it.
 type asked struct {
 	Right, Wrong, Failed int
+	Plain                int // among the right ones
 	// First of what was wrong or failed.
 	Wrongs, Failures []string
 }
@@ -72,8 +74,11 @@ func (p *wiredPod) wantRight(tb testing.TB, q asking) {
 }
 
 func listenWaypoint(how listenHow) error {
+	if how.Port == 0 {
+		how.Port = handoff.PortOriginalDst
+	}
 	if how.Go {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", handoff.PortOriginalDst))
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", how.Port))
 		if err == nil {
 			go acceptGo(l)
 		}
@@ -94,7 +99,7 @@ func listenWaypoint(how listenHow) error {
 			return err
 		}
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: handoff.PortOriginalDst}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet6{Port: how.Port}); err != nil {
 		return err
 	}
 	if how.Fast {
@@ -118,13 +123,13 @@ func listenWaypoint(how listenHow) error {
 		return err
 	}
 	for range max(1, how.Threads) {
-		go acceptRaw(fd, ep)
+		go acceptRaw(fd, ep, how.Plain)
 	}
 	return nil
 }
 
 // acceptRaw asks at once: the answer must be there before accept returns.
-func acceptRaw(fd, ep int) {
+func acceptRaw(fd, ep int, plain bool) {
 	runtime.LockOSThread()
 	for {
 		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
@@ -134,7 +139,10 @@ func acceptRaw(fd, ep int) {
 		if err != nil {
 			return
 		}
-		answer := originals(c)
+		answer := "plain\n"
+		if !plain {
+			answer = originals(c)
+		}
 		unix.Write(c, []byte(answer))
 		unix.SetNonblock(c, true)
 		event := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c)}
@@ -187,7 +195,11 @@ func acceptGo(l net.Listener) {
 
 // originals asks as Envoy does: 128 bytes, both levels.
 func originals(fd int) string {
-	return original(fd, unix.SOL_IP) + " " + original(fd, unix.SOL_IPV6) + "\n"
+	peer, err := peerOf(fd)
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	return original(fd, unix.SOL_IP) + " " + original(fd, unix.SOL_IPV6) + " " + unmapped(peer).Addr().String() + "\n"
 }
 
 func original(fd, level int) string {
@@ -205,189 +217,4 @@ func original(fd, level int) string {
 		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), port).String()
 	}
 	return fmt.Sprintf("family %d of %d bytes", binary.LittleEndian.Uint16(b), n)
-}
-
-// held are connections that the child keeps until it ends.
-var held struct {
-	sync.Mutex
-	fds   []int
-	conns []net.Conn
-}
-
-func ask(q asking) (total asked) {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for range max(1, q.Threads) {
-		wg.Go(func() {
-			for i := next.Add(1); i <= int64(q.N); i = next.Add(1) {
-				to := q.To[int(i)%len(q.To)]
-				line, err := askOne(q, to)
-				mu.Lock()
-				total.judge(to, line, err)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return total
-}
-
-// judge holds an answer against what was asked: SOL_IP answers for IPv4 alone, and
-// SOL_IPV6 for both.
-func (a *asked) judge(to netip.AddrPort, line string, err error) {
-	const kept = 3
-	if err != nil {
-		if a.Failed++; a.Failed <= kept {
-			a.Failures = append(a.Failures, fmt.Sprintf("%s: %v", to, err))
-		}
-		return
-	}
-	want := to.String()
-	if to.Addr().Unmap().Is4() {
-		want = unmapped(to).String() + " " + netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port()).String()
-	}
-	got := strings.TrimSpace(line)
-	if to.Addr().Unmap().Is6() { // the kernel's own answer at the other level
-		_, got, _ = strings.Cut(got, " ")
-	}
-	if got == want {
-		a.Right++
-		return
-	}
-	if a.Wrong++; a.Wrong <= kept {
-		a.Wrongs = append(a.Wrongs, fmt.Sprintf("%s: %q", to, line))
-	}
-}
-
-func askOne(q asking, to netip.AddrPort) (string, error) {
-	if q.Go {
-		return askGo(q, to)
-	}
-	domain := unix.AF_INET
-	if !to.Addr().Is4() {
-		domain = unix.AF_INET6
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, q.Proto)
-	if err != nil {
-		return "", err
-	}
-	keep := false
-	defer func() {
-		if !keep {
-			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-			unix.Close(fd)
-		}
-	}()
-	for _, peer := range q.MD5 {
-		if err := setMD5(fd, peer); err != nil {
-			return "", fmt.Errorf("MD5: %w", err)
-		}
-	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}); err != nil {
-		return "", err
-	}
-	if err := connectAs(fd, q.Fast, sockaddr(domain, to)); err != nil {
-		return "", fmt.Errorf("connect: %w", err)
-	}
-	line, err := readLine(fd)
-	if err != nil {
-		return "", err
-	}
-	peer, err := peerOf(fd)
-	if err != nil || peer != to {
-		return "", fmt.Errorf("getpeername says %v, %w", peer, err)
-	}
-	if q.Hold {
-		held.Lock()
-		held.fds = append(held.fds, fd)
-		held.Unlock()
-		keep = true
-	}
-	return line, nil
-}
-
-// connectAs connects, and sends with the SYN where a form of Fast Open is named.
-func connectAs(fd int, fast string, to unix.Sockaddr) error {
-	switch fast {
-	case "message":
-		return unix.Sendto(fd, []byte("hello"), unix.MSG_FASTOPEN, to)
-	case "connect":
-		if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1); err != nil {
-			return err
-		}
-		if err := unix.Connect(fd, to); err != nil {
-			return err
-		}
-		_, err := unix.Write(fd, []byte("hello"))
-		return err
-	}
-	return unix.Connect(fd, to)
-}
-
-func readLine(fd int) (string, error) {
-	var line []byte
-	b := make([]byte, 256)
-	for !strings.HasSuffix(string(line), "\n") {
-		n, err := unix.Read(fd, b)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return "", fmt.Errorf("read: %w", err)
-		case n == 0:
-			return "", fmt.Errorf("read: %w", io.ErrUnexpectedEOF)
-		default:
-			line = append(line, b[:n]...)
-		}
-	}
-	return string(line), nil
-}
-
-func askGo(q asking, to netip.AddrPort) (string, error) {
-	var d net.Dialer
-	d.SetMultipathTCP(q.Proto == unix.IPPROTO_MPTCP)
-	c, err := d.DialContext(context.Background(), "tcp", to.String())
-	if err != nil {
-		return "", err
-	}
-	b := make([]byte, 256)
-	n, err := c.Read(b)
-	if q.Hold && err == nil {
-		held.Lock()
-		held.conns = append(held.conns, c)
-		held.Unlock()
-	} else {
-		c.Close()
-	}
-	return string(b[:n]), err
-}
-
-// md5Key is struct tcp_md5sig of linux/tcp.h.
-type md5Key struct {
-	Addr    [128]byte
-	Flags   uint8
-	Prefix  uint8
-	Len     uint16
-	Ifindex int32
-	Key     [80]byte
-}
-
-func setMD5(fd int, peer netip.Addr) error {
-	k := md5Key{Len: 4}
-	copy(k.Key[:], "test")
-	if peer.Is4() {
-		binary.LittleEndian.PutUint16(k.Addr[:], unix.AF_INET)
-		a := peer.As4()
-		copy(k.Addr[4:], a[:])
-	} else {
-		binary.LittleEndian.PutUint16(k.Addr[:], unix.AF_INET6)
-		a := peer.As16()
-		copy(k.Addr[8:], a[:])
-	}
-	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_TCP, unix.TCP_MD5SIG,
-		uintptr(unsafe.Pointer(&k)), unsafe.Sizeof(k), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }

@@ -157,3 +157,11 @@ func mapped(all []netip.AddrPort) []netip.AddrPort {
 	}
 	return m
 }
+
+func asks(all ...string) []netip.AddrPort {
+	var to []netip.AddrPort
+	for _, a := range all {
+		to = append(to, addrPort(a))
+	}
+	return to
+}

@@ -3,7 +3,9 @@ package l4
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -27,7 +29,7 @@ func handoffID(network string, k meshFrontendKey) uint32 {
 // hasID: frontends of workloads have no port, and so no id.
 func hasID(k meshFrontendKey) bool { return k.Proto == uint8(intent.TCP) && k.Port != 0 }
 
-// nameOf is the entry of an id: see name_check in bpf/mesh/sockops.h.
+// nameOf is the entry of an id: see name_check in bpf/mesh/accept.h.
 func nameOf(id uint32, k meshFrontendKey) meshName {
 	n := meshName{}
 	n.To.Addr, n.To.Port = k.Addr, k.Port
@@ -127,4 +129,66 @@ func (m *mirror) isNamed(id uint32) bool {
 	to := m.names[id].To
 	k := meshFrontendKey{Addr: to.Addr, Port: to.Port, Proto: uint8(intent.TCP)}
 	return m.fronts[k].Id == id
+}
+
+func (e *Engine) putNames(names map[uint32]meshName) error {
+	if len(e.state.names)+len(names) > int(e.limits.Names) {
+		if err := e.removeNames(slices.Collect(maps.Keys(e.state.lingering))); err != nil {
+			return err
+		}
+	}
+	var keys []uint32
+	var values []meshName
+	for id, n := range names {
+		keys, values = append(keys, id), append(values, n)
+	}
+	if err := e.names.put(keys, values); err != nil {
+		return err
+	}
+	maps.Copy(e.state.names, names)
+	return nil
+}
+
+// lingers is how long a name outlives its frontend, at least: clients on other nodes
+// may not have heard yet that the waypoint is not in the way any more.
+const lingers = 30 * time.Second
+
+// dropNames lets names go. Those that a frontend has, or has again, stay.
+func (e *Engine) dropNames(p *plan) error {
+	now := time.Now()
+	for _, id := range p.dropNames {
+		if _, there := e.state.names[id]; there {
+			e.state.lingering[id] = now
+		}
+	}
+	var over []uint32
+	for id, since := range e.state.lingering {
+		switch {
+		case e.state.isNamed(id):
+			delete(e.state.lingering, id)
+		case now.Sub(since) > lingers || e.isOthers(p, id):
+			over = append(over, id)
+		}
+	}
+	return e.removeNames(over)
+}
+
+// isOthers is true for a name whose id another frontend has, too: a client may mean
+// that one.
+func (e *Engine) isOthers(p *plan, id uint32) bool {
+	to := e.state.names[id].To
+	return slices.ContainsFunc(p.sharing(e.state, id), func(k meshFrontendKey) bool {
+		return k.Addr != to.Addr || k.Port != to.Port
+	})
+}
+
+func (e *Engine) removeNames(ids []uint32) error {
+	if err := e.names.remove(ids); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		delete(e.state.names, id)
+		delete(e.state.lingering, id)
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -69,6 +70,7 @@ func TestKernelAgreesWithDecide(t *testing.T) {
 	for _, exit := range []intent.Exit{
 		intent.PassUnmanaged, intent.PassNoVIP, intent.PassPassthrough,
 		intent.Redirect, intent.RefuseNoEndpoint, intent.RefuseNoPort,
+		intent.RedirectWaypoint, intent.RefuseNoWaypoint,
 	} {
 		if _, ok := all.Load(exit); !ok {
 			t.Errorf("no connect ended with %s: it was not tested", exit)
@@ -81,6 +83,8 @@ type worker struct {
 	e                  *Engine
 	managed, unmanaged *pod
 	services           []*intent.Service
+	workloads          []*intent.Workload
+	waypoints          []*intent.Waypoint
 	steps              int
 	seen               map[intent.Exit]bool
 }
@@ -97,8 +101,8 @@ func newWorker(t *testing.T, r *rand.Rand) *worker {
 
 func (w *worker) step(t *testing.T) {
 	w.change()
-	s := intent.Snapshot{Services: w.services}
-	apply(t, w.e, w.services...)
+	s := intent.Snapshot{Services: w.services, Workloads: w.workloads}
+	must(t, w.e.Apply(context.Background(), s))
 	for range connectsEach {
 		if err := w.connect(t, s); err != nil {
 			t.Errorf("%v; snapshot %s", err, describe(s))
@@ -128,6 +132,10 @@ func (w *worker) connect(t *testing.T, s intent.Snapshot) error {
 	w.seen[want.Exit] = true
 	var a answer
 	exits := exitsOf(t, w.e, func() { a = from.do(t, ask) })
+	if handed := exits[intent.Exit(HandoffFull)]; (handed == 1) != (want.Exit == intent.RedirectWaypoint) {
+		return fmt.Errorf("%s %v: exits %v, want %s", ask.Op, to, exits, want.Exit)
+	}
+	delete(exits, intent.Exit(HandoffFull))
 	if exits[want.Exit] != 1 || len(exits) != 1 {
 		return fmt.Errorf("%s %v: exits %v, want %s", ask.Op, to, exits, want.Exit)
 	}
@@ -163,6 +171,10 @@ func TestKernelThatDisagreesIsCaught(t *testing.T) {
 			v.Flags = uint16(meshFrontendFlagFRONTEND_PASSTHROUGH)
 			return seal(k, v)
 		},
+		"a waypoint": func(k meshFrontendKey, v meshFrontend) meshFrontend {
+			v.Flags = uint16(meshFrontendFlagFRONTEND_WAYPOINT)
+			return seal(k, v)
+		},
 		"no endpoint": func(k meshFrontendKey, v meshFrontend) meshFrontend {
 			v.Slots = 0
 			return seal(k, v)
@@ -196,7 +208,7 @@ func agrees(want intent.Decision, asked netip.AddrPort, a answer) bool {
 	if want.Exit.Refused() {
 		return a.Errno == unix.ECONNREFUSED
 	}
-	if want.Exit != intent.Redirect {
+	if want.Exit != intent.Redirect && want.Exit != intent.RedirectWaypoint {
 		return a.Errno == 0 && unmapped(a.Peer) == unmapped(asked)
 	}
 	peer := unmapped(a.Peer)
@@ -215,6 +227,21 @@ func describe(s intent.Snapshot) string {
 		for _, e := range svc.Endpoints {
 			text += fmt.Sprintf("\n  %v %+v", e.Ports, *e.Workload)
 		}
+		text += describeWaypoint(svc.Waypoint)
+	}
+	for _, w := range s.Workloads {
+		text += fmt.Sprintf("\n%+v%s", *w, describeWaypoint(w.OwnWaypoint()))
+	}
+	return text
+}
+
+func describeWaypoint(w *intent.Waypoint) string {
+	if w == nil {
+		return ""
+	}
+	text := fmt.Sprintf("\n  waypoint at %d", w.Port)
+	for _, e := range w.Endpoints {
+		text += fmt.Sprintf("\n    %+v", *e.Workload)
 	}
 	return text
 }
@@ -225,7 +252,7 @@ func (w *worker) compareWithFresh(t *testing.T) {
 	t.Helper()
 	e := mustOpen(t, newNode(t).host(), Options{})
 	defer e.Close()
-	apply(t, e, w.services...)
+	must(t, e.Apply(context.Background(), intent.Snapshot{Services: w.services, Workloads: w.workloads}))
 	if diff := cmp.Diff(dump(t, e), dump(t, w.e)); diff != "" {
 		t.Errorf("after %d changes the maps differ from a fresh load (-fresh +changed):\n%s", w.steps, diff)
 	}

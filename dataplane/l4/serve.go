@@ -129,16 +129,34 @@ func (e *Engine) answers(cgroup *os.File) error {
 }
 
 func (e *Engine) attachGetsockopt(cgroup *os.File, cookie uint64) (link.Link, error) {
-	l, err := link.AttachRawLink(link.RawLinkOptions{
+	raw, err := link.AttachRawLink(link.RawLinkOptions{
 		Target: int(cgroup.Fd()), Program: e.coll.Programs[meshProgMeshGetsockopt], Attach: ebpf.AttachCGroupGetsockopt,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("attach %s to cgroup %s: %w", meshProgMeshGetsockopt, cgroup.Name(), explain(err))
 	}
+	l, err := typed(raw)
+	if err != nil {
+		return nil, err
+	}
 	if e.pins != nil {
 		if err := l.Pin(e.pins.served(cookie)); err != nil {
 			return nil, errors.Join(fmt.Errorf("pin link of %s: %w", meshProgMeshGetsockopt, err), l.Close())
 		}
+	}
+	return l, nil
+}
+
+// typed turns a link into one whose Info names its cgroup.
+func typed(raw *link.RawLink) (link.Link, error) {
+	defer raw.Close()
+	fd, err := unix.FcntlInt(uintptr(raw.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate the descriptor of a link: %w", err)
+	}
+	l, err := link.NewFromFD(fd)
+	if err != nil {
+		return nil, fmt.Errorf("read link: %w", err)
 	}
 	return l, nil
 }

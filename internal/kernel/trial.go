@@ -196,6 +196,8 @@ var hookNeeds = map[ebpf.AttachType]Feature{
 func needs(p *ebpf.ProgramSpec) []string {
 	var names []string
 	switch f, ok := hookNeeds[p.AttachType]; {
+	case ok && p.AttachType == ebpf.AttachCGroupSockOps: // ours writes options, in a known namespace
+		names = append(names, f.Name, HeaderOptions.Name, NetnsCookies.Name)
 	case ok:
 		names = append(names, f.Name)
 	case p.Type == ebpf.Kprobe:

@@ -28,6 +28,8 @@ const compatibilityTail = `
 | tcx (before 6.6) | the judge counts packets by a clsact filter |
 | kprobe.multi, kprobe, fentry | the judge observes by tp_btf or raw_tp; functions of the kernel cannot be named |
 | BTF | the engine works whole; the judge and what needs it (verify, probe) refuse, naming it |
+| header options (before 5.10), netns cookie in sockops (before 5.15) | services with a waypoint are refused, naming it |
+| setting callback flags from an iterator (before 6.12), BTF | a waypoint's listener that is older than its entry cannot be prepared: ServeWaypoint says so |
 | MPTCP | such sockets cannot be made, so there are none to redirect |
 
 Not redirected by any kernel: ExternalName services, NodePort and external load
