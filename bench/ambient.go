@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -24,10 +25,10 @@ var (
 func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Variant, p plan.Plan) error {
 	program := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
 	if v.Traits().Needs == plan.NeedsZtunnel {
-		if w.binaries.Ztunnel == "" {
+		if w.tools.Ztunnel == "" {
 			return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
 		}
-		program = ambient.Program{Binary: w.binaries.Ztunnel}
+		program = ambient.Program{Binary: w.tools.Ztunnel}
 	}
 	cfg, err := meshOf(c, v, p, program)
 	if err != nil {
@@ -45,7 +46,7 @@ func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Varia
 // only: with several, the redirect to one port of the proxy meets its own
 // connections in TIME_WAIT.
 func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Program) (ambient.Config, error) {
-	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true}
+	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true, Dir: filepath.Join(c.Dir(), "ambient")}
 	if v.Traits().Security == plan.MutualTLS {
 		cfg.Protocol = ambient.HBONE
 	}
@@ -119,10 +120,10 @@ func (p proxies) Opened(ctx context.Context) ([]ambient.Opened, error) {
 func (p proxies) Want() ambient.Opened {
 	o := ambient.Opened{
 		Reporter: ambient.ReporterSource, Security: ambient.SecurityUnknown,
-		Source: ambient.Identity(ambient.Namespace, p.client), Destination: ambient.Identity(ambient.Namespace, serverPod),
+		Source: ambient.Unknown, Destination: ambient.Identity(ambient.Namespace, serverPod),
 	}
 	if p.variant.Traits().Security == plan.MutualTLS {
-		o.Security = ambient.SecurityMutual
+		o.Security, o.Source = ambient.SecurityMutual, ambient.Identity(ambient.Namespace, p.client)
 	}
 	return o
 }

@@ -19,7 +19,11 @@ func ProbeJudge(ctx context.Context, t JudgeTask) (_ []report.Check, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("asked address: %w", err)
 	}
-	p, err := probe.Open(ctx, []probe.Target{watched(t.Client), watched(t.Server)}, probe.Options{})
+	targets := []probe.Target{watched(t.Client), watched(t.Server)}
+	if t.Proxy != nil {
+		targets = append(targets, watched(*t.Proxy))
+	}
+	p, err := probe.Open(ctx, targets, probe.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -37,6 +41,31 @@ func ProbeJudge(ctx context.Context, t JudgeTask) (_ []report.Check, err error) 
 	return []report.Check{judgement(t, asked, ledger, n)}, nil
 }
 
+// ends are where connections must be taken: their peer at the client, and the pod that
+// accepts them.
+func (t JudgeTask) ends(asked netip.AddrPort) (peer, local netip.AddrPort, pod string) {
+	server := netip.AddrPortFrom(t.Server.IPv4, t.ServerPort)
+	switch {
+	case t.Proxy != nil:
+		at := netip.AddrPortFrom(t.Proxy.IPv4, t.ProxyPort)
+		return at, at, t.Proxy.Name
+	case t.Via == scenario.ViaSocket:
+		return server, server, t.Server.Name
+	}
+	return asked, server, t.Server.Name
+}
+
+// around counts connections that came to the server from elsewhere than the proxy.
+func around(t JudgeTask, l probe.Ledger) int {
+	n := 0
+	for _, line := range l.Lines {
+		if t.Proxy != nil && line.Pod == t.Server.Name && line.Role == probe.RolePassive && line.Peer.Addr().Unmap() != t.Proxy.IPv4 {
+			n++
+		}
+	}
+	return n
+}
+
 func watched(h scenario.PodHandle) probe.Target {
 	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
 	for _, l := range h.Links {
@@ -52,11 +81,7 @@ func watched(h scenario.PodHandle) probe.Target {
 // judgement is one check for a variant: all its connections, or the first that
 // went another way.
 func judgement(t JudgeTask, asked netip.AddrPort, l probe.Ledger, connections int64) report.Check {
-	server := netip.AddrPortFrom(t.Server.IPv4, t.ServerPort)
-	peer := asked
-	if t.Via == scenario.ViaSocket {
-		peer = server
-	}
+	peer, local, pod := t.ends(asked)
 	var went, accepted int64
 	wrong := ""
 	for _, line := range l.Lines {
@@ -67,15 +92,15 @@ func judgement(t JudgeTask, asked netip.AddrPort, l probe.Ledger, connections in
 			} else if wrong == "" {
 				wrong = fmt.Sprintf("; first wrong: state %s, peer %s where %s was due", line.State, line.Peer, peer)
 			}
-		case line.Pod == t.Server.Name && line.Role == probe.RolePassive && line.Local == server:
+		case line.Pod == pod && line.Role == probe.RolePassive && line.Local == local:
 			accepted++
 		}
 	}
-	leaks := leaked(t, asked, l)
+	leaks, past := leaked(t, asked, l), around(t, l)
 	c := report.Checkf("judge: "+t.Name,
-		connections > 0 && went == connections && accepted == connections && wrong == "" && leaks == 0,
-		"client opened %d, kernel saw %d go via %s, server accepted %d, %d packets to the service address where none may be; %s%s",
-		connections, went, t.Via, accepted, leaks, l.Lost, wrong)
+		connections > 0 && went == connections && accepted == connections && wrong == "" && leaks == 0 && past == 0,
+		"client opened %d, kernel saw %d go via %s, %s accepted %d, %d past it, %d packets to the service address where none may be; %s%s",
+		connections, went, t.Via, pod, accepted, past, leaks, l.Lost, wrong)
 	if blind := l.Blind(); !l.Lost.Whole() || len(blind) > 0 {
 		c.Verdict = report.Inconclusive
 		c.Detail += fmt.Sprintf("; not seen: %v", blind)
@@ -88,8 +113,12 @@ func judgement(t JudgeTask, asked netip.AddrPort, l probe.Ledger, connections in
 func leaked(t JudgeTask, asked netip.AddrPort, l probe.Ledger) uint64 {
 	var pods []string
 	switch t.Via {
-	case scenario.ViaSocket:
+	case scenario.ViaSocket, scenario.ViaWaypoint:
 		pods = []string{t.Client.Name, t.Server.Name}
+	case scenario.ViaProxy:
+		if t.Proxy == nil { // a node proxy took it before any link
+			pods = []string{t.Client.Name, t.Server.Name}
+		}
 	case scenario.ViaDNAT:
 		pods = []string{t.Server.Name}
 	}

@@ -26,6 +26,12 @@ const (
 	serviceName = "bench"
 	servicePort = 80
 	serverPort  = 8080
+	// proxyPod is the Envoy of the variants that have one, and exposedPort where it takes
+	// connections of its own.
+	proxyPod    = "waypoint"
+	exposedPort = 18080
+	// proxyWorkers is the number of Envoy's workers.
+	proxyWorkers = 2
 )
 
 // shape says how a variant's cluster differs from the others'.
@@ -42,11 +48,23 @@ var shapes = map[plan.Variant]shape{
 	plan.DNAT:     {scenario.DNAT, scenario.ViaDNAT, 1},
 	plan.DNAT1000: {scenario.DNAT, scenario.ViaDNAT, 1000},
 	plan.L4:       {scenario.Duomesh, scenario.ViaSocket, 1},
-
+	// The client of envoy-direct is not in the mesh: it dials the Envoy.
+	plan.L7:          {scenario.Duomesh, scenario.ViaWaypoint, 1},
+	plan.EnvoyDirect: {scenario.Duomesh, scenario.ViaProxy, 1},
+	// A node proxy is not netsim's: capture puts it there.
 	plan.Ztunnel:      {scenario.NoMesh, scenario.ViaProxy, 1},
 	plan.ZtunnelPlain: {scenario.NoMesh, scenario.ViaProxy, 1},
 	plan.HBONERef:     {scenario.NoMesh, scenario.ViaProxy, 1},
 	plan.TCPRedirect:  {scenario.NoMesh, scenario.ViaProxy, 1},
+}
+
+// Tools are the programs that some variants need and that this one is not linked
+// with; empty where there are none.
+type Tools struct {
+	// Waypoint is a duomesh-waypoint.
+	Waypoint, Envoy string
+	// Ztunnel is the path of one; without it its variants cannot be opened.
+	Ztunnel string
 }
 
 // simulated is one cluster per variant, all up at once. A cluster of its own
@@ -54,29 +72,20 @@ var shapes = map[plan.Variant]shape{
 // programs of one away from the others; that direct and direct-aa differ in
 // nothing shows how much the choice of cluster alone can do.
 type simulated struct {
+	tools    Tools
 	clusters map[plan.Variant]*netsim.Cluster
 	sites    map[plan.Cell]Site
 	programs []*programs
-	binaries Binaries
 	meshes   map[plan.Variant]*ambient.Mesh
 }
 
-// Binaries are programs that the bench drives and is not linked with.
-type Binaries struct {
-	// Ztunnel is the path of one; without it its variants cannot be opened.
-	Ztunnel string
-}
+// OpenNetsim is Tools.Open without tools.
+func OpenNetsim(ctx context.Context, p plan.Plan) (World, error) { return Tools{}.Open(ctx, p) }
 
-// OpenNetsim makes a World of simulated clusters. It needs root. The caller
-// closes it.
-func OpenNetsim(ctx context.Context, p plan.Plan) (World, error) {
-	return Binaries{}.OpenNetsim(ctx, p)
-}
-
-// OpenNetsim is the function of that name, with programs to drive.
-func (b Binaries) OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err error) {
+// Open makes a World of simulated clusters. It needs root. The caller closes it.
+func (t Tools) Open(ctx context.Context, p plan.Plan) (_ World, err error) {
 	w := &simulated{
-		clusters: map[plan.Variant]*netsim.Cluster{}, sites: map[plan.Cell]Site{}, binaries: b, meshes: map[plan.Variant]*ambient.Mesh{},
+		tools: t, clusters: map[plan.Variant]*netsim.Cluster{}, sites: map[plan.Cell]Site{}, meshes: map[plan.Variant]*ambient.Mesh{},
 	}
 	defer func() {
 		if err != nil {
@@ -93,13 +102,18 @@ func (b Binaries) OpenNetsim(ctx context.Context, p plan.Plan) (_ World, err err
 
 func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error {
 	s := shapes[v]
-	c, err := netsim.Open(ctx, netsim.Config{}, topology(s.mesh))
+	cfg := netsim.Config{}
+	if v.Proxied() {
+		cfg.Waypoint, cfg.Envoy, cfg.Workers = w.tools.Waypoint, w.tools.Envoy, proxyWorkers
+		cfg.WaypointArgs = []string{"--expose", fmt.Sprintf("%d=default/%s:%d", exposedPort, serviceName, servicePort)}
+	}
+	c, err := netsim.Open(ctx, cfg, topology(s))
 	if err != nil {
 		return err
 	}
 	w.clusters[v] = c
 	if s.services > 0 {
-		if err := c.Apply(ctx, services(s.services)); err != nil {
+		if err := c.Apply(ctx, services(s)); err != nil {
 			return err
 		}
 	}
@@ -125,18 +139,29 @@ func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 	return nil
 }
 
-func topology(m scenario.Mesh) scenario.Topology {
-	managed := m == scenario.Duomesh
-	return scenario.Topology{Mesh: m, Nodes: []scenario.Node{
+// proxied reports whether an Envoy stands between.
+func (s shape) proxied() bool { return s.via == scenario.ViaWaypoint || s.dialled() }
+
+// dialled reports whether that is an Envoy which the client asks for itself.
+func (s shape) dialled() bool { return s.via == scenario.ViaProxy && s.mesh == scenario.Duomesh }
+
+func topology(s shape) scenario.Topology {
+	managed := s.mesh == scenario.Duomesh && s.via != scenario.ViaProxy
+	t := scenario.Topology{Mesh: s.mesh, Nodes: []scenario.Node{
 		{Name: "a", Pods: []scenario.Pod{{Name: clientCross, Managed: managed}}},
 		{Name: "b", Pods: []scenario.Pod{{Name: clientSame, Managed: managed}, {Name: serverPod, Managed: managed}}},
 	}}
+	if s.proxied() {
+		t.Nodes[1].Pods = append(t.Nodes[1].Pods, scenario.Pod{Name: proxyPod, Waypoint: true})
+	}
+	return t
 }
 
 // services declares n services in front of the server. The one that clients ask
 // for stands in the middle: iptables rules are tried from the first on.
-func services(n int) scenario.Objects {
+func services(s shape) scenario.Objects {
 	var o scenario.Objects
+	n := s.services
 	for i := range n {
 		name := fmt.Sprintf("other-%04d", i)
 		if i == n/2 {
@@ -147,13 +172,19 @@ func services(n int) scenario.Objects {
 			Ports:     []scenario.Port{{Port: servicePort, Target: serverPort}},
 			Endpoints: []scenario.Endpoint{{Pod: serverPod, Weight: 1}},
 		})
+		if one := &o.Services[i]; s.proxied() {
+			one.Waypoint, one.Ports[0].Name = proxyPod, "http"
+		}
 	}
 	return o
 }
 
 func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error) {
 	target := scenario.Target{Pod: serverPod, Port: serverPort, Family: scenario.IPv4}
-	if s.services > 0 {
+	switch {
+	case s.dialled():
+		target = scenario.Target{Pod: proxyPod, Port: exposedPort, Family: scenario.IPv4}
+	case s.services > 0:
 		target = scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4}
 	}
 	address, err := c.Resolve(target)
@@ -172,7 +203,17 @@ func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error
 		Address: address.String(), ServerPort: serverPort, Via: s.via,
 		Client: simulatedPod{c, from}, Server: simulatedPod{c, to},
 	}
-	if s.mesh != scenario.Duomesh {
+	if s.proxied() {
+		proxy, err := c.Pod(proxyPod)
+		if err != nil {
+			return Site{}, err
+		}
+		site.Proxy, site.ProxyPort = simulatedPod{c, proxy}, exposedPort
+		if s.via == scenario.ViaWaypoint {
+			site.ProxyPort = scenario.HandOffPort
+		}
+	}
+	if s.mesh != scenario.Duomesh || s.via == scenario.ViaProxy {
 		return site, nil
 	}
 	node, err := c.Node(from.Node)
@@ -184,7 +225,10 @@ func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error
 		return Site{}, err
 	}
 	w.programs = append(w.programs, progs)
-	site.Engine = engine{node, progs}
+	site.Engine = engine{node, progs, intent.Redirect}
+	if s.via == scenario.ViaWaypoint {
+		site.Engine = engine{node, progs, intent.RedirectWaypoint}
+	}
 	return site, nil
 }
 
@@ -242,12 +286,14 @@ func (p simulatedPod) Handle() (scenario.PodHandle, bool) { return p.handle, tru
 type engine struct {
 	node     netsim.Node
 	programs *programs
+	// exit is where the variant's connections must leave the program.
+	exit intent.Exit
 }
 
 // Redirected implements Engine.
 func (e engine) Redirected() (uint64, error) {
 	exits, err := e.node.Engine.Exits()
-	return exits[intent.Redirect], err
+	return exits[e.exit], err
 }
 
 // Programs implements Engine.

@@ -32,6 +32,10 @@ type JudgeTask struct {
 	Via        scenario.Via
 	// Client and Server are the pods; their descriptors are open for the task.
 	Client, Server scenario.PodHandle
+	// Proxy is the pod of the Envoy between them, when Via has one; ProxyPort is where
+	// connections must arrive at it.
+	Proxy     *scenario.PodHandle
+	ProxyPort uint16
 	// Drive makes a few hundred connections from client to server and returns
 	// their number. It is to be called once.
 	Drive func(ctx context.Context) (connections int64, err error)
@@ -70,13 +74,19 @@ func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge J
 		return []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}, nil
 	}
 	p.Warmup, p.Duration = 0, passDuration // a warm-up would connect unseen by the count
-	return judge(ctx, JudgeTask{
+	task := JudgeTask{
 		Name: c.String(), Asked: site.Address, ServerPort: site.ServerPort, Via: site.Via, Client: client, Server: server,
 		Drive: func(ctx context.Context) (connections int64, err error) {
 			t, _, err := runTrial(ctx, site, p, c)
 			return t.Client.Connections, err
 		},
-	})
+	}
+	if site.Proxy != nil {
+		if proxy, ok := site.Proxy.Handle(); ok {
+			task.Proxy, task.ProxyPort = &proxy, site.ProxyPort
+		}
+	}
+	return judge(ctx, task)
 }
 
 // passCells is each variant once per placement, in one mode.

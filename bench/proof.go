@@ -117,7 +117,11 @@ func weigh(c plan.Cell, serverPort uint16, e evidence) report.Check {
 		e.connections, tunnel, ambient.HBONEPort, plain, serverPort, clear)
 	if c.Variant.Traits().Redirect {
 		ok = ok && e.client == uint64(e.connections) && e.peer == uint64(e.connections)
-		detail += fmt.Sprintf("; with both identities the client's proxy counted %d, the server's %d", e.client, e.peer)
+		known := "the server's identity"
+		if sealed {
+			known = "both identities"
+		}
+		detail += fmt.Sprintf("; with %s the client's proxy counted %d, the server's %d", known, e.client, e.peer)
 	}
 	check := report.Checkf(proofName(c), ok, "%s", detail)
 	if e.wire.Lost > 0 {

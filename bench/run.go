@@ -285,3 +285,16 @@ func Recompute(path string) (result.Summary, error) {
 	}
 	return s, writeSummary(path, run, s)
 }
+
+// Compare holds two runs' directories against each other.
+func Compare(older, newer string) (result.Comparison, error) {
+	was, err := record.Load(older)
+	if err != nil {
+		return result.Comparison{}, err
+	}
+	is, err := record.Load(newer)
+	if err != nil {
+		return result.Comparison{}, err
+	}
+	return result.Compare(was, is)
+}

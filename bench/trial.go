@@ -105,10 +105,19 @@ func (p *pair) read(ctx context.Context, after bool) (r reading, err error) {
 		func() error { r.cpu.Harness, err = ownCPU(); return err },
 		func() error { r.cpu.Server, err = p.site.Server.CPU(); return err },
 		func() error {
-			if p.site.Proxies == nil {
+			if p.site.Proxies != nil {
+				r.cpu.Proxies, err = p.site.Proxies.CPU()
+			}
+			return err
+		},
+		func() error {
+			if p.site.Proxy == nil {
 				return nil
 			}
-			r.cpu.Proxies, err = p.site.Proxies.CPU()
+			var cpu time.Duration
+			if cpu, err = p.site.Proxy.CPU(); err == nil {
+				r.cpu.Proxies = map[string]time.Duration{"waypoint": cpu}
+			}
 			return err
 		},
 		func() error { r.cpu.Client, err = p.site.Client.CPU(); return err },

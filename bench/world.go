@@ -27,6 +27,10 @@ type Site struct {
 	// ServerPort is where the server listens.
 	ServerPort     uint16
 	Client, Server Pod
+	// Proxy is the pod of the Envoy between them; nil without one.
+	Proxy Pod
+	// ProxyPort is where connections arrive at it.
+	ProxyPort uint16
 	// Via is how connections are expected to come to the server.
 	Via scenario.Via
 	// Engine is the mesh on the client's node; nil when the variant has none.
@@ -69,8 +73,8 @@ type Proxies interface {
 	CPU() (map[string]time.Duration, error)
 	// Opened is what each side's proxies have counted since they were started.
 	Opened(ctx context.Context) ([]ambient.Opened, error)
-	// Want is what a connection between the site's pods is to be counted as, less
-	// the number.
+	// Want is what a connection between the site's pods is to be counted as by the
+	// client's side, less the number.
 	Want() ambient.Opened
 }
 

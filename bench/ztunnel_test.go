@@ -2,6 +2,7 @@ package bench
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,7 +11,6 @@ import (
 	"github.com/duomesh/duomesh/internal/ambient/standin"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
-	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -27,12 +27,12 @@ func ztunnel(t *testing.T) string {
 // TestZtunnelGoesTheWholeWay: both placements, and each row proves itself.
 func TestZtunnelGoesTheWholeWay(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
-	b := Binaries{Ztunnel: ztunnel(t)}
+	b := Tools{Ztunnel: ztunnel(t)}
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks, p.Duration = 1, 200*time.Millisecond
-	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.OpenNetsim, Judge: ProbeJudge})
+	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 		"as ztunnel with itself": {genuine, genuine},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c := meet(t, programs[0](t), programs[1](t)); c.Verdict != report.Pass {
+			if c := meet(t, programs[0](t), programs[1](t), ambient.HBONE); c.Verdict != report.Pass {
 				t.Errorf("%s: %s", c.Verdict, c.Detail)
 			} else {
 				t.Log(c.Detail)
@@ -74,11 +74,22 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 	}
 }
 
+// TestTLSOffIsFound is the negative control on live pods: the same proxies told to
+// speak plaintext, under the name of a row that says mutual TLS.
+func TestTLSOffIsFound(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	own := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	c := meet(t, own, own, ambient.TCP)
+	if c.Verdict != report.Fail || !strings.Contains(c.Detail, "0 packets of port 15008") {
+		t.Errorf("%s: %s", c.Verdict, c.Detail)
+	}
+}
+
 // meet lets the client's node run one program and the server's another.
-func meet(t *testing.T, client, server ambient.Program) report.Check {
+func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protocol) report.Check {
 	t.Helper()
 	p := quick()
-	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(scenario.NoMesh))
+	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(shapes[plan.HBONERef]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,14 +98,14 @@ func meet(t *testing.T, client, server ambient.Program) report.Check {
 			t.Error(err)
 		}
 	}()
-	if err := c.Apply(t.Context(), services(1)); err != nil {
+	if err := c.Apply(t.Context(), services(shapes[plan.HBONERef])); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := meshOf(c, plan.HBONERef, p, client)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Nodes[1].Program = &server
+	cfg.Nodes[1].Program, cfg.Protocol = &server, protocol
 	m, err := ambient.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +124,7 @@ func meet(t *testing.T, client, server ambient.Program) report.Check {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Signed() < 3 {
+	if m.Signed() < int64(len(cfg.Pods)) {
 		t.Errorf("%d certificates were signed, want one for each pod", m.Signed())
 	}
 	return check

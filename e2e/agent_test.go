@@ -25,14 +25,16 @@ import (
 	"github.com/duomesh/duomesh/netsim"
 )
 
-// agentExe is the duomesh-agent of this build.
-var agentExe string
+// agentExe and waypointExe are the programs of this build, envoyExe the Envoy of this
+// machine; "" where there is none.
+var agentExe, waypointExe, envoyExe string
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	dir := must(os.MkdirTemp("", "duomesh-agent"))
 	DeferCleanup(os.RemoveAll, dir)
-	agentExe = filepath.Join(dir, "duomesh-agent")
-	build := exec.CommandContext(ctx, "go", "build", "-o", agentExe, "github.com/duomesh/duomesh/cmd/duomesh-agent")
+	agentExe, waypointExe, envoyExe = filepath.Join(dir, "duomesh-agent"), filepath.Join(dir, "duomesh-waypoint"), findEnvoy()
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+string(filepath.Separator),
+		"github.com/duomesh/duomesh/cmd/duomesh-agent", "github.com/duomesh/duomesh/cmd/duomesh-waypoint")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	Expect(err).NotTo(HaveOccurred(), string(out))

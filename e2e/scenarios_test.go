@@ -16,7 +16,7 @@ import (
 // openNetsim is the world of these specs. Nodes have an agent of their own where
 // the scenario needs that.
 func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error) {
-	var cfg netsim.Config
+	cfg := netsim.Config{Waypoint: waypointExe, Envoy: envoyExe}
 	if t.Agents {
 		cfg.Agent = agentExe
 	}
@@ -36,6 +36,14 @@ var _ = Describe("scenario on netsim", Label("netsim"), func() {
 			}
 			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
 			Expect(r.Providers).To(HaveKey("asked"))
-		}, SpecTimeout(3*time.Minute))
+		}, SpecTimeout(specTime(s)))
 	}
 })
+
+// specTime bounds a scenario: a proxy costs more than a redirect.
+func specTime(s scenario.Scenario) time.Duration {
+	if len(s.Topology.Waypoints()) > 0 {
+		return 5 * time.Minute
+	}
+	return 3 * time.Minute
+}

@@ -225,7 +225,9 @@ func (a *agentMesh) leave(p *pod) error {
 }
 
 func (a *agentMesh) serveWaypoint(p *pod) error {
-	return fmt.Errorf("%w: waypoint %s on node %s: its agent is not told of waypoints", scenario.ErrNotExpressible, p.spec.Name, a.node.name)
+	return a.ask(func(ctx context.Context, socket string) error {
+		return api.ServeWaypoint(ctx, socket, podOf(p).Name, p.netns, p.cgroup, scenario.HandOffPort)
+	})
 }
 
 // enrolTime bounds how long an agent may take over one enrolment.

@@ -47,6 +47,8 @@ type Config struct {
 	Waypoint string
 	Envoy    string
 	Workers  int
+	// WaypointArgs are added to the arguments of each duomesh-waypoint.
+	WaypointArgs []string
 	// Pods are declared addresses by pod name; the others are allotted.
 	Pods map[string]Addresses
 	// VIPs are declared virtual addresses by service name, at most one of each

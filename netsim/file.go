@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -35,6 +36,22 @@ type (
 		Mesh     scenario.Mesh
 		Nodes    []nodeForm
 		Services []serviceForm
+		// Waypoints are those of several replicas, or of none.
+		Waypoints []waypointForm
+	}
+	waypointForm struct {
+		Name string
+		Pods []string
+	}
+	routeForm struct {
+		Header, Exact string
+		Backends      []backendForm
+		Timeout       time.Duration
+	}
+	backendForm struct {
+		Service string
+		Port    uint16
+		Weight  *uint32 // 1 when it is not given
 	}
 	nodeForm struct {
 		Name     string
@@ -42,12 +59,15 @@ type (
 		Pods     []podForm
 	}
 	podForm struct {
-		Name     string
-		Serve    []uint16 // TCP
-		ServeUDP []uint16 `yaml:"serveUDP"`
-		Managed  bool
-		IPv4     string
-		IPv6     string
+		Name  string
+		Serve []uint16 // TCP
+		// ServeFirst are TCP ports on which the server speaks first.
+		ServeFirst []uint16 `yaml:"serveFirst"`
+		ServeUDP   []uint16 `yaml:"serveUDP"`
+		Managed    bool
+		Waypoint   bool
+		IPv4       string
+		IPv6       string
 	}
 	serviceForm struct {
 		Name      string
@@ -55,11 +75,14 @@ type (
 		Addresses []string
 		Ports     []portForm
 		Endpoints []endpointForm
+		Waypoint  string
+		Routes    []routeForm
 	}
 	portForm struct {
 		Port     uint16
 		Target   uint16            // the same as Port when it is not given
 		Protocol scenario.Protocol // TCP when it is not given
+		Name     string            // http…, http2 or grpc is HTTP to a waypoint
 	}
 	endpointForm struct {
 		Pod    string

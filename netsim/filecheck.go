@@ -35,6 +35,9 @@ func (r *fileReader) file(form fileForm) File {
 	for i, s := range form.Services {
 		f.Objects.Services = append(f.Objects.Services, r.service(fmt.Sprintf("$.services[%d]", i), s, f.VIPs))
 	}
+	for _, w := range form.Waypoints {
+		f.Objects.Waypoints = append(f.Objects.Waypoints, scenario.Waypoint(w))
+	}
 	return f
 }
 
@@ -60,6 +63,7 @@ func (r *fileReader) node(path string, form nodeForm, addrs map[string]Addresses
 func (r *fileReader) pod(path string, form podForm, addrs map[string]Addresses) scenario.Pod {
 	r.nameOf(path, "pod", form.Name, r.pods)
 	r.ports(path+".serve", form.Name, form.Serve)
+	r.ports(path+".serveFirst", form.Name, form.ServeFirst)
 	r.ports(path+".serveUDP", form.Name, form.ServeUDP)
 	a := Addresses{}
 	if form.IPv4 != "" {
@@ -77,7 +81,10 @@ func (r *fileReader) pod(path string, form podForm, addrs map[string]Addresses) 
 	if a != (Addresses{}) {
 		addrs[form.Name] = a
 	}
-	return scenario.Pod{Name: form.Name, Serve: form.Serve, ServeUDP: form.ServeUDP, Managed: form.Managed}
+	return scenario.Pod{
+		Name: form.Name, Serve: form.Serve, ServeFirst: form.ServeFirst, ServeUDP: form.ServeUDP,
+		Managed: form.Managed, Waypoint: form.Waypoint,
+	}
 }
 
 func (r *fileReader) ports(path, pod string, ports []uint16) {
@@ -110,7 +117,7 @@ func (r *fileReader) address(path, text string) netip.Addr {
 
 func (r *fileReader) service(path string, form serviceForm, vips map[string][]netip.Addr) scenario.Service {
 	r.nameOf(path, "service", form.Name, r.services)
-	s := scenario.Service{Name: form.Name, Family: form.Family}
+	s := scenario.Service{Name: form.Name, Family: form.Family, Waypoint: form.Waypoint, Routes: routesOf(form.Routes)}
 	switch form.Family {
 	case "":
 		s.Family = scenario.IPv4
@@ -155,7 +162,23 @@ func (r *fileReader) port(path string, of serviceForm, i int, form portForm) sce
 	if form.Target == 0 {
 		form.Target = form.Port
 	}
-	return scenario.Port{Port: form.Port, Target: form.Target, Protocol: form.Protocol}
+	return scenario.Port{Port: form.Port, Target: form.Target, Protocol: form.Protocol, Name: form.Name}
+}
+
+func routesOf(forms []routeForm) []scenario.Route {
+	var routes []scenario.Route
+	for _, f := range forms {
+		route := scenario.Route{Header: f.Header, Exact: f.Exact, Timeout: f.Timeout}
+		for _, b := range f.Backends {
+			weight := uint32(1)
+			if b.Weight != nil {
+				weight = *b.Weight
+			}
+			route.Backends = append(route.Backends, scenario.Backend{Service: b.Service, Port: b.Port, Weight: weight})
+		}
+		routes = append(routes, route)
+	}
+	return routes
 }
 
 func (r *fileReader) endpoint(path string, of serviceForm, i int, form endpointForm) scenario.Endpoint {
@@ -178,6 +201,10 @@ func (r *fileReader) endpoint(path string, of serviceForm, i int, form endpointF
 func (r *fileReader) plan(f File) {
 	if err := checkTopology(f.Topology); err != nil {
 		r.add("$", "%v", err)
+		return
+	}
+	if err := f.Objects.CheckWaypoints(f.Topology); err != nil {
+		r.add("$.services", "%v", err)
 		return
 	}
 	addrs, err := planAddrs(f.Topology, f.Pods)

@@ -116,11 +116,11 @@ func (c *Cluster) applyWaypoints(ctx context.Context, d *desired) error {
 
 func (w *waypoint) args() []string {
 	workers := max(w.cluster.cfg.Workers, 1)
-	return []string{
+	return append([]string{
 		w.cluster.cfg.Waypoint, "--source", "file:" + filepath.Join(w.dir, intentFile), "--name", waypointName(w.pod),
 		"--dir", w.dir, "--envoy", w.cluster.cfg.Envoy, "--concurrency", strconv.Itoa(workers),
 		"--node", w.pod.node.name, "--admin", "unix:" + filepath.Join(w.dir, adminSocket), "--drain", "0",
-	}
+	}, w.cluster.cfg.WaypointArgs...)
 }
 
 // write replaces the waypoint's file. Each writing is a version of its own.

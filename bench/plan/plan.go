@@ -111,10 +111,11 @@ type Plan struct {
 	UntilShown bool `json:"until_shown,omitempty"`
 }
 
-// Default is the comparison of `make bench`.
+// Default is the comparison of `make bench` where there is an Envoy and a ztunnel.
+// What a machine lacks, Without takes out.
 func Default() Plan {
 	return Plan{
-		Variants:     []Variant{Direct, DirectAA, DNAT, L4, Ztunnel, ZtunnelPlain},
+		Variants:     []Variant{Direct, DirectAA, DNAT, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain},
 		Modes:        []Mode{Fixed, Closed, Saturation, NewConn},
 		Placements:   []Placement{Cross},
 		Load:         Load{PayloadBytes: 128, ReplyBytes: 1024, PerSecond: 500, Connections: 16, MaxProcs: 2},
@@ -137,7 +138,7 @@ func (p Plan) Full() Plan {
 
 // Claims is the plan with the rows that have targets, until each is decided.
 func (p Plan) Claims() Plan {
-	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, Ztunnel, ZtunnelPlain}, Modes()
+	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain}, Modes()
 	p.Budget, p.MinBlocks, p.UntilShown = longBudget, claimBlocks, true
 	return p
 }

@@ -19,6 +19,12 @@ const (
 	DNAT1000 Variant = "dnat-1000"
 	// L4: a service address, redirected by duomesh at connect().
 	L4 Variant = "duomesh-l4"
+	// L7: a service address, redirected by duomesh to a waypoint's Envoy, which asks
+	// the server.
+	L7 Variant = "duomesh-l7"
+	// EnvoyDirect: the client dials an Envoy of the same kind itself, at a listener
+	// that has the chain of L7's service. What L7 differs from it by is the hand-off.
+	EnvoyDirect Variant = "envoy-direct"
 	// Ztunnel: Istio Ambient's own node proxy, HBONE with mutual TLS. It needs a
 	// ztunnel binary.
 	Ztunnel Variant = "ztunnel"
@@ -35,7 +41,7 @@ const (
 
 // Variants returns all of them, in the order of a table.
 func Variants() []Variant {
-	return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4, Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
+	return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
 }
 
 // Traits are what a reader must know of a variant before its figures.
@@ -65,6 +71,14 @@ var traits = map[Variant]Traits{
 	DNAT:     {Way: "a service address, translated per packet by kube-proxy's rules for 1 service", Security: Plaintext},
 	DNAT1000: {Way: "the same with rules for 1000 services", Security: Plaintext},
 	L4:       {Way: "a service address, replaced by the endpoint's at connect(); no proxy", Security: Plaintext},
+	L7: {
+		Way:      "a service address, handed to a waypoint's Envoy at connect(); Envoy asks the server",
+		Security: Plaintext, Needs: NeedsEnvoy,
+	},
+	EnvoyDirect: {
+		Way:      "the client dials the same Envoy itself: the floor of every way with a waypoint",
+		Security: Plaintext, Needs: NeedsEnvoy,
+	},
 	Ztunnel: {
 		Way:      "Istio Ambient: in-pod redirect to ztunnel, HBONE to the server's ztunnel, then the server",
 		Security: MutualTLS, Needs: NeedsZtunnel, Redirect: true,
@@ -83,16 +97,22 @@ var traits = map[Variant]Traits{
 	},
 }
 
-// NeedsZtunnel is what the rows of Istio Ambient need.
-const NeedsZtunnel = "a ztunnel binary"
+// What a variant may need.
+const (
+	NeedsZtunnel = "a ztunnel binary"
+	NeedsEnvoy   = "an Envoy, and a duomesh-waypoint"
+)
 
 // Traits returns what is to be known of a variant.
 func (v Variant) Traits() Traits { return traits[v] }
 
-// Baselines are the variants that others are held against beside direct: what
-// runs of Istio Ambient, and what stands in for it.
+// Proxied reports whether an Envoy stands between client and server.
+func (v Variant) Proxied() bool { return v.Traits().Needs == NeedsEnvoy }
+
+// Baselines are the variants that others of the same layer are held against beside
+// direct: what runs of Istio Ambient, what stands in for it, and the bare Envoy.
 func Baselines() []Variant {
-	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
+	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect, EnvoyDirect}
 }
 
 // StandIns are shown where what they stand in for cannot run.

@@ -147,7 +147,7 @@ func floorLine(g result.Group) string {
 
 func targetTable(s result.Summary) table.Writer {
 	t := newTable()
-	t.AppendHeader(table.Row{"duomesh-l4 against direct", "target", "found", ""})
+	t.AppendHeader(table.Row{"duomesh-l4 against direct, unless another is named", "target", "found", ""})
 	for _, x := range s.Targets {
 		t.AppendRow(table.Row{x.Name, x.Limit, x.Found, x.Reach})
 	}

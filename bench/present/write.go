@@ -14,7 +14,7 @@ import (
 )
 
 const howToRead = "Times are microseconds. p50, p90, p99: middle over trials. Added and ratio: paired inside blocks, with 95 % intervals. " +
-	"CPU c/s/p/o: client pod, server pod, node proxies, rest of the machine. How to read this: docs/reading-results.md"
+	"CPU c/s/p/o: client pod, server pod, proxies between them, rest of the machine. How to read this: docs/reading-results.md"
 
 // Text writes the summary for a terminal. Path is where its files are.
 func Text(w io.Writer, s result.Summary, path string) error {
@@ -70,11 +70,11 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 	return err
 }
 
-// JSON writes the summary as indented JSON.
-func JSON(w io.Writer, s result.Summary) error {
+// JSON writes a summary or a comparison as indented JSON.
+func JSON[T result.Summary | result.Comparison](w io.Writer, x T) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	return enc.Encode(s)
+	return enc.Encode(x)
 }
 
 // Benchstat writes one line per kept trial in the Go benchmark format, for
@@ -118,7 +118,7 @@ func values(t result.Trial, service stats.Sorted) []benchfmt.Value {
 		{Value: 1e3 * service.Quantile(0.5), Unit: "p50-ns"},
 		{Value: 1e3 * service.Quantile(0.9), Unit: "p90-ns"},
 		{Value: 1e3 * service.Quantile(0.99), Unit: "p99-ns"},
-		{Value: float64((t.CPU.Client + t.CPU.Server).Nanoseconds()) / perRequest, Unit: "cpu-ns/req"},
+		{Value: float64(t.CPU.Roles().Nanoseconds()) / perRequest, Unit: "cpu-ns/req"},
 		{Value: float64(t.Client.Requests) / t.Client.Elapsed.Seconds(), Unit: "req/s"},
 	}
 }

@@ -64,24 +64,24 @@ func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
 	}
 	all := []Target{share}
 	if limit, ok := limits.ratio[g.Mode]; ok {
-		all = append(all, atMost(where+"p50", v.RatioP50, limit))
+		all = append(all, ratioAtMost(where+"p50", v.RatioP50, limit))
 	}
 	if g.Mode == plan.Saturation {
-		all = append(all, atLeast(where+"throughput", v.RatioPerSecond, limits.throughput))
+		all = append(all, ratioAtLeast(where+"throughput", v.RatioPerSecond, limits.throughput))
 	}
 	if limits.cpu > 0 && g.Mode != plan.Fixed && g.Mode.Think() == 0 {
-		all = append(all, atMost(where+"CPU per request, proxies with it", v.RatioCPU, limits.cpu))
+		all = append(all, ratioAtMost(where+"CPU per request, proxies with it", v.RatioCPU, limits.cpu))
 	}
 	return all
 }
 
-func atMost(name string, i stats.Interval, limit float64) Target {
+func ratioAtMost(name string, i stats.Interval, limit float64) Target {
 	return Target{name, fmt.Sprintf("upper end of ratio ≤ %.2f", limit), ratioText(i), stats.AtMost(i, limit)}
 }
 
-func atLeast(name string, i stats.Interval, limit float64) Target {
+func ratioAtLeast(name string, i stats.Interval, limit float64) Target {
 	negative := stats.Interval{Estimate: -i.Estimate, Low: -i.High, High: -i.Low}
-	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.1f", limit), ratioText(i), stats.AtMost(negative, -limit)}
+	return Target{name, fmt.Sprintf("lower end of ratio ≥ %.2f", limit), ratioText(i), stats.AtMost(negative, -limit)}
 }
 
 // Factor says how much slower a stand-in is than what it stands in for, as far as

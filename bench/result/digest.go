@@ -95,7 +95,7 @@ func (d digested) perSecond() float64 {
 
 // roleCPU is microseconds of both pods and of all proxies per request.
 func (d digested) roleCPU() float64 {
-	return d.perRequest(float64((d.CPU.Client + d.CPU.Server + d.CPU.Between()).Nanoseconds()) / 1e3)
+	return d.perRequest(float64(d.CPU.Roles().Nanoseconds()) / 1e3)
 }
 
 // machineCPU is microseconds of the whole machine per request, less this program:

@@ -82,8 +82,8 @@ type CPU struct {
 	// Client and Server are the pods' cgroups: everything in them.
 	Client time.Duration `json:"client_ns"`
 	Server time.Duration `json:"server_ns"`
-	// Proxies are the processes between the pods, each by its name: a node proxy
-	// in its own cgroup.
+	// Proxies are the processes between the pods, each by its name and in a cgroup
+	// of its own: node proxies, a waypoint's Envoy.
 	Proxies map[string]time.Duration `json:"proxies_ns,omitempty"`
 	// Harness is this program, which waits while a trial runs.
 	Harness time.Duration `json:"harness_ns"`
@@ -104,8 +104,11 @@ func (c CPU) Between() time.Duration {
 	return sum
 }
 
+// Roles is the time of both pods and of all proxies.
+func (c CPU) Roles() time.Duration { return c.Client + c.Server + c.Between() }
+
 // Other is machine time that belongs to none of the roles.
-func (c CPU) Other() time.Duration { return c.Machine - c.Client - c.Server - c.Between() }
+func (c CPU) Other() time.Duration { return c.Machine - c.Roles() }
 
 // Rest is the share of the whole machine that was busy for neither pods and
 // proxies nor harness.

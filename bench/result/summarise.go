@@ -35,7 +35,7 @@ func Summarise(r Run) (Summary, error) {
 		return s, err
 	}
 	adjust(s.Groups)
-	s.Targets = targets(s)
+	s.Targets = append(targets(s), handOffTargets(s)...)
 	s.Checks = checks(r, s)
 	s.Verdict = report.Pass
 	for _, c := range s.Checks {
@@ -107,6 +107,13 @@ func group(p plan.Plan, trials map[plan.Cell][]digested, g Group) (Group, error)
 			g.Floor = &row.Effect.AddedP50
 		}
 		g.Rows = append(g.Rows, row)
+	}
+	if l7, proxy := of(plan.L7), of(plan.EnvoyDirect); len(l7) > 0 {
+		e, err := effectOf(proxy, l7, g, p.Seed)
+		if err != nil {
+			return g, fmt.Errorf("%s against %s: %w", plan.L7, plan.EnvoyDirect, err)
+		}
+		g.HandOff = e
 	}
 	for i := range g.Rows {
 		if e := g.Rows[i].Effect; e != nil {

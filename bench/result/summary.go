@@ -69,6 +69,8 @@ type Group struct {
 	// the run.
 	Floor *stats.Interval `json:"floor_added_p50_us,omitempty"`
 	Rows  []Row           `json:"rows"`
+	// HandOff is duomesh-l7 against envoy-direct; nil when the run did not have both.
+	HandOff *Effect `json:"handoff,omitempty"`
 }
 
 // Row is one variant. The latencies are medians over trials of the trial's own

@@ -17,7 +17,7 @@ func versus(of func(plan.Variant) []digested, v plan.Variant, g Group, p plan.Pl
 	var all []Versus
 	for _, base := range plan.Baselines() {
 		theirs := of(base)
-		if base == v || !slices.Contains(p.Variants, base) || len(theirs) < stats.MinBlocks || len(theirs) != len(mine) || len(direct) != len(mine) {
+		if base == v || base.Proxied() != v.Proxied() || !slices.Contains(p.Variants, base) || len(theirs) < stats.MinBlocks || len(theirs) != len(mine) || len(direct) != len(mine) {
 			continue
 		}
 		c := comparison{

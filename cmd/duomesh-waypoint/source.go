@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/spf13/pflag"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/render"
 	"github.com/duomesh/duomesh/dataplane/source/file"
 )
 
@@ -60,6 +62,9 @@ func (f flags) fileControl(ctx context.Context, s surroundings, c *l7.Config, gi
 	if err != nil {
 		return nil, err
 	}
+	if c.Expose, err = f.exposed(); err != nil {
+		return nil, err
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("name of this machine: %w", err)
@@ -80,4 +85,23 @@ func (f flags) fileControl(ctx context.Context, s surroundings, c *l7.Config, gi
 		}
 	}()
 	return l7.NewEmbedded(*c, place, given, updates), nil
+}
+
+// exposed reads --expose.
+func (f flags) exposed() ([]render.Expose, error) {
+	var all []render.Expose
+	for _, text := range f.expose {
+		at, to, ok := strings.Cut(text, "=")
+		i := strings.LastIndex(to, ":")
+		if !ok || i < 0 || !strings.Contains(to[:i], "/") {
+			return nil, usagef("--expose %s: want PORT=NAMESPACE/NAME:PORT", text)
+		}
+		own, err := strconv.ParseUint(at, 10, 16)
+		port, err2 := strconv.ParseUint(to[i+1:], 10, 16)
+		if err != nil || err2 != nil || own == 0 || port == 0 {
+			return nil, usagef("--expose %s: a port is 1 to 65535", text)
+		}
+		all = append(all, render.Expose{At: uint16(own), Service: to[:i], Port: uint16(port)})
+	}
+	return all, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ type benchFlags struct {
 	placement string
 	full      bool
 	claims    bool
-	ztunnel   string
+	tools     bench.Tools
 	image     string
 	out       string
 	from      string
@@ -36,6 +37,7 @@ type benchFlags struct {
 
 func newBenchCmd() *cobra.Command {
 	f := benchFlags{plan: plan.Default()}
+	f.tools = bench.Tools{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure what the mesh adds to a request, beside no mesh, kube-proxy's DNAT and Istio Ambient",
@@ -57,7 +59,7 @@ func newBenchCmd() *cobra.Command {
 			if f.from != "" {
 				return compareBench(f.from, f.output, cmd.OutOrStdout())
 			}
-			if err := f.findZtunnel(cmd.Context()); err != nil {
+			if err := f.findZtunnel(cmd.Context(), p); err != nil {
 				return err
 			}
 			return runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -78,8 +80,8 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
-	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` (default $ZTUNNEL_IMAGE)")
-	flags.StringVar(&f.ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient (default $ZTUNNEL_BIN)")
+	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` ($ZTUNNEL_IMAGE)")
+	flags.StringVar(&f.tools.Ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient ($ZTUNNEL_BIN)")
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
 	flags.Float64Var(&p.Load.PerSecond, "rate", p.Load.PerSecond, "requests per second of the fixed mode")
@@ -94,37 +96,14 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
 }
 
-func newBenchCompareCmd() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
-		Use:     "compare DIR",
-		Short:   "Make the summary of a run again from its recorded requests",
-		Example: "  duomesh bench compare out/bench/latest",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usagef("duomesh bench compare: one run directory is needed, for example out/bench/latest")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			return compareBench(args[0], output, cmd.OutOrStdout())
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
-	return cmd
-}
-
 // complete turns the flags into a plan, or says everything that is wrong.
 func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	p, err := f.matrix(changed)
 	if err != nil {
 		return p, err
 	}
-	if f.ztunnel == "" && f.image == "" {
-		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
+	if p, err = f.without(p); err != nil {
+		return p, err
 	}
 	switch f.placement {
 	case "cross", "same":
@@ -146,16 +125,35 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 	return p, nil
 }
 
+// without takes out of a plan what this machine lacks the programs for.
+func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
+	switch t := f.tools; {
+	case t.Envoy == "":
+		p = p.Without(plan.NeedsEnvoy, "no Envoy: make tools fetches one, ENVOY_BIN names yours")
+	case t.Waypoint == "":
+		p = p.Without(plan.NeedsEnvoy, "no duomesh-waypoint beside this program")
+	}
+	if path := f.tools.Ztunnel; path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return p, usagef("--ztunnel: %v", err)
+		}
+	} else if f.image == "" {
+		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
+	}
+	return p, nil
+}
+
 // findZtunnel takes the program out of its image, when one is named and no path.
-func (f *benchFlags) findZtunnel(ctx context.Context) error {
-	if f.ztunnel != "" || f.image == "" {
+func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan) error {
+	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Needs == plan.NeedsZtunnel })
+	if f.tools.Ztunnel != "" || f.image == "" || !needed {
 		return nil
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return fmt.Errorf("find the cache directory: %w", err)
 	}
-	f.ztunnel, err = ambient.Extract(ctx, f.image, filepath.Join(cache, "duomesh"), runtime.GOARCH)
+	f.tools.Ztunnel, err = ambient.Extract(ctx, f.image, filepath.Join(cache, "duomesh"), runtime.GOARCH)
 	return err
 }
 
@@ -171,7 +169,7 @@ func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 		p = p.Full()
 	case f.claims:
 		p = p.Claims()
-	case f.ztunnel == "" && f.image == "" && !changed("variants"):
+	case f.tools.Ztunnel == "" && f.image == "" && !changed("variants"):
 		p.Variants = append(p.Variants, plan.StandIns()...)
 	}
 	if changed("variants") {
@@ -202,7 +200,7 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)
 	path, s, err := bench.Run(ctx, bench.Config{
-		Plan: p, Out: f.out, Open: bench.Binaries{Ztunnel: f.ztunnel}.OpenNetsim, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+		Plan: p, Out: f.out, Open: f.tools.Open, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
 	})
 	if err != nil {
 		if path != "" {
@@ -211,14 +209,6 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 		return err
 	}
 	return showBench(s, path, f.output, out)
-}
-
-func compareBench(path, output string, out io.Writer) error {
-	s, err := bench.Recompute(path)
-	if err != nil {
-		return err
-	}
-	return showBench(s, path, output, out)
 }
 
 // showBench prints a summary and ends with the exit code of its verdict.

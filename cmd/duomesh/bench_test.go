@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,37 @@ func TestBenchFlagsMakeAPlan(t *testing.T) {
 	}
 }
 
+// TestBenchKnowsWhatItHas: without a ztunnel its rows stay, NOT RUN, and the
+// stand-in comes beside them; with one it does not.
+func TestBenchKnowsWhatItHas(t *testing.T) {
+	t.Setenv("ZTUNNEL_BIN", "")
+	t.Setenv("ZTUNNEL_IMAGE", "")
+	for _, c := range []struct {
+		args             []string
+		absent           int
+		ztunnel, standIn bool
+	}{
+		// Two rows need an Envoy, which this test never has.
+		{nil, 4, false, true},
+		{[]string{"--ztunnel", "/proc/self/exe"}, 2, true, false},
+		{[]string{"--ztunnel-image", "x@sha256:1"}, 2, true, false},
+		{[]string{"--variants", "direct,ztunnel"}, 1, false, false},
+		{[]string{"--variants", "direct,duomesh-l7"}, 1, false, false},
+		{[]string{"--claims"}, 4, false, false},
+		{[]string{"--full"}, 4, false, true},
+		{[]string{"--full", "--ztunnel", "/proc/self/exe"}, 2, true, true},
+	} {
+		p, err := benchArgs(c.args...)
+		if err != nil || len(p.Absent) != c.absent || slices.Contains(p.Variants, plan.Ztunnel) != c.ztunnel || slices.Contains(p.Variants, plan.HBONERef) != c.standIn {
+			t.Errorf("%v: %v, absent %v, %v", c.args, p.Variants, p.Absent, err)
+		}
+	}
+	p, err := benchArgs("--claims", "--modes", "closed", "--budget", "5m")
+	if err != nil || !p.UntilShown || len(p.Modes) != 1 || p.Budget != 5*time.Minute || p.MinBlocks != 10 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 func TestBenchRefusesBadFlagsByName(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--placement far":         {"--placement", "far"},
@@ -45,6 +77,8 @@ func TestBenchRefusesBadFlagsByName(t *testing.T) {
 		"direct is missing":       {"--variants", "dnat"},
 		"blocks -2":               {"--blocks", "-2"},
 		"fewer than two requests": {"--rate", "0.1"},
+		"no such file":            {"--ztunnel", "/nowhere/ztunnel"},
+		"one of them":             {"--full", "--claims"},
 	} {
 		_, err := benchArgs(args...)
 		var usage usageError
@@ -55,7 +89,7 @@ func TestBenchRefusesBadFlagsByName(t *testing.T) {
 }
 
 func TestBenchArguments(t *testing.T) {
-	for _, args := range [][]string{{"bench", "fast"}, {"bench", "compare"}, {"bench", "compare", "a", "b"}, {"bench", "report"}, {"bench", "--blocks", "x"}} {
+	for _, args := range [][]string{{"bench", "fast"}, {"bench", "compare"}, {"bench", "compare", "a", "b", "c"}, {"bench", "report"}, {"bench", "--blocks", "x"}} {
 		root := newRootCmd()
 		root.SetArgs(args)
 		root.SetOut(new(bytes.Buffer))

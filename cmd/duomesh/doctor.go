@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -87,7 +88,7 @@ func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
 		return d, err
 	}
 	d.Judge = append(d.Judge, tracing...)
-	d.Uses = slices.Concat(engineUses(d.Features), judgeUses(ctx), traceUses())
+	d.Uses = slices.Concat(engineUses(d.Features), judgeUses(ctx), traceUses(), []kernel.Use{envoyUse(ctx)})
 	return d, nil
 }
 
@@ -181,6 +182,37 @@ func tryEngine() (others []l4.Neighbour, err error) {
 		return nil, err
 	}
 	return e.Neighbours(), e.Close()
+}
+
+// envoyUse says which Envoy a waypoint would be.
+func envoyUse(ctx context.Context) kernel.Use {
+	u := kernel.Use{For: "run a waypoint"}
+	path := envoyPath()
+	if path == "" {
+		u.Instead = []string{"no Envoy: make tools fetches one, ENVOY_BIN names yours"}
+		u.Effect = "no HTTP rules: scenarios and bench variants that need a waypoint are NOT RUN"
+		return u
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	if err != nil {
+		u.Instead = []string{fmt.Sprintf("%s does not run here: %s", path, firstLine(out, err))}
+		u.Effect = "no HTTP rules: scenarios and bench variants that need a waypoint are NOT RUN"
+		return u
+	}
+	version := strings.TrimSpace(string(out))
+	if _, v, found := strings.Cut(version, "version: "); found {
+		version = strings.TrimSpace(v)
+	}
+	u.By = fmt.Sprintf("Envoy %s at %s", version, path)
+	return u
+}
+
+// firstLine is what a program said first, or why it could not be run.
+func firstLine(out []byte, err error) string {
+	if line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n"); line != "" {
+		return line
+	}
+	return err.Error()
 }
 
 // judgeUses opens a whole judge that watches nobody.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/duomesh/duomesh/dataplane/l7/render"
 )
 
 // The ports of a waypoint, as Istio's own has them, and the hand-off port.
@@ -46,6 +48,9 @@ type Config struct {
 	Output io.Writer
 	// Port is the hand-off port; 0 means HandOffPort.
 	Port uint16
+	// Expose are ports of the waypoint's own for those who dial it themselves; see
+	// render.Expose. Embedded only.
+	Expose []render.Expose
 	// HandOff asks the kernel's hand-off program for its version; it returns why there
 	// is none. Nil means that nothing is handed over: clients come by HBONE alone.
 	HandOff func() error
@@ -96,7 +101,7 @@ func (c Config) check() error {
 	if info, err := os.Stat(c.Envoy); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("the Envoy at %s is no program", c.Envoy)
 	}
-	if path := c.socket("admin"); len(path) > maxSocketPath {
+	if path := c.socket("envoy"); len(path) > maxSocketPath {
 		return fmt.Errorf("directory %s: its path is too long for a socket in it", c.Dir)
 	}
 	return nil

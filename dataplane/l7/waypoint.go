@@ -50,7 +50,7 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 		return err
 	}
 	w.envoy = envoy.Start(life, envoy.Config{
-		Path: c.Envoy, Bootstrap: bootstrap, Admin: c.socket("admin"), Concurrency: concurrency(c),
+		Path: c.Envoy, Bootstrap: bootstrap, Admin: c.socket("envoy"), Concurrency: concurrency(c),
 		LogLevel: c.LogLevel, ComponentLogLevel: c.ComponentLogLevel, Output: c.Output, Log: c.Log,
 	})
 	defer func() {
@@ -99,7 +99,7 @@ func (w *Waypoint) serve() (string, error) {
 		}
 	}
 	data, err := envoy.Bootstrap{
-		Node: w.config.Node, XDS: w.config.socket("xds"), SDS: sds, Admin: w.config.socket("admin"), Connections: w.limit,
+		Node: w.config.Node, XDS: w.config.socket("xds"), SDS: sds, Admin: w.config.socket("envoy"), Connections: w.limit,
 	}.JSON()
 	if err != nil {
 		return "", err

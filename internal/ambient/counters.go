@@ -14,12 +14,16 @@ import (
 type Opened struct {
 	// Reporter is the side that counts: source or destination.
 	Reporter string
-	// Source and Destination are the identities of both ends as it knows them.
+	// Source and Destination are the identities of both ends as it knows them. A
+	// source is what TLS has proved: without TLS it is Unknown.
 	Source, Destination string
 	// Security is mutual_tls, or unknown where nothing is encrypted.
 	Security string
 	Count    uint64
 }
+
+// Unknown is what a proxy says of what it does not know.
+const Unknown = "unknown"
 
 // The counter of ztunnel and of Istio's TCP telemetry.
 const (
@@ -27,7 +31,7 @@ const (
 	ReporterSource  = "source"
 	ReporterDest    = "destination"
 	SecurityMutual  = "mutual_tls"
-	SecurityUnknown = "unknown"
+	SecurityUnknown = Unknown
 )
 
 // Labels of it.

@@ -27,6 +27,9 @@ type Config struct {
 	Nodes     []Node
 	Pods      []Pod
 	Services  []Service
+	// Dir is where the mesh keeps its files: made by Open, removed by Close. Empty
+	// means a temporary one.
+	Dir string
 }
 
 // Node is a simulated node. The descriptor is the caller's.
@@ -74,12 +77,11 @@ type Mesh struct {
 	dir     string
 	ca      *authority
 	proxies []*proxy
-	failed  bool
 }
 
 // Open starts the node proxies and returns when each has its pods, its
 // certificates and its workloads, and the pods are captured. On error nothing is
-// left but the proxies' logs, which the error names.
+// left but the log of the proxy that failed, which the error names.
 func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
@@ -87,12 +89,17 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 	m := &Mesh{cfg: cfg}
 	defer func() {
 		if err != nil {
-			m.failed = true
 			err = errors.Join(fmt.Errorf("open the mesh of %s: %w", filepath.Base(cfg.Program.Binary), err), m.Close())
 		}
 	}()
-	if m.dir, err = os.MkdirTemp("", "duomesh-ambient-"); err != nil {
-		return m, fmt.Errorf("make directory: %w", err)
+	if m.dir = cfg.Dir; m.dir == "" {
+		m.dir, err = os.MkdirTemp("", "duomesh-ambient-")
+	} else {
+		err = os.Mkdir(m.dir, 0o700)
+	}
+	if err != nil {
+		m.dir = ""
+		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	if m.ca, err = newAuthority(TrustDomain); err != nil {
 		return nil, err
@@ -216,26 +223,17 @@ func (m *Mesh) ResidentBytes() (map[string]uint64, error) {
 	return all, nil
 }
 
-// Check returns an error when a proxy has ended; it names the log, which is kept.
+// Check returns an error when a proxy has ended; it names the log, which stays.
 func (m *Mesh) Check() error {
 	for _, p := range m.proxies {
 		if err := p.check(); err != nil {
-			m.failed = true
 			return fmt.Errorf("node %s: %w", p.node.Name, err)
 		}
 	}
 	return nil
 }
 
-// KeepLogs leaves the proxies' logs where they are when the mesh is closed, and
-// returns the directory.
-func (m *Mesh) KeepLogs() string {
-	m.failed = true
-	return m.dir
-}
-
-// Close ends the proxies, and removes rules and files. Logs of a mesh that failed
-// stay.
+// Close ends the proxies, and removes rules and files.
 func (m *Mesh) Close() error {
 	var errs []error
 	for _, p := range m.proxies {
@@ -245,7 +243,7 @@ func (m *Mesh) Close() error {
 	for _, p := range m.cfg.Pods {
 		errs = append(errs, Release(p.Netns))
 	}
-	if m.dir != "" && !m.failed {
+	if m.dir != "" {
 		errs = append(errs, os.RemoveAll(m.dir))
 	}
 	return errors.Join(errs...)

@@ -179,7 +179,7 @@ func (p *proxy) check() error {
 	}
 }
 
-// lastWords is the end of the proxy's log, and where all of it is.
+// lastWords is the end of the proxy's log, and where all of it stays.
 func (p *proxy) lastWords() string {
 	const most = 600
 	b, err := os.ReadFile(p.file("log"))
@@ -187,13 +187,27 @@ func (p *proxy) lastWords() string {
 		return "; its log cannot be read: " + err.Error()
 	}
 	text := strings.TrimSpace(string(b))
+	if text == "" {
+		return "; it said nothing"
+	}
+	kept, err := keep(p.node.Name, b)
+	if err != nil {
+		return fmt.Sprintf("; it said: %s (and its log cannot be kept: %v)", text, err)
+	}
 	if len(text) > most {
 		text = "…" + text[len(text)-most:]
 	}
-	if text == "" {
-		text = "nothing"
+	return fmt.Sprintf("; it said: %s (all of it: %s)", text, kept)
+}
+
+// keep writes a log to where it outlives the mesh.
+func keep(node string, log []byte) (string, error) {
+	f, err := os.CreateTemp("", "duomesh-node-proxy-"+node+"-*.log")
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("; it said: %s (all of it: %s)", text, p.file("log"))
+	_, err = f.Write(log)
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 func (p *proxy) close() error {

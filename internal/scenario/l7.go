@@ -60,7 +60,7 @@ func l7Weight(name, summary string, f Family) Scenario {
 
 func l7Close() Scenario {
 	load := kept(IPv4, map[string]float64{"v1": .9, "v2": .1})
-	load.Connections, load.Requests, load.Close = gateConnections, 1, true
+	load.Connections, load.Requests, load.Close = MinConnections, 1, true
 	return Scenario{
 		Name:     "l7/connection-close/90-10",
 		Summary:  "the same where each request closes its connection: no answer is lost",
@@ -95,13 +95,15 @@ func l7Uniform() Scenario {
 }
 
 func l7ServerFirst() Scenario {
+	objects := routed(IPv4, 90, 10)
+	objects.Services[0].Endpoints = objects.Services[0].Endpoints[:1]
 	return Scenario{
-		Name:     "l7/server-first/50-50",
+		Name:     "l7/server-first/500",
 		Summary:  "servers that speak first are heard through the waypoint",
-		Topology: l7pair(), Objects: routed(IPv4, 90, 10),
+		Topology: l7pair(), Objects: objects,
 		Phases: []Phase{{Loads: []Load{{
-			From: []string{"client", "client2"}, To: echo(9000, IPv4), Connections: gateConnections, ServerFirst: true,
-			Want: passed(9000, map[string]float64{"v1": .5, "v2": .5}),
+			From: []string{"client", "client2"}, To: echo(9000, IPv4), Connections: 500, ServerFirst: true,
+			Want: passed(9000, map[string]float64{"v1": 1}),
 		}}}},
 	}
 }
@@ -126,7 +128,7 @@ func l7EndpointRemoved() Scenario {
 	left.Services[0].Routes = nil
 	left.Services[0].Endpoints = left.Services[0].Endpoints[:1]
 	load := kept(IPv4, map[string]float64{"v1": .5, "v2": .5})
-	load.Requests = 3 * gateConnections / 8
+	load.Requests = 4 * gateConnections / 8
 	then := passed(8080, map[string]float64{"v1": 1})
 	load.Then = &then
 	return Scenario{

@@ -44,6 +44,10 @@ func (t Topology) Waypoints() []string {
 	return all
 }
 
+// CheckWaypoints reports what makes no sense of the waypoints and routes of o in a
+// topology.
+func (o Objects) CheckWaypoints(t Topology) error { return o.validateWaypoints(t.waypoints()) }
+
 // validateWaypoints reports what makes no sense of waypoints and routes.
 func (o Objects) validateWaypoints(pods map[string]bool) error {
 	is := func(name string) bool { return pods[name] }

@@ -191,13 +191,17 @@ func (s *server) obey(dec *json.Decoder) error {
 }
 
 // sync answers when every connection of our clients that is open now has ended. One of
-// HTTP may be a proxy's, which keeps it: it is closed when no request is on it.
+// HTTP may be a proxy's, which keeps it: it is closed when no request is on it, and so is
+// one on which nothing was ever said.
 func (s *server) sync(token uint64) {
 	s.web.keep(false)
 	s.mu.Lock()
 	var waits []chan struct{}
 	for ses := range s.open {
-		if ses.ours {
+		if !ses.spoken {
+			ses.reset()
+		}
+		if ses.ours || !ses.spoken {
 			waits = append(waits, ses.done)
 		}
 	}

@@ -22,9 +22,10 @@ type session struct {
 	server *server
 	tcp    *net.TCPConn
 	conn   Conn
-	// raw is set when the client has spoken the raw protocol; ours when it is a client
-	// of this package. Under server.mu, with conn.Served.
-	raw, ours bool
+	// spoken is set when the client has sent anything, raw when it has spoken the raw
+	// protocol, ours when it is a client of this package. Under server.mu, with
+	// conn.Served.
+	spoken, raw, ours bool
 	// first is set when the server has spoken first.
 	first bool
 	// done is closed after the connection's line has been queued.
@@ -96,6 +97,9 @@ func (ses *session) talk(in *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
+	ses.server.mu.Lock()
+	ses.spoken = true
+	ses.server.mu.Unlock()
 	if first[0] != 0 {
 		ses.conn.Op = ""
 		return ses.server.web.serve(ses, in)

@@ -225,7 +225,7 @@ func (e *evidence) checkGhostLines() report.Check {
 		}
 	}
 	for _, s := range e.ledger.Stray {
-		if s.Direction == probe.In && s.Side == probe.SidePod {
+		if s.Direction == probe.In && s.Side == probe.SidePod && !e.cut(s.Pod) {
 			strays++
 		}
 	}

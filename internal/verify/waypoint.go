@@ -195,6 +195,9 @@ func ruleFirstPacketVia(f fact, w scenario.Want) string {
 
 // made reports whether what a server saw comes from a client of the run.
 func (e *evidence) made(id uint64, c servedConn) bool {
+	if id == 0 && c.Received == 0 && len(c.Served) == 0 && e.replicaAt(c.Peer.Addr().Unmap()) != "" {
+		return true // a waypoint's own, which it opened and did not need
+	}
 	if id != 0 || len(c.Served) == 0 {
 		return e.known[id]
 	}
@@ -209,6 +212,9 @@ func (e *evidence) made(id uint64, c servedConn) bool {
 // entered reports whether lines of a waypoint's socket are of client connections.
 func (e *evidence) entered(s socket, lines []probe.Line) bool {
 	for _, l := range lines {
+		if e.cut(s.pod) || e.cut(e.replicaAt(l.Peer.Addr().Unmap())) {
+			continue // it was made, and neither end lived to tell
+		}
 		if l.Local.Port() != scenario.HandOffPort || !e.isReplica(s.pod) || !e.entering[plain(l.Peer)] {
 			return false
 		}
@@ -225,6 +231,21 @@ func (e *evidence) isReplica(pod string) bool {
 		}
 	}
 	return false
+}
+
+// replicaAt is the waypoint pod at an address, "" where there is none.
+func (e *evidence) replicaAt(a netip.Addr) string {
+	for _, replicas := range e.replicas {
+		if replicas[a] != "" {
+			return replicas[a]
+		}
+	}
+	return ""
+}
+
+// cut reports whether a SYN met a waypoint that was gone for a while.
+func (e *evidence) cut(pod string) bool {
+	return e.isReplica(pod) && slices.ContainsFunc(e.loads, func(le *loadEvidence) bool { return le.load.Interrupted })
 }
 
 // checkRequests judges the shares of requests. Those of a load that a change concerns

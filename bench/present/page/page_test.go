@@ -184,7 +184,7 @@ func TestPageSaysIt(t *testing.T) {
 	s := whole(t)
 	got := render(t, s)
 	for _, want := range []string{
-		"A Processor &lt;fast&gt;", "encrypted (mutual TLS)", "Against Ambient", "not ztunnel",
+		"A Processor &lt;fast&gt;", "encrypted (mutual TLS)", "Against other ways", "not ztunnel",
 		"a reference in Go that stands in for ztunnel, and not ztunnel", "cannot be answered by this run",
 		"--variants direct,direct-aa,dnat,duomesh-l4,ztunnel,ztunnel-plain,hboneref", "ztunnel 1.31; 2 worker threads; access log on",
 		"every request was answered by 200", "noise floor",
@@ -197,7 +197,7 @@ func TestPageSaysIt(t *testing.T) {
 
 // TestPageSaysWhatWasNotRun: the row stays, with the reason, and no figure.
 func TestPageSaysWhatWasNotRun(t *testing.T) {
-	p := plan.Default().Without(plan.NeedsZtunnel, "there is none & nowhere")
+	p := plan.Default().Without(plan.NeedsZtunnel, "there is none & nowhere").Without(plan.NeedsEnvoy, "none either")
 	got := render(t, made(t, p))
 	for _, want := range []string{"NOT RUN: there is none &amp; nowhere", "<b>ztunnel-plain</b> was <b>NOT RUN</b>"} {
 		if !strings.Contains(got, want) {

@@ -48,7 +48,7 @@
             for (let p = Math.floor(Math.log10(min)); p <= Math.log10(max); p++) for (const f of [1, 2, 5]) { const x = f * 10 ** p; if (x >= min && x <= max) all.push(x); }
             return all;
           },
-          filter: (_, all) => all, values: (_, all) => all.map((x) => String(x)),
+          filter: (_, all) => all, values: (_, all) => all.map((x) => (x >= 10000 ? x / 1000 + "k" : String(x))),
         },
       ],
       legend: { markers: { width: 2 } },

@@ -73,6 +73,13 @@ func picture(v plan.Variant) template.HTML {
 	case v == plan.DNAT || v == plan.DNAT1000:
 		d.add(`<rect class="mark" x="%d" y="%d" width="40" height="20" rx="3"/>`, clientHop-20, wayLevel-10)
 		d.text(fmt.Sprint(clientHop), wayLevel+4, "middle", "tick", "NAT")
+	case v.Proxied():
+		d.add(`<circle class="proxy" cx="%d" cy="%d" r="14"/>`, farHop, wayLevel)
+		d.text(fmt.Sprint(farHop), wayLevel+4, "middle", "tick", "E")
+		if v == plan.L7 {
+			d.add(`<circle class="mark" cx="%d" cy="%d" r="5"/>`, clientX+60, wayLevel)
+			d.text(fmt.Sprint(clientX+70), wayLevel+17, "start", "tick", "connect()")
+		}
 	case v == plan.L4:
 		d.add(`<circle class="mark" cx="%d" cy="%d" r="5"/>`, clientX+60, wayLevel)
 		d.text(fmt.Sprint(clientX+70), wayLevel+17, "start", "tick", "connect()")

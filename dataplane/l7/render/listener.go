@@ -65,13 +65,34 @@ func (r Rendered) State() (ads.State, error) {
 		return nil, err
 	}
 	out[ads.Listeners][HandOffListener] = l
+	for port, name := range r.expose {
+		l, err := ads.NewBody(r.exposed(port, name))
+		if err != nil {
+			return nil, err
+		}
+		out[ads.Listeners][exposedPrefix+strconv.Itoa(int(port))] = l
+	}
 	return out, nil
+}
+
+// exposedPrefix begins the names of listeners that nothing is handed to.
+const exposedPrefix = "exposed_"
+
+// exposed is a listener of its own with one chain for all connections.
+func (r Rendered) exposed(port uint16, name string) *listener.Listener {
+	i := slices.IndexFunc(r.chains, func(c chain) bool { return c.name == name })
+	at := func(a netip.Addr) *core.Address { return socket(netip.AddrPortFrom(a, port)) }
+	return &listener.Listener{
+		Name: exposedPrefix + strconv.Itoa(int(port)), Address: at(netip.IPv4Unspecified()),
+		AdditionalAddresses: []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}},
+		FilterChains:        []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{r.chains[i].filter}}},
+	}
 }
 
 // With adds what only old has: destinations that have left, with all that serves them.
 // Clients that were redirected a moment ago still come.
 func (r Rendered) With(old Rendered) Rendered {
-	all := Rendered{port: r.port, chains: slices.Clone(r.chains), ranges: slices.Clone(r.ranges), out: ads.State{}}
+	all := Rendered{port: r.port, expose: r.expose, chains: slices.Clone(r.chains), ranges: slices.Clone(r.ranges), out: ads.State{}}
 	for t := range r.out {
 		all.out[t] = maps.Clone(old.out[t])
 		if all.out[t] == nil {

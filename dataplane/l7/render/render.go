@@ -20,6 +20,18 @@ type Config struct {
 	Place intent.Place
 	// Port is the hand-off port, in host byte order.
 	Port uint16
+	// Expose are ports of the waypoint's own that lead to a service's chain without a
+	// hand-off, for those who dial it themselves.
+	Expose []Expose
+}
+
+// Expose is one such port.
+type Expose struct {
+	// At is the port that the waypoint listens on.
+	At uint16
+	// Service is the Key of the service, Port its port.
+	Service string
+	Port    uint16
 }
 
 // Services are those whose connections come to the waypoint, in the order of the
@@ -39,6 +51,7 @@ type Rendered struct {
 	port   uint16
 	chains []chain
 	ranges []addressed
+	expose map[uint16]string // ports of the waypoint's own, and their chains
 	// out has everything but the listener.
 	out ads.State
 }
@@ -51,7 +64,7 @@ func (r Rendered) Empty() bool { return len(r.chains) == 0 }
 func (c Config) Render(s intent.Snapshot) (Rendered, error) {
 	r := renderer{
 		Config: c, services: map[string]*intent.Service{}, routes: map[string][]*intent.Route{}, needed: map[string]cluster{},
-		Rendered: Rendered{port: c.Port, out: ads.State{ads.Clusters: {}, ads.Endpoints: {}, ads.Routes: {}}},
+		Rendered: Rendered{port: c.Port, expose: map[uint16]string{}, out: ads.State{ads.Clusters: {}, ads.Endpoints: {}, ads.Routes: {}}},
 	}
 	for _, svc := range s.Services {
 		r.services[svc.Key()] = svc
@@ -136,6 +149,11 @@ func (r *renderer) service(svc *intent.Service) error {
 			continue // UDP never goes to a waypoint
 		}
 		name := chainName(svc, p)
+		for _, e := range r.Expose {
+			if e.Service == svc.Key() && e.Port == p.Port {
+				r.expose[e.At] = name
+			}
+		}
 		ports[p.Port] = name
 		r.need(name, svc, p)
 		if !isHTTP(p) {

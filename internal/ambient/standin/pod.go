@@ -109,13 +109,14 @@ func (p *pod) outbound(ctx context.Context, c *net.TCPConn) error {
 		return err
 	}
 	defer up.Close()
-	p.opened(ambient.ReporterSource, p.identity, known, w, ambient.SecurityUnknown)
+	p.opened(ambient.ReporterSource, ambient.Unknown, known, w, ambient.SecurityUnknown)
 	return both(c, up)
 }
 
-// opened counts a connection and writes the access log.
+// opened counts a connection and writes the access log. As with ztunnel, a source
+// is only known where TLS has proved it.
 func (p *pod) opened(reporter, source string, known bool, destination ambient.Workload, security string) {
-	to := "unknown"
+	to := ambient.Unknown
 	if known {
 		to = identity(destination)
 	}
@@ -137,11 +138,7 @@ func (p *pod) inbound(_ context.Context, c *net.TCPConn) error {
 		return err
 	}
 	defer up.Close()
-	source := "unknown"
-	if w, ok := p.node.cfg.workloads[from.Addr()]; ok {
-		source = identity(w)
-	}
-	p.opened(ambient.ReporterDest, source, true, p.workload, ambient.SecurityUnknown)
+	p.opened(ambient.ReporterDest, ambient.Unknown, true, p.workload, ambient.SecurityUnknown)
 	return both(c, up)
 }
 

@@ -1,0 +1,173 @@
+package result
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/stats"
+)
+
+// SchemaComparison is that of a comparison of two runs.
+const SchemaComparison = "duomesh.bench.comparison"
+
+// Comparison is what moved between two runs of one machine.
+type Comparison struct {
+	Schema  string `json:"schema"`
+	Version int    `json:"version"`
+	// Old and New are the builds that were measured.
+	Old     string   `json:"old_revision"`
+	New     string   `json:"new_revision"`
+	Changes []Change `json:"changes"`
+	// Left are cells that only one of the runs has.
+	Left []plan.Cell `json:"left_out,omitempty"`
+}
+
+// Change is one measure of one variant in both runs: what it adds to direct, in
+// microseconds.
+type Change struct {
+	plan.Cell
+	// Measure is p50 or CPU, of a request.
+	Measure string `json:"measure"`
+	// Change is what is added in the new run less what was added in the old one.
+	Change stats.Interval `json:"change_us"`
+	// Floor is the same of direct-aa, which has not changed; zero where a run
+	// lacks it.
+	Floor stats.Interval `json:"floor_us"`
+	// Moved is the change held against the floor.
+	Moved stats.Difference `json:"moved"`
+}
+
+// The measures of a comparison.
+const (
+	MeasureP50 = "p50"
+	MeasureCPU = "CPU"
+)
+
+// Worse are the changes for the worse that are beyond the noise.
+func (c Comparison) Worse() []Change {
+	var all []Change
+	for _, x := range c.Changes {
+		if x.Moved == stats.Higher {
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
+// Compare holds two runs against each other, from their raw samples.
+func Compare(older, newer Run) (Comparison, error) {
+	c := Comparison{
+		Schema: SchemaComparison, Version: Version,
+		Old: older.Head.Environment.Revision, New: newer.Head.Environment.Revision,
+	}
+	if err := comparable(older.Head, newer.Head); err != nil {
+		return c, err
+	}
+	was, err := digest(older)
+	if err != nil {
+		return c, err
+	}
+	is, err := digest(newer)
+	if err != nil {
+		return c, err
+	}
+	for _, cell := range cellsOf(older.Head.Plan, newer.Head.Plan) {
+		if len(was[cell]) == 0 || len(is[cell]) == 0 {
+			c.Left = append(c.Left, cell)
+			continue
+		}
+		if cell.Variant == plan.Direct || cell.Variant == plan.DirectAA {
+			continue
+		}
+		changes, err := changesOf(was, is, cell, newer.Head.Plan.Seed)
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", cell, err)
+		}
+		c.Changes = append(c.Changes, changes...)
+	}
+	return c, nil
+}
+
+// comparable returns why two runs may not be compared.
+func comparable(a, b Head) error {
+	var errs []error
+	differ := func(what string, x, y any) {
+		if x != y {
+			errs = append(errs, fmt.Errorf("%s: %v and %v", what, x, y))
+		}
+	}
+	differ("processor", a.Environment.CPU, b.Environment.CPU)
+	differ("cores", a.Environment.Cores, b.Environment.Cores)
+	differ("load", a.Plan.Load, b.Plan.Load)
+	differ("duration of a trial", a.Plan.Duration, b.Plan.Duration)
+	if len(errs) > 0 {
+		return fmt.Errorf("these runs may not be compared: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// cellsOf are the cells of either plan, in the order of the older.
+func cellsOf(plans ...plan.Plan) []plan.Cell {
+	var all []plan.Cell
+	for _, p := range plans {
+		for _, place := range p.Placements {
+			for _, m := range p.Modes {
+				for _, v := range p.Variants {
+					if c := (plan.Cell{Placement: place, Mode: m, Variant: v}); !slices.Contains(all, c) {
+						all = append(all, c)
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func changesOf(was, is map[plan.Cell][]digested, cell plan.Cell, seed uint64) ([]Change, error) {
+	o := stats.Options{Seed: seedOf(seed, is[cell][0], Group{Measure: Service})}
+	latency := func(d digested) stats.Sorted { return d.service }
+	var all []Change
+	for _, m := range []struct {
+		name string
+		of   func(digested) stats.Sorted
+		s    stats.Statistic
+	}{
+		{MeasureP50, latency, stats.AtQuantile(0.5)},
+		{MeasureCPU, one(digested.roleCPU), stats.Single()},
+	} {
+		between := func(v plan.Variant) (stats.Interval, error) {
+			mine := cell
+			mine.Variant = v
+			return stats.Between(pairsOf(was, mine, m.of), pairsOf(is, mine, m.of), m.s, o)
+		}
+		change, err := between(cell.Variant)
+		if errors.Is(err, stats.ErrTooFewBlocks) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		floor, err := between(plan.DirectAA)
+		if err != nil && !errors.Is(err, stats.ErrTooFewBlocks) {
+			return nil, err
+		}
+		all = append(all, Change{cell, m.name, change, floor, stats.Against(change, floor)})
+	}
+	return all, nil
+}
+
+// pairsOf joins a cell with direct, block by block.
+func pairsOf(trials map[plan.Cell][]digested, cell plan.Cell, of func(digested) stats.Sorted) []stats.Pair {
+	base := cell
+	base.Variant = plan.Direct
+	if len(trials[base]) != len(trials[cell]) {
+		return nil
+	}
+	var pairs []stats.Pair
+	for i, d := range trials[cell] {
+		pairs = append(pairs, stats.Pair{Base: of(trials[base][i]), Variant: of(d)})
+	}
+	return pairs
+}

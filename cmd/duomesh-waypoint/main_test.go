@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+)
+
+// try runs the command with an environment that has nothing, and a context that has
+// ended: nothing is started.
+func try(t *testing.T, env map[string]string, args ...string) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var said bytes.Buffer
+	var environ []string
+	for k, v := range env {
+		environ = append(environ, k+"="+v)
+	}
+	code := run(ctx, args, func(name string) string { return env[name] }, environ, &said, &said)
+	return code, said.String()
+}
+
+// pod is the environment of istiod's waypoint template.
+func pod() map[string]string {
+	return map[string]string{
+		"CA_ADDR": "istiod.istio-system.svc:15012", "POD_NAME": "waypoint-0", "POD_NAMESPACE": "demo", "INSTANCE_IP": "10.0.0.3",
+		"SERVICE_ACCOUNT": "waypoint", "ISTIO_META_CLUSTER_ID": "Kubernetes", "ISTIO_META_NODE_NAME": "node-b",
+		"ISTIO_META_MESH_ID": "cluster.local", "TRUST_DOMAIN": "cluster.local", "ISTIO_CPU_LIMIT": "2", "ENVOY_BIN": "/nowhere/envoy",
+		"PROXY_CONFIG": `{"proxyMetadata":{"ISTIO_META_ENABLE_HBONE":"true"}}`,
+	}
+}
+
+// istiodArgs are those with which istiod's template calls its image.
+var istiodArgs = []string{
+	"proxy", "waypoint", "--domain", "demo.svc.cluster.local", "--serviceCluster", "waypoint.demo", "--proxyLogLevel", "warning",
+	"--proxyComponentLogLevel", "misc:error", "--log_output_level", "default:info", "--name", "demo/waypoint",
+	"--outlierLogPath", "/dev/stdout",
+}
+
+func TestArgumentsOfIstiodsTemplateAreTaken(t *testing.T) {
+	code, said := try(t, pod(), istiodArgs...)
+	// All was understood: what is missing is the Envoy itself.
+	if code != exitFail || !strings.Contains(said, "/nowhere/envoy is no program") {
+		t.Errorf("exit %d: %s", code, said)
+	}
+	if !strings.Contains(said, "no effect") || !strings.Contains(said, "--outlierLogPath") {
+		t.Errorf("what is ignored is not said: %s", said)
+	}
+}
+
+func TestWhoAsksIstiod(t *testing.T) {
+	env := pod()
+	env["PROXY_CONFIG"] = `{"concurrency":3}`
+	var environ []string
+	for k, v := range env {
+		environ = append(environ, k+"="+v)
+	}
+	f := flags{name: "demo/waypoint", node: "node-b", istio: istioFlags{domain: "demo.svc.example.org"}}
+	who, name, err := f.identity(surroundings{env: func(name string) string { return env[name] }, environ: environ})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who.ID() != "waypoint~10.0.0.3~waypoint-0.demo~demo.svc.example.org" || name != "demo/waypoint" {
+		t.Errorf("%s is %s", name, who.ID())
+	}
+	m := who.Metadata
+	labels := m["LABELS"].(map[string]any)
+	if m["CLUSTER_ID"] != "Kubernetes" || m["MESH_ID"] != "cluster.local" || labels[gatewayLabel] != "waypoint" {
+		t.Errorf("metadata %v", m)
+	}
+	proxy := m["PROXY_CONFIG"].(map[string]any)
+	if proxy["concurrency"] != float64(3) || proxy["proxyHeaders"].(map[string]any)["server"].(map[string]any)["disabled"] != true {
+		t.Errorf("PROXY_CONFIG %v", proxy)
+	}
+	if _, err := who.Proto(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBadInputIsOneClearError(t *testing.T) {
+	for want, c := range map[string]struct {
+		env  map[string]string
+		args []string
+	}{
+		"--source file:PATH or xds:ADDRESS is needed": {map[string]string{"ENVOY_BIN": "/bin/true"}, nil},
+		"--name NAMESPACE/NAME is needed":             {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x.yaml"}},
+		"POD_NAME is not set":                         {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod:15012"}, nil},
+		"want xds:HOST:PORT":                          {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod"}, nil},
+		"unknown arguments":                           {nil, []string{"serve"}},
+		"unknown flag":                                {nil, []string{"--nonsense"}},
+		"want debug, info, warn or error":             {nil, []string{"--log-level", "loud"}},
+		"--expose x: want":                            {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x", "--name", "a/b", "--expose", "x"}},
+	} {
+		code, said := try(t, c.env, c.args...)
+		if code != exitUsage || !strings.Contains(said, want) {
+			t.Errorf("%v: exit %d, %q, want %q", c.args, code, said, want)
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
+)
+
+func newWaypointCmd() *cobra.Command {
+	var address string
+	cmd := &cobra.Command{
+		Use:   "waypoint",
+		Short: "Ask a waypoint of this network namespace what it does",
+		Args:  noArgs,
+	}
+	cmd.PersistentFlags().StringVar(&address, "address", l7.AdminAddress,
+		"`ADDRESS` of its admin API: host:port, or unix:PATH (of a simulated one: admin.sock in its directory below /run/duomesh)")
+	cmd.AddCommand(
+		newWaypointStatusCmd(&address),
+		&cobra.Command{
+			Use: "config", Short: "Print Envoy's configuration as JSON", Args: noArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				client := api.NewClient(address)
+				defer client.Close()
+				body, err := client.Get(cmd.Context(), "/config")
+				if err != nil {
+					return err
+				}
+				_, err = cmd.OutOrStdout().Write(body)
+				return err
+			},
+		},
+		&cobra.Command{
+			Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
+			RunE: func(cmd *cobra.Command, args []string) error {
+				client := api.NewClient(address)
+				defer client.Close()
+				all, err := client.Counters(cmd.Context(), first(args))
+				if err != nil {
+					return err
+				}
+				for _, name := range slices.Sorted(maps.Keys(all)) {
+					if all[name] > 0 {
+						fmt.Fprintf(cmd.OutOrStdout(), "%s: %d\n", name, all[name])
+					}
+				}
+				return nil
+			},
+		},
+	)
+	return cmd
+}
+
+func newWaypointStatusCmd(address *string) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use: "status", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			client := api.NewClient(*address)
+			defer client.Close()
+			s, err := client.Status(cmd.Context(), "")
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+			}
+			printWaypoint(cmd.OutOrStdout(), s)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func printWaypoint(out io.Writer, s api.Status) {
+	state := "ready"
+	if !s.Ready {
+		state = "waits for " + s.Waiting
+	}
+	fmt.Fprintf(out, "waypoint %s: %s\n", s.Waypoint, state)
+	fmt.Fprintf(out, "source   %s: Envoy has version %s, the newest is %s\n", s.Source.Name, s.Source.Applied, s.Source.Seen)
+	if s.Source.Problem != "" {
+		fmt.Fprintf(out, "         %s\n", s.Source.Problem)
+	}
+	fmt.Fprintf(out, "envoy    %s, process %d, started again %d times, at most %d connections\n",
+		s.Envoy.Path, s.Envoy.PID, s.Envoy.Restarts, s.Envoy.Connections)
+	for _, name := range s.Services {
+		fmt.Fprintf(out, "serves   %s\n", name)
+	}
+	if len(s.Changes) == 0 {
+		return
+	}
+	t := table.NewWriter()
+	t.SetOutputMirror(out)
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"changed of istiod's configuration", "times", "why"})
+	for _, c := range s.Changes {
+		t.AppendRow(table.Row{c.Kind, c.Count, c.Why})
+	}
+	t.Render()
+}
