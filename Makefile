@@ -5,22 +5,31 @@ SHELL := /bin/bash
 
 ## bench: run the default comparison and print its table (root; ARGS="…" goes to duomesh bench)
 bench: preflight-bench
-	scripts/ensure-packages.sh bench
+	scripts/ensure-packages.sh bench tools
 	scripts/build.sh
+	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	bin/duomesh bench $(ARGS)
 
 ## bench-full: run the whole matrix (root)
 bench-full: preflight-bench-full
-	scripts/ensure-packages.sh bench
+	scripts/ensure-packages.sh bench tools
 	scripts/build.sh
+	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	bin/duomesh bench --full $(ARGS)
 
 ## test: run all tests and suites (root; PKG=./dataplane/... RUN=Regexp choose)
 test: export PKG := $(PKG)
 test: export RUN := $(RUN)
 test: preflight-test
-	scripts/ensure-packages.sh test
+	scripts/ensure-packages.sh test tools
+	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	scripts/test.sh
+
+## test-istiod: run the scenarios under a real etcd, kube-apiserver and istiod (root; builds them once; RUN=Regexp chooses)
+test-istiod: export RUN := $(RUN)
+test-istiod: preflight-test-istiod
+	scripts/ensure-packages.sh test
+	scripts/test-istiod.sh
 
 ## test-kernel: run programs, scenarios and providers on other kernels, in virtual machines (KERNELS="…" KERNELS_FULL=1 choose)
 test-kernel: export KERNELS := $(KERNELS)
@@ -32,6 +41,11 @@ test-kernel: preflight-test-kernel
 ## controlplane: build etcd, kube-apiserver, kubectl, istiod and istioctl into the cache (ETCD_BIN=… and so on use yours)
 controlplane:
 	scripts/controlplane.sh
+
+## tools: put the pinned Envoy into the cache (ENVOY_BIN=… uses yours)
+tools:
+	scripts/ensure-packages.sh tools
+	scripts/envoy.sh
 
 ## compatibility: run the kernel matrix and write docs/compatibility.md from it
 compatibility: preflight-compatibility
@@ -80,4 +94,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-hook test test-kernel controlplane compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-hook test test-istiod test-kernel controlplane tools compatibility build generate lint verify fmt clean help

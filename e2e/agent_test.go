@@ -59,9 +59,32 @@ func afterKill(a scenario.Action) bool {
 	return is
 }
 
-func afterChurn(a scenario.Action) bool {
-	_, is := a.(scenario.Churn)
+func afterApply(a scenario.Action) bool {
+	_, is := a.(scenario.Apply)
 	return is
+}
+
+// meddler is a cluster in which somebody makes slots lead to v1, again and again,
+// while objects are churned.
+type meddler struct{ *netsim.Cluster }
+
+// Do implements scenario.World.
+func (m *meddler) Do(ctx context.Context, a scenario.Action) error {
+	if _, is := a.(scenario.Churn); !is {
+		return m.Cluster.Do(ctx, a)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	meddling := make(chan error, 1)
+	go func() {
+		err := sendFirst(m.Cluster, "v1")
+		for err == nil && ctx.Err() == nil {
+			err = sendFirst(m.Cluster, "v1")
+		}
+		meddling <- err
+	}()
+	err := m.Cluster.Do(ctx, a)
+	cancel()
+	return errors.Join(err, <-meddling)
 }
 
 var _ = Describe("an agent that is killed", Label("netsim"), func() {
@@ -94,8 +117,32 @@ var _ = Describe("an agent that is killed", Label("netsim"), func() {
 					return m.Put(key, make([]byte, len(cookie)))
 				})
 			}, "SYNs, want 0", SpecTimeout(time.Minute)),
-		Entry("slots lead elsewhere after the churn", "agent/churn-and-kills/100000", afterChurn,
-			sendTo("v3"), "the application saw what is declared", SpecTimeout(2*time.Minute)),
+		Entry("slots lead elsewhere after the churn", "agent/churn-and-kills/100000", afterApply,
+			sendTo("v5"), "the application saw what is declared", SpecTimeout(3*time.Minute)),
+		Entry("slots lead datagrams elsewhere after the churn", "udp/churn-and-kills/100000", afterApply,
+			sendTo("v5"), "the application saw what is declared", SpecTimeout(3*time.Minute)),
+	)
+
+	// All six pods are right at some moment of a churn, v1 at two of six.
+	DescribeTable("fails its scenario when slots lead to an endpoint of another moment, while objects change", func(
+		ctx SpecContext, name string,
+	) {
+		s, found := scenario.Find(name)
+		Expect(found).To(BeTrue())
+		s.Phases[0].Loads[0].Connections = 20_000
+		open := func(ctx context.Context, t scenario.Topology) (scenario.World, error) {
+			c, err := netsim.Open(ctx, netsim.Config{Agent: agentExe}, t)
+			if err != nil {
+				return nil, err
+			}
+			return &meddler{c}, nil
+		}
+		r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: open}, 1)
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+		Expect(explain(r)).To(ContainSubstring("served by what was declared at that moment"))
+	},
+		Entry("for connections", "agent/churn-and-kills/100000", SpecTimeout(3*time.Minute)),
+		Entry("for datagrams", "udp/churn-and-kills/100000", SpecTimeout(3*time.Minute)),
 	)
 })
 

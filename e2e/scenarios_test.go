@@ -36,6 +36,6 @@ var _ = Describe("scenario on netsim", Label("netsim"), func() {
 			}
 			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
 			Expect(r.Providers).To(HaveKey("asked"))
-		}, SpecTimeout(time.Minute))
+		}, SpecTimeout(3*time.Minute))
 	}
 })

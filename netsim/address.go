@@ -122,6 +122,15 @@ func newVIPs(declared map[string][]netip.Addr, pods map[string]Addresses) (*vips
 	return v, nil
 }
 
+// reserve keeps addresses from being allotted.
+func (v *vips) reserve(who string, addrs ...netip.Addr) {
+	for _, a := range addrs {
+		if v.used[a] == "" {
+			v.used[a] = who
+		}
+	}
+}
+
 func (v *vips) declare(name string, addrs []netip.Addr) error {
 	var got Addresses
 	for _, a := range addrs {

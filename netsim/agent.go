@@ -12,29 +12,27 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/api"
-	"github.com/duomesh/duomesh/dataplane/source/file"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // agentMesh is a node whose engine lives in an agent of its own: a child in the
-// node's namespace and cgroup, fed by a file, that can be killed and started.
+// node's namespace and cgroup, fed by a file or by an istiod, that can be killed and
+// started.
 type agentMesh struct {
 	exe    string
 	node   *node
 	dir    string // of the node in the cluster's run directory
 	client *api.Client
+	feed   feed
 
-	mu      sync.Mutex
-	proc    *Process // nil: none was started
-	writes  int
-	version string // of the file as last written
+	mu   sync.Mutex
+	proc *Process // nil: none was started
 }
 
 // Files of a node with an agent, in its directory.
 const (
-	intentFile = "intent.yaml"
-	enrolFile  = "enrol.sock"
-	agentLog   = "agent.log"
+	enrolFile = "enrol.sock"
+	agentLog  = "agent.log"
 )
 
 // agentPoll is how often an agent that is starting is asked.
@@ -42,7 +40,7 @@ const agentPoll = 10 * time.Millisecond
 
 // openAgent starts the node's agent with an empty state and returns when the
 // kernel has that.
-func openAgent(ctx context.Context, cfg Config, n *node) (_ mesh, err error) {
+func openAgent(ctx context.Context, cfg Config, n *node, from feed) (_ mesh, err error) {
 	if cfg.Engine != (dataplane.Options{}) {
 		return nil, fmt.Errorf("%w: options of an engine that lives in an agent", scenario.ErrNotExpressible)
 	}
@@ -50,13 +48,13 @@ func openAgent(ctx context.Context, cfg Config, n *node) (_ mesh, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg))}
+	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg)), feed: from}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
 		}
 	}()
-	if err := a.write(newDesired()); err != nil {
+	if err := a.feed.put(newDesired()); err != nil {
 		return nil, err
 	}
 	return a, a.start(ctx)
@@ -88,16 +86,31 @@ func (c *Cluster) AgentArgs(node string) ([]string, error) {
 }
 
 func (a *agentMesh) args() []string {
-	return []string{
-		a.exe, "--source", "file:" + filepath.Join(a.dir, intentFile), "--node", a.node.name,
-		"--cgroup", a.node.cgroup.Name(), "--bpffs", a.node.bpffs,
+	return append([]string{
+		a.exe, "--node", a.node.name, "--cgroup", a.node.cgroup.Name(), "--bpffs", a.node.bpffs,
 		"--enrol-socket", filepath.Join(a.dir, enrolFile), "--admin", api.AdminAddress,
-	}
+	}, a.feed.args()...)
 }
 
 // start starts the agent and returns when it has taken over what is pinned, and
-// the kernel has what the file says.
-func (a *agentMesh) start(ctx context.Context) error {
+// the kernel has what was put last.
+func (a *agentMesh) start(ctx context.Context) error { return a.launch(ctx, a.feed.goal(true)) }
+
+// LaunchAgent starts the agent of a node that was killed, and returns when it
+// answers: what it has is for the caller to find out.
+func (c *Cluster) LaunchAgent(ctx context.Context, node string) error {
+	a, err := c.agentOf(node)
+	if err != nil {
+		return err
+	}
+	return a.launch(ctx, func(ctx context.Context, c *api.Client) (bool, error) {
+		_, err := c.Status(ctx, "")
+		return err == nil, err
+	})
+}
+
+// launch starts the agent and returns when it has reached a goal.
+func (a *agentMesh) launch(ctx context.Context, reached goal) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.proc != nil && !a.proc.ended() {
@@ -110,12 +123,12 @@ func (a *agentMesh) start(ctx context.Context) error {
 	defer log.Close()
 	// It outlives the call.
 	a.proc, err = startIn(context.WithoutCancel(ctx), a.node.space.ns, a.node.own, Command{
-		Argv: a.args(), Env: []string{"PATH=" + os.Getenv("PATH")}, Stdout: log, Stderr: log,
+		Argv: a.args(), Env: append([]string{"PATH=" + os.Getenv("PATH")}, a.feed.env()...), Stdout: log, Stderr: log,
 	})
 	if err != nil {
 		return err
 	}
-	return a.await(ctx, a.proc, a.version)
+	return a.await(ctx, a.proc, reached)
 }
 
 // kill ends the agent by SIGKILL, and returns when it is dead.
@@ -133,13 +146,13 @@ func (a *agentMesh) kill() error {
 }
 
 // running returns the agent's process, or why there is none.
-func (a *agentMesh) running() (*Process, string, error) {
+func (a *agentMesh) running() (*Process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.proc == nil || a.proc.ended() {
-		return nil, "", fmt.Errorf("its agent does not run%s", a.lastWords())
+		return nil, fmt.Errorf("its agent does not run%s", a.lastWords())
 	}
-	return a.proc, a.version, nil
+	return a.proc, nil
 }
 
 // lastWords is the end of the agent's log.
@@ -152,47 +165,26 @@ func (a *agentMesh) lastWords() string {
 	return ": " + lines[len(lines)-1]
 }
 
-// write replaces the agent's file. Each writing is a version of its own: what is
-// waited for is this one, not an equal one before.
-func (a *agentMesh) write(d *desired) error {
-	data, err := file.Marshal(d.snapshot)
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.writes++
-	data = fmt.Appendf(data, "# written %d times\n", a.writes)
-	path := filepath.Join(a.dir, intentFile)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("write intent: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write intent: %w", err)
-	}
-	a.version = file.Version(data)
-	return nil
-}
-
 func (a *agentMesh) apply(ctx context.Context, d *desired) error {
-	if err := a.write(d); err != nil {
+	if err := a.feed.put(d); err != nil {
 		return err
 	}
 	return a.confirm(ctx)
 }
 
-// confirm returns when the agent has applied the file as last written.
+// confirm returns when the agent has applied what was put last.
 func (a *agentMesh) confirm(ctx context.Context) error {
-	proc, version, err := a.running()
+	goal := a.feed.goal(false)
+	proc, err := a.running()
 	if err != nil {
 		return err
 	}
-	return a.await(ctx, proc, version)
+	return a.await(ctx, proc, goal)
 }
 
-// await asks until the agent has dealt with a version, or has ended. One that is
-// starting does not listen yet.
-func (a *agentMesh) await(ctx context.Context, proc *Process, version string) error {
+// await asks until the agent has reached a goal, or has ended. One that is starting
+// does not listen yet.
+func (a *agentMesh) await(ctx context.Context, proc *Process, reached goal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -205,29 +197,19 @@ func (a *agentMesh) await(ctx context.Context, proc *Process, version string) er
 	tick := time.NewTicker(agentPoll)
 	defer tick.Stop()
 	for {
-		s, err := a.client.Status(ctx, version)
-		if err == nil {
-			return outcome(s)
+		done, err := reached(ctx, a.client)
+		if done {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			if proc.ended() {
 				return fmt.Errorf("its agent ended: %w%s", proc.Wait(), a.lastWords())
 			}
-			return fmt.Errorf("its agent does not answer: %w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("its agent does not have it: %w: %w", context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
-}
-
-func outcome(s api.Status) error {
-	switch {
-	case s.Problem != "":
-		return errors.New(s.Problem)
-	case s.Source.Error != "":
-		return errors.New(s.Source.Error)
-	}
-	return nil
 }
 
 func (a *agentMesh) enrol(p *pod) error {
@@ -242,11 +224,15 @@ func (a *agentMesh) leave(p *pod) error {
 	})
 }
 
+func (a *agentMesh) serveWaypoint(p *pod) error {
+	return fmt.Errorf("%w: waypoint %s on node %s: its agent is not told of waypoints", scenario.ErrNotExpressible, p.spec.Name, a.node.name)
+}
+
 // enrolTime bounds how long an agent may take over one enrolment.
 const enrolTime = 10 * time.Second
 
 func (a *agentMesh) ask(what func(ctx context.Context, socket string) error) error {
-	if _, _, err := a.running(); err != nil {
+	if _, err := a.running(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), enrolTime)

@@ -58,6 +58,11 @@ func Down(ctx context.Context, runDir string, s State) error {
 	if err := awaitDead(ctx, dir); err != nil {
 		return fmt.Errorf("process %d does not take cluster %s down: %w", s.PID, s.ID, err)
 	}
+	if s.Kubeconfig != "" { // in the directory of its control plane, which goes last
+		if err := awaitDead(ctx, filepath.Dir(s.Kubeconfig)); err != nil {
+			return fmt.Errorf("process %d does not take the control plane of cluster %s down: %w", s.PID, s.ID, err)
+		}
+	}
 	return Sweep(ctx, runDir)
 }
 

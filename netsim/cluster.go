@@ -13,6 +13,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/scenario/kube"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -31,13 +32,18 @@ type Cluster struct {
 	vips    *vips
 	started time.Time
 	control *control
+	plane   *ControlPlane // nil without one, and until it is joined
 
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
 	witness witness
+	past    past
+	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
+	waypoints map[string]*waypoint
 
-	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired and vips
+	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired, declared and vips
 	desired  *desired
+	declared kube.Rendered
 
 	mu      sync.Mutex
 	closed  bool
@@ -98,6 +104,12 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if t.Agents && cfg.Agent == "" {
 		return nil, fmt.Errorf("%w: agents as processes of their own: no duomesh-agent is at hand", scenario.ErrNotExpressible)
 	}
+	if err := cfg.checkPlane(t); err != nil {
+		return nil, err
+	}
+	if err := checkWaypoints(cfg, t); err != nil {
+		return nil, err
+	}
 	addrs, err := planAddrs(t, cfg.Pods)
 	if err != nil {
 		return nil, err
@@ -106,6 +118,9 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.ControlPlane != nil {
+		vips.reserve("service kubernetes", firstVIPs()...)
+	}
 	cgroup, err := cgroupOf(cfg.ID)
 	if err != nil {
 		return nil, err
@@ -113,7 +128,7 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	c := &Cluster{
 		cfg: cfg, mesh: t.Mesh, ipv6: haveIPv6(), cgroup: cgroup, vips: vips, started: time.Now(),
 		pods: map[string]*pod{}, managed: map[string]bool{}, procs: map[*Process]struct{}{},
-		desired: newDesired(),
+		desired: newDesired(), waypoints: map[string]*waypoint{},
 	}
 	if c.mesh == "" {
 		c.mesh = scenario.NoMesh
@@ -149,7 +164,13 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 			}
 		}
 	}
+	if err := c.join(ctx); err != nil {
+		return err
+	}
 	if err := c.openMeshes(ctx); err != nil {
+		return err
+	}
+	if err := c.openWaypoints(ctx); err != nil {
 		return err
 	}
 	if err := c.enrolManaged(ctx); err != nil {
@@ -270,6 +291,8 @@ func (c *Cluster) close() error {
 		errs = append(errs, c.killAll(ctx, procs))
 	}
 	c.servers.close()
+	errs = append(errs, c.part(ctx))
+	c.closeWaypoints()
 	for _, n := range slices.Backward(c.nodes) {
 		errs = append(errs, n.close())
 	}

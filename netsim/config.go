@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -41,11 +42,22 @@ type Config struct {
 	// cluster runs one as a child of its own, which can be killed and started,
 	// and Pinned is implied; without, the engines live in this process.
 	Agent string
+	// Waypoint is the path of a duomesh-waypoint, and Envoy that of an Envoy: what runs
+	// in the pods that are waypoints. Workers is the number of Envoy's workers; 0 means 1.
+	Waypoint string
+	Envoy    string
+	Workers  int
 	// Pods are declared addresses by pod name; the others are allotted.
 	Pods map[string]Addresses
 	// VIPs are declared virtual addresses by service name, at most one of each
 	// family; the others are allotted from 10.96.0.0/12 and fd96::/108.
 	VIPs map[string][]netip.Addr
+	// ControlPlane drives the agents: what is applied goes through its Kubernetes and
+	// its istiod. Nil: what is applied is handed to the nodes.
+	ControlPlane *ControlPlane
+	// Localities and Network say where nodes stand, by their names.
+	Localities map[string]intent.Locality
+	Network    string
 	// Engine tunes the engines of the Duomesh mesh.
 	Engine dataplane.Options
 	// Log takes what is no error; nil discards it.
@@ -137,7 +149,10 @@ func checkPod(p scenario.Pod, seen map[string]bool) error {
 	if err := checkName("pod", p.Name, seen); err != nil {
 		return err
 	}
-	for _, ports := range [][]uint16{p.Serve, p.ServeUDP} {
+	if p.Waypoint && (p.Managed || serves(p)) {
+		return fmt.Errorf("topology: pod %s: a waypoint is never managed and serves nothing of its own", p.Name)
+	}
+	for _, ports := range [][]uint16{slices.Concat(p.Serve, p.ServeFirst), p.ServeUDP} {
 		if err := checkPorts(p.Name, ports); err != nil {
 			return err
 		}

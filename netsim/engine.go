@@ -8,7 +8,7 @@ import (
 	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
-	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // engine is the dataplane of one node of a Duomesh cluster, in this process.
@@ -22,7 +22,7 @@ type engine struct {
 
 func openEngine(cfg Config, n *node) (mesh, error) {
 	host := dataplane.Host{
-		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: intent.Place{Node: n.name},
+		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: cfg.place(n),
 		Log: cfg.Log.With("node", n.name),
 	}
 	dp, err := dataplane.Open(host, cfg.Engine)
@@ -91,6 +91,10 @@ func (e *engine) leave(p *pod) error {
 	e.known(p, false)
 	e.window.enrolled(p, false)
 	return nil
+}
+
+func (e *engine) serveWaypoint(p *pod) error {
+	return e.node.ServeWaypoint(p.cgroup, p.netns, scenario.HandOffPort)
 }
 
 // close removes the pins as well: nobody takes over from a simulated node.

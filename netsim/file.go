@@ -10,6 +10,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -23,6 +24,8 @@ type File struct {
 	// Pods and VIPs are the declared addresses, for Config.
 	Pods map[string]Addresses
 	VIPs map[string][]netip.Addr
+	// Localities are where nodes stand, for Config.
+	Localities map[string]intent.Locality
 }
 
 // The YAML form. Keys are the field names in lower case.
@@ -34,8 +37,9 @@ type (
 		Services []serviceForm
 	}
 	nodeForm struct {
-		Name string
-		Pods []podForm
+		Name     string
+		Locality string // REGION[/ZONE[/SUBZONE]]
+		Pods     []podForm
 	}
 	podForm struct {
 		Name     string

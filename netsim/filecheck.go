@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 func (r *fileReader) file(form fileForm) File {
-	f := File{Pods: map[string]Addresses{}, VIPs: map[string][]netip.Addr{}}
+	f := File{Pods: map[string]Addresses{}, VIPs: map[string][]netip.Addr{}, Localities: map[string]intent.Locality{}}
 	if form.Version != FileVersion {
 		r.add("$.version", "version must be %d, the one that this build reads, it is %d", FileVersion, form.Version)
 	}
@@ -25,12 +27,25 @@ func (r *fileReader) file(form fileForm) File {
 		r.add("$.nodes", "a cluster has 1 to %d nodes, here are %d", MaxNodes, len(form.Nodes))
 	}
 	for i, n := range form.Nodes {
+		if n.Locality != "" {
+			f.Localities[n.Name] = r.locality(fmt.Sprintf("$.nodes[%d].locality", i), n.Locality)
+		}
 		f.Topology.Nodes = append(f.Topology.Nodes, r.node(fmt.Sprintf("$.nodes[%d]", i), n, f.Pods))
 	}
 	for i, s := range form.Services {
 		f.Objects.Services = append(f.Objects.Services, r.service(fmt.Sprintf("$.services[%d]", i), s, f.VIPs))
 	}
 	return f
+}
+
+func (r *fileReader) locality(path, text string) intent.Locality {
+	parts := strings.Split(text, "/")
+	if len(parts) > 3 || slices.Contains(parts, "") {
+		r.add(path, "locality %q is no REGION[/ZONE[/SUBZONE]]", text)
+		return intent.Locality{}
+	}
+	parts = append(parts, "", "")
+	return intent.Locality{Region: parts[0], Zone: parts[1], Subzone: parts[2]}
 }
 
 func (r *fileReader) node(path string, form nodeForm, addrs map[string]Addresses) scenario.Node {

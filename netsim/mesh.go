@@ -18,7 +18,7 @@ func (c *Cluster) openMeshes(ctx context.Context) error {
 		var err error
 		switch {
 		case c.mesh == scenario.Duomesh && c.cfg.Agent != "":
-			n.mesh, err = openAgent(ctx, c.cfg, n)
+			n.mesh, err = openAgent(ctx, c.cfg, n, c.feedOf(n))
 		case c.mesh == scenario.Duomesh:
 			n.mesh, err = openEngine(c.cfg, n)
 		case c.mesh == scenario.DNAT:
@@ -33,6 +33,14 @@ func (c *Cluster) openMeshes(ctx context.Context) error {
 	return nil
 }
 
+// feedOf is where the node's agent asks.
+func (c *Cluster) feedOf(n *node) feed {
+	if c.plane == nil {
+		return newFileFeed(nodeDir(c.cfg, n))
+	}
+	return c.plane.newFeed(c, n)
+}
+
 // noMesh leaves service addresses to nobody.
 type noMesh struct{}
 
@@ -45,6 +53,10 @@ func (noMesh) enrol(p *pod) error {
 
 func (noMesh) leave(p *pod) error {
 	return fmt.Errorf("%w: leave %s: this cluster has no mesh", scenario.ErrNotExpressible, p.spec.Name)
+}
+
+func (noMesh) serveWaypoint(p *pod) error {
+	return fmt.Errorf("%w: waypoint %s: nobody hands connections over in this cluster", scenario.ErrNotExpressible, p.spec.Name)
 }
 
 // rules is kube-proxy's DNAT in the node's namespace. It serves every pod of

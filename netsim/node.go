@@ -30,34 +30,37 @@ type mesh interface {
 	apply(ctx context.Context, d *desired) error
 	enrol(p *pod) error
 	leave(p *pod) error
+	// serveWaypoint makes p the waypoint end of the hand-off.
+	serveWaypoint(p *pod) error
 	close() error
 }
 
-// openNode makes namespace and cgroup of a node. What it made is in the
-// returned node also on error.
-func openNode(c *Cluster, index int, name string) (_ *node, err error) {
-	n := &node{name: name, index: index, ipv6: c.ipv6}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("node %s: %w", name, err)
-		}
-	}()
-	if n.cgroup, err = makeCgroup(filepath.Join(c.cgroup, name)); err != nil {
+// openNode makes a node of a cluster. What it made is in the returned node also on
+// error.
+func openNode(c *Cluster, index int, name string) (*node, error) {
+	n, err := makeNode(filepath.Join(c.cgroup, name), index, name, c.ipv6)
+	if err == nil && (c.cfg.Pinned || c.cfg.Agent != "") {
+		err = n.mountBPF(filepath.Join(c.cfg.dir(), name))
+	}
+	if err != nil {
+		err = fmt.Errorf("node %s: %w", name, err)
+	}
+	return n, err
+}
+
+// makeNode makes namespace and cgroup of a node.
+func makeNode(cgroup string, index int, name string, ipv6 bool) (_ *node, err error) {
+	n := &node{name: name, index: index, ipv6: ipv6}
+	if n.cgroup, err = makeCgroup(cgroup); err != nil {
 		return n, err
 	}
 	if n.own, err = makeCgroup(filepath.Join(n.cgroup.Name(), ownProcesses)); err != nil {
 		return n, err
 	}
-	if n.space, err = openSpace(true, c.ipv6); err != nil {
+	if n.space, err = openSpace(true, ipv6); err != nil {
 		return n, err
 	}
-	if err := n.addresses(); err != nil {
-		return n, err
-	}
-	if c.cfg.Pinned || c.cfg.Agent != "" {
-		err = n.mountBPF(filepath.Join(c.cfg.dir(), name))
-	}
-	return n, err
+	return n, n.addresses()
 }
 
 // addresses gives the node its own addresses, and the whole range of virtual
@@ -95,10 +98,13 @@ func (n *node) mountBPF(dir string) error {
 	return nil
 }
 
+// linkName is the name of the link to a node, on every other one.
+func linkName(to *node) string { return fmt.Sprintf("n%d", to.index) }
+
 // connect makes the link between two nodes and routes each other's pods over it.
 func (n *node) connect(m *node) error {
 	mine, theirs := mac(macNode, n.index, m.index), mac(macNode, m.index, n.index)
-	a, b, err := n.space.addVeth(fmt.Sprintf("n%d", m.index), mine, m.space, fmt.Sprintf("n%d", n.index), theirs)
+	a, b, err := n.space.addVeth(linkName(m), mine, m.space, linkName(n), theirs)
 	if err != nil {
 		return fmt.Errorf("link of nodes %s and %s: %w", n.name, m.name, err)
 	}

@@ -20,6 +20,8 @@ type desired struct {
 	snapshot intent.Snapshot
 	services map[string]*intent.Service
 	shares   map[share]*intent.Workload
+	// waypoints are those that services name.
+	waypoints map[string]*intent.Waypoint
 }
 
 // share is a pod with a weight. Scenarios weigh an endpoint per service, the
@@ -30,7 +32,9 @@ type share struct {
 }
 
 func newDesired() *desired {
-	return &desired{services: map[string]*intent.Service{}, shares: map[share]*intent.Workload{}}
+	return &desired{
+		services: map[string]*intent.Service{}, shares: map[share]*intent.Workload{}, waypoints: map[string]*intent.Waypoint{},
+	}
 }
 
 // derive makes the desired state of o; what did not change since old is shared
@@ -42,6 +46,9 @@ func (c *Cluster) derive(old *desired, o scenario.Objects) (*desired, error) {
 		for _, p := range n.pods {
 			d.workload(old, p, share{p.spec.Name, 1})
 		}
+	}
+	if err := c.declareWaypoints(old, d, o); err != nil {
+		return nil, err
 	}
 	for _, s := range o.Services {
 		if !label.MatchString(s.Name) {
@@ -60,6 +67,7 @@ func (c *Cluster) derive(old *desired, o scenario.Objects) (*desired, error) {
 		d.services[s.Name] = svc
 		d.snapshot.Services = append(d.snapshot.Services, svc)
 	}
+	d.routes(old, o)
 	if err := d.snapshot.Validate(); err != nil {
 		return nil, err
 	}
@@ -73,10 +81,10 @@ func (c *Cluster) service(old, d *desired, s scenario.Service) (*intent.Service,
 	}
 	svc := &intent.Service{
 		Name: s.Name, Namespace: namespace, Hostname: s.Name + "." + namespace + ".svc.cluster.local",
-		Addresses: addrs.list(),
+		Addresses: addrs.list(), Waypoint: d.waypoints[s.Waypoint],
 	}
 	for _, p := range s.Ports {
-		port := intent.Port{Port: p.Port, Target: p.Target, Protocol: intent.TCP}
+		port := intent.Port{Port: p.Port, Target: p.Target, Name: p.Name, Protocol: intent.TCP}
 		if p.Protocol == scenario.UDP {
 			port.Protocol = intent.UDP
 		}
@@ -101,7 +109,7 @@ func (d *desired) workload(old *desired, p *pod, s share) *intent.Workload {
 	if w == nil {
 		w = &intent.Workload{
 			UID: "netsim//Pod/" + namespace + "/" + s.pod, Name: s.pod, Namespace: namespace,
-			Addresses: p.families(), Weight: s.weight, Node: p.node.name,
+			Addresses: p.families(), Weight: s.weight, Node: p.node.name, Gateway: p.spec.Waypoint,
 		}
 		if s.weight != 1 {
 			w.UID += fmt.Sprintf("/weight-%d", s.weight)
@@ -142,6 +150,11 @@ func (d *desired) endpoints(at netip.Addr) []string {
 		}
 		for _, e := range s.Endpoints {
 			pods = append(pods, e.Pod)
+		}
+		for _, r := range s.Routes {
+			for _, b := range r.Backends {
+				pods = append(pods, d.podsOf(b.Service)...)
+			}
 		}
 	}
 	slices.Sort(pods)

@@ -19,6 +19,9 @@ func (c *Cluster) recycle(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("recycle: %w", err)
 	}
+	if p.spec.Waypoint {
+		return fmt.Errorf("%w: recycle pod %s: it is a waypoint", scenario.ErrNotExpressible, name)
+	}
 	c.applying.Lock()
 	defer c.applying.Unlock()
 	if engineOf(p.node.mesh) != nil && c.isManaged(name) {

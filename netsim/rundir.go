@@ -38,19 +38,38 @@ func claimRunDir(cfg Config) (*runDir, error) {
 	}
 	defer all.Close()
 	path := cfg.dir()
-	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("a cluster of this name is there already: %w", err)
-	} else if err != nil {
+	if _, err := os.Lstat(path); err == nil {
+		return nil, fmt.Errorf("a cluster of this name is there already: %w", &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist})
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
-	lock, err := lockDir(path, unix.LOCK_EX)
+	// It gets its name when it is whole: one without a mark would be nobody's.
+	claim, err := os.MkdirTemp(cfg.RunDir, claimPrefix)
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(path))
+		return nil, fmt.Errorf("make run directory: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(path, mark), nil, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark run directory: %w", err), lock.Close(), os.RemoveAll(path))
+	lock, err := lockDir(claim, unix.LOCK_EX)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(claim))
+	}
+	if err := nameRunDir(claim, path); err != nil {
+		return nil, errors.Join(err, lock.Close(), os.RemoveAll(claim))
 	}
 	return &runDir{path: path, lock: lock}, nil
+}
+
+// claimPrefix begins the names of run directories that have no other name yet. They
+// are there only while the directory of all clusters is locked.
+const claimPrefix = ".duomesh-claim-"
+
+func nameRunDir(claim, path string) error {
+	if err := os.WriteFile(filepath.Join(claim, mark), nil, 0o600); err != nil {
+		return fmt.Errorf("mark run directory: %w", err)
+	}
+	if err := os.Rename(claim, path); err != nil {
+		return fmt.Errorf("name run directory: %w", err)
+	}
+	return nil
 }
 
 // remove removes the directory with what is in it, and the directory of all
@@ -146,7 +165,11 @@ func Sweep(ctx context.Context, runDir string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if e.IsDir() {
+		switch {
+		case !e.IsDir():
+		case strings.HasPrefix(e.Name(), claimPrefix):
+			errs = append(errs, os.RemoveAll(filepath.Join(runDir, e.Name())))
+		default:
 			errs = append(errs, sweepOne(ctx, runDir, e.Name()))
 		}
 	}

@@ -88,7 +88,7 @@ func (c *Cluster) needServers(ctx context.Context, pods []string) error {
 	return g.Wait()
 }
 
-func serves(p scenario.Pod) bool { return len(p.Serve)+len(p.ServeUDP) > 0 }
+func serves(p scenario.Pod) bool { return len(p.Serve)+len(p.ServeFirst)+len(p.ServeUDP) > 0 }
 
 func (c *Cluster) startServer(ctx context.Context, p *pod) error {
 	name := p.spec.Name
@@ -103,7 +103,7 @@ func (c *Cluster) startServer(ctx context.Context, p *pod) error {
 	}
 	// The process outlives the call that needed it first.
 	life := context.WithoutCancel(ctx)
-	cfg := traffic.ServerConfig{Name: name, Ports: p.spec.Serve, UDP: p.spec.ServeUDP}
+	cfg := traffic.ServerConfig{Name: name, Ports: p.spec.Serve, First: p.spec.ServeFirst, UDP: p.spec.ServeUDP}
 	r, err := traffic.StartServer(life, c.launcher(name), cfg, func(t traffic.Conn) { c.witness.server(name, t) })
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", name, err)

@@ -35,6 +35,8 @@ type State struct {
 	Cgroup   string         `json:"cgroup"`
 	Nodes    []NodeState    `json:"nodes"`
 	Services []ServiceState `json:"services"`
+	// Kubeconfig is a path, where the cluster has a control plane.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
 }
 
 // NodeState is one node of a State.
@@ -101,6 +103,9 @@ func (c *Cluster) State() State {
 	s := State{
 		Schema: StateSchema, Version: StateVersion, ID: c.cfg.ID, PID: os.Getpid(),
 		Started: c.started, Mesh: c.mesh, Cgroup: c.cgroup, Nodes: []NodeState{}, Services: []ServiceState{},
+	}
+	if c.plane != nil {
+		s.Kubeconfig = c.plane.Kubeconfig()
 	}
 	for _, n := range c.nodes {
 		ns := NodeState{Name: n.name, Netns: fdPath(n.space.ns), Cgroup: n.cgroup.Name(), BPFFS: n.bpffs, Pods: []PodState{}}

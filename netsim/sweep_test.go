@@ -248,6 +248,29 @@ func TestSweepAfterKill(t *testing.T) {
 	}
 }
 
+// TestSweepOfAClaim: an owner that was killed before its directory had a name.
+func TestSweepOfAClaim(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	runDir := t.TempDir()
+	claim, err := os.MkdirTemp(runDir, claimPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(runDir, "foreign")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(t.Context(), runDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(claim); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", claim, err)
+	}
+	if _, err := os.Lstat(foreign); err != nil {
+		t.Errorf("somebody else's directory was swept: %v", err)
+	}
+}
+
 // TestKillOneByOne is the way of kernels without cgroup.kill.
 func TestKillOneByOne(t *testing.T) {
 	c := mustOpen(t, Config{}, twoNodes(scenario.NoMesh))

@@ -28,13 +28,23 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.needServers(ctx, d.endpoints(netip.Addr{})); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	if err := c.declare(ctx, d); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	// Waypoints before those who lead to them; what leaves a waypoint stays there a
+	// while for those who still come.
+	if err := c.applyWaypoints(ctx, d); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
+	state := c.past.follow(o)
 	for _, n := range c.nodes {
 		g.Go(func() error {
 			if err := errors.Join(n.ownVIPs(d.virtual()), n.mesh.apply(ctx, d)); err != nil {
 				return fmt.Errorf("apply: node %s: %w", n.name, err)
 			}
+			c.past.applied(n.name, state)
 			return nil
 		})
 	}
@@ -94,6 +104,9 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 		if addrs, err = c.virtualOf(t.Service); err != nil {
 			return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 		}
+	}
+	if err := c.namesProtocol(t); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 	}
 	a := addrs.of(t.Family)
 	if !a.IsValid() {
@@ -164,6 +177,22 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.recycle(ctx, a.Pod)
 	case scenario.Churn:
 		return c.churn(ctx, a)
+	case scenario.KillIstiod:
+		return c.killIstiod()
+	case scenario.StartIstiod:
+		return c.startIstiod(ctx)
+	case scenario.KillWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.kill()
+	case scenario.StartWaypoint:
+		w, err := c.waypointOf(a.Pod)
+		if err != nil {
+			return err
+		}
+		return w.start(ctx)
 	case scenario.KillAgent:
 		agent, err := c.agentOf(a.Node)
 		if err != nil {

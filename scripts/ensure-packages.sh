@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ensure-packages.sh GROUP… installs, by apt-get, the Debian or Ubuntu packages
 # of each GROUP that this machine lacks, and says which. Groups: test, bench,
-# test-kernel, generate, lint.
+# tools, test-kernel, generate, lint.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # packages GROUP prints "what shows that it is there" and "the package", a line
@@ -12,6 +12,7 @@ unzip unzip
 /etc/ssl/certs/ca-certificates.crt ca-certificates'
 	case $1 in
 	test | bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
+	tools) printf '%s\n' "$fetching" ;;
 	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' ;;
 	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' \
 		'/usr/include/google/protobuf/any.proto libprotobuf-dev' ;;

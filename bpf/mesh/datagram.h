@@ -186,17 +186,17 @@ static __always_inline void sent_directly(struct bpf_sock_addr *ctx,
 	use(all, at);
 }
 
-/* find_settled is find, once more where what it read was changing. */
+/* find_settled is find_exact, once more where what it read was changing. */
 static __always_inline enum mesh_exit find_settled(struct cpu_state *cpu,
 						   const struct frontend_key *k,
 						   struct frontend *f)
 {
-	enum mesh_exit exit = find(cpu, k, f);
+	enum mesh_exit exit = find_exact(cpu, k, f);
 
 	if (exit != EVENT_RETRY)
 		return exit;
 	count(cpu, EVENT_RETRY);
-	return find(cpu, k, f);
+	return find_exact(cpu, k, f);
 }
 
 /* answered is what a datagram from addr, port answers. */

@@ -12,7 +12,6 @@
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
-#define AF_INET 2
 
 /*
  * How often a socket is taken for one whose connect() was decided and is not
@@ -55,7 +54,7 @@ static __always_inline bool has_left(struct cpu_state *cpu,
 	__u32 exit;
 
 	copy_addr(k.addr, w->asked);
-	exit = find(cpu, &k, &f);
+	exit = find_exact(cpu, &k, &f);
 	if (exit == EVENT_RETRY)
 		return false; /* being replaced: the caller comes again after it */
 	return exit != EXIT_REDIRECT || !still_leads(&f, w);

@@ -30,6 +30,9 @@ type flags struct {
 	metrics  string
 	logLevel string
 	remove   bool
+	handoff  string
+	policy   string
+	resolv   string
 	kmesh    kmeshFlags
 }
 
@@ -71,6 +74,9 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.roots, "xds-roots", "/var/run/secrets/istio/root-cert.pem", "PEM `FILE` of the certificates that sign istiod's")
 	set.StringVar(&f.token, "xds-token", "/var/run/secrets/tokens/istio-token", "`FILE` with the ServiceAccount token that istiod is shown")
 	set.BoolVar(&f.plain, "xds-plaintext", false, "speak to istiod without TLS and token: for tests on one machine")
+	set.StringVar(&f.handoff, "handoff", string(intent.OriginalDst), "`CODEC` in which connections are handed to istiod's waypoints: original-dst, proxy-v2 or kmesh-tlv")
+	set.StringVar(&f.policy, "unenforced-policy", policyWarn, "what becomes of connections to workloads that a policy of istiod names, since none is enforced: `warn|refuse`")
+	set.StringVar(&f.resolv, "resolv-conf", "/etc/resolv.conf", "`FILE` with the name servers for workloads of istiod that are known by name only")
 	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given")
 	set.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "`DIR` in a BPF file system where the engine is pinned; empty: it ends with the agent")
 	set.StringVar(&f.node, "node", env("NODE_NAME"), "`NAME` of the node; the host's when not given")
@@ -83,6 +89,12 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
 	f.kmesh.define(set)
 }
+
+// The values of --unenforced-policy.
+const (
+	policyWarn   = "warn"
+	policyRefuse = "refuse"
+)
 
 // place is where the node stands.
 func (f flags) place(env func(string) string) (intent.Place, error) {

@@ -131,7 +131,7 @@ func awaitAgent(t *testing.T, socket string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

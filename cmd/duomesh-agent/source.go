@@ -6,6 +6,9 @@ import (
 	"net"
 	"strings"
 
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/duomesh/duomesh/dataplane/agent"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/source/file"
@@ -16,6 +19,8 @@ import (
 // source is where the desired state comes from.
 type source struct {
 	name string
+	// metrics are those of the source.
+	metrics []prometheus.Collector
 	// watch begins to watch; pass hands updates on until ctx ends.
 	watch func(ctx context.Context, to chan<- agent.Update) (pass func(), err error)
 }
@@ -42,7 +47,7 @@ func (f flags) from(env func(string) string, place intent.Place, log *slog.Logge
 }
 
 func fileSource(name, path string, log *slog.Logger) source {
-	return source{name, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
+	return source{name, nil, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
 		seen, err := file.Watch(ctx, path, log)
 		return func() {
 			pass(ctx, seen, to, func(u file.Update) agent.Update {
@@ -60,14 +65,43 @@ func (f flags) xdsSource(name, address string, env func(string) string, place in
 		Server: istiod.Server{
 			Address: address, Plaintext: f.plain, Roots: f.roots, Token: f.token, Cluster: place.Cluster,
 		},
-		Identity: identity(env, place), Network: place.Network, Log: log,
+		Identity: identity(env, place), Network: place.Network, Metrics: xds.NewMetrics(), Log: log,
 	}
-	return source{name, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
+	if err := f.xdsOptions(&config); err != nil {
+		return source{}, err
+	}
+	return source{name, []prometheus.Collector{config.Metrics}, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
 		seen, err := xds.Watch(ctx, config)
 		return func() {
 			pass(ctx, seen, to, func(u xds.Update) agent.Update { return agent.Update(u) })
 		}, err
 	}}, nil
+}
+
+// xdsOptions sets what the flags say of how istiod's resources are used.
+func (f flags) xdsOptions(c *xds.Config) error {
+	c.Handoff = intent.Codec(f.handoff)
+	if c.Handoff.Port() == 0 {
+		return usagef("--handoff %s: want original-dst, proxy-v2 or kmesh-tlv", f.handoff)
+	}
+	if c.Handoff != intent.OriginalDst {
+		return usagef("--handoff %s: this build hands over by original-dst only", f.handoff)
+	}
+	switch f.policy {
+	case policyWarn:
+	case policyRefuse:
+		c.RefuseUnenforced = true
+	default:
+		return usagef("--unenforced-policy %s: want warn or refuse", f.policy)
+	}
+	resolv, err := dns.ClientConfigFromFile(f.resolv)
+	if err != nil {
+		return usagef("--resolv-conf: %w", err)
+	}
+	for _, server := range resolv.Servers {
+		c.Names.Servers = append(c.Names.Servers, net.JoinHostPort(server, resolv.Port))
+	}
+	return nil
 }
 
 // identity is that of a node's dataplane: istiod sends the workload API to what it

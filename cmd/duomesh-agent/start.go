@@ -22,6 +22,12 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	if err != nil {
 		return err
 	}
+	if err := checkEnvironment(env); err != nil {
+		return err
+	}
+	if env("KMESH_ENABLE_DNS_PROXY") == "true" {
+		log.Warn("KMESH_ENABLE_DNS_PROXY=true has no effect: this agent has no DNS proxy, pods ask the cluster's name server")
+	}
 	place, err := f.place(env)
 	if err != nil {
 		return err
@@ -46,6 +52,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	return serve(ctx, from, agent.Config{
 		Host:        dataplane.Host{Cgroup: cgroup, BPFFS: f.bpffs, Place: place, Log: log},
 		Source:      from.name,
+		Collectors:  from.metrics,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,
 	})
 }

@@ -14,8 +14,8 @@ import (
 
 func newDumpCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "dump services|endpoints|maps",
-		Short: "Print what an engine has: services, where they lead, how full its maps are",
+		Use:   "dump services|workloads|policies|endpoints|maps",
+		Short: "Print what an engine has: services, workloads, policies, where they lead, how full its maps are",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("unknown command %q: see duomesh dump --help", args[0])
@@ -25,6 +25,8 @@ func newDumpCmd() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newDumpOne("services", "Print the services that were applied", (*api.Client).Services, printServices),
+		newDumpOne("workloads", "Print the workloads that were applied, and the policies that name them", (*api.Client).Workloads, printWorkloads),
+		newDumpOne("policies", "Print the policies that were received", (*api.Client).Policies, printPolicies),
 		newDumpOne("endpoints", "Print where each address and port leads from a node", (*api.Client).Endpoints, printEndpoints),
 		newDumpOne("maps", "Print use and limit of the kernel's maps, and what differs from what was applied", askMaps, printMaps),
 	)

@@ -66,6 +66,7 @@ type upFlags struct {
 	id      string
 	pinned  bool
 	agents  bool
+	istiod  bool
 	detach  bool
 	readyFD int
 }
@@ -89,8 +90,11 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if err := requireNetsim(); err != nil {
 				return err
 			}
-			if f.agents && agentBeside() == "" {
+			if f.agents && beside("duomesh-agent") == "" {
 				return usagef("--agents: there is no duomesh-agent beside this program")
+			}
+			if err := f.checkIstiod(file); err != nil {
+				return err
 			}
 			if f.detach {
 				return upDetached(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -103,6 +107,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 	flags.StringVar(&f.id, "id", "", "name of the cluster; random when it is not given")
 	flags.BoolVar(&f.pinned, "pinned", false, "give each node a bpffs where its engine pins programs and maps")
 	flags.BoolVar(&f.agents, "agents", false, "give each node an agent of its own, the duomesh-agent beside this program")
+	flags.BoolVar(&f.istiod, "istiod", false, "give the cluster a real etcd, kube-apiserver and istiod (`make controlplane` builds them); each node has an agent that asks it")
 	flags.BoolVar(&f.detach, "detach", false, "hold the cluster in the background and print its name")
 	flags.IntVar(&f.readyFD, "ready-fd", 0, "")
 	if err := flags.MarkHidden("ready-fd"); err != nil {
@@ -113,13 +118,22 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 
 // up holds a cluster until ctx is done.
 func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (err error) {
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	plane, err := f.openPlane(ctx, logger)
+	if err != nil {
+		return err
+	}
+	if plane != nil {
+		defer func() { err = errors.Join(err, plane.Close()) }()
+	}
 	agent := ""
-	if f.agents {
-		agent = agentBeside()
+	if f.agents || f.istiod {
+		agent = beside("duomesh-agent")
 	}
 	c, err := netsim.Open(ctx, netsim.Config{
-		Agent: agent, ID: f.id, RunDir: *f.runDir, Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
-		Log: slog.New(slog.NewTextHandler(log, nil)),
+		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, RunDir: *f.runDir,
+		Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
+		ControlPlane: plane, Localities: file.Localities, Log: logger,
 	}, file.Topology)
 	if err != nil {
 		return err
@@ -137,6 +151,7 @@ func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (e
 		}
 	} else {
 		printCluster(out, c.State())
+		printKube(out, c.State())
 		fmt.Fprintf(out, "\nCluster %s is up until this process ends (Ctrl-C).\n", c.ID())
 	}
 	<-ctx.Done()

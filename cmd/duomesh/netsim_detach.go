@@ -39,6 +39,9 @@ func upDetached(ctx context.Context, f upFlags, out, log io.Writer) error {
 	if f.agents {
 		args = append(args, "--agents")
 	}
+	if f.istiod {
+		args = append(args, "--istiod")
+	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stderr = log
 	if log == os.Stderr {
@@ -56,6 +59,12 @@ func upDetached(ctx context.Context, f upFlags, out, log io.Writer) error {
 	id, err := bufio.NewReader(ready).ReadString('\n')
 	if err == nil {
 		fmt.Fprint(out, id)
+		if f.istiod {
+			// The name alone stays what a script reads.
+			if s, err := netsim.Find(*f.runDir, strings.TrimSpace(id)); err == nil {
+				printKube(log, s)
+			}
+		}
 		return cmd.Process.Release()
 	}
 	if err := cmd.Wait(); err != nil {

@@ -46,6 +46,7 @@ func newNetsimListCmd(runDir *string) *cobra.Command {
 				return printJSON(out, all)
 			case len(args) == 1:
 				printCluster(out, all[0])
+				printKube(out, all[0])
 			default:
 				printClusters(out, all)
 			}

@@ -43,7 +43,7 @@ func newRootCmd() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
 	})
-	root.AddCommand(newVerifyCmd(), newBenchCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd())
+	root.AddCommand(newVerifyCmd(), newBenchCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newDiffCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd())
 	return root
 }
 

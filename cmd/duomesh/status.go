@@ -59,9 +59,7 @@ func printStatus(out io.Writer, s api.Status) {
 		say("applied", "%d updates, the last %s ago: %d services, %d workloads", s.Applied.Generation,
 			time.Since(s.Applied.At).Round(time.Second), s.Applied.Services, s.Applied.Workloads)
 	}
-	if n := s.Source.UnenforcedPolicies; n > 0 {
-		say("POLICIES", "%d received, NOT ENFORCED", n)
-	}
+	sayPolicies(say, s.Source)
 	for _, line := range s.Source.Unused {
 		say("not used", "%s", line)
 	}
@@ -93,6 +91,31 @@ func printStatus(out io.Writer, s api.Status) {
 	t.Render()
 }
 
+// sayPolicies names each policy that is not enforced.
+func sayPolicies(say func(string, string, ...any), s api.Source) {
+	if s.UnenforcedPolicies > 0 {
+		then := "connections to them are NOT refused"
+		if s.RefusedWorkloads > 0 {
+			then = fmt.Sprintf("TCP connections to %d of them are refused", s.RefusedWorkloads)
+		}
+		say("POLICIES", "%d received, NOT ENFORCED; they name %d workloads, %s", s.UnenforcedPolicies, s.UnenforcedWorkloads, then)
+	}
+	for _, u := range s.Unenforced {
+		what := "NOT ENFORCED"
+		if u.DryRun {
+			what = "dry run"
+		}
+		names := ""
+		if u.Workloads > 0 {
+			names = ": " + strings.Join(u.Some, ", ")
+		}
+		if more := u.Workloads - len(u.Some); more > 0 {
+			names += fmt.Sprintf(" and %d more, see `duomesh dump policies`", more)
+		}
+		say("policy", "%s received, %s, names %d workloads%s", u.Policy, what, u.Workloads, names)
+	}
+}
+
 func auditWords(a *api.Audited) string {
 	switch {
 	case a == nil:
@@ -102,5 +125,5 @@ func auditWords(a *api.Audited) string {
 	case a.Differences == 0:
 		return "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
 	}
-	return fmt.Sprintf("%d differences, see `duomesh dump maps`", a.Differences)
+	return fmt.Sprintf("%d differences, see `duomesh diff`", a.Differences)
 }

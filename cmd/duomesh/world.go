@@ -12,9 +12,9 @@ import (
 // openNetsim opens simulated pods as the world of a scenario. Nodes have an agent
 // of their own where the scenario needs that.
 func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error) {
-	var cfg netsim.Config
+	cfg := netsim.Config{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
 	if t.Agents {
-		cfg.Agent = agentBeside()
+		cfg.Agent = beside("duomesh-agent")
 	}
 	c, err := netsim.Open(ctx, cfg, t)
 	if err != nil {
@@ -23,14 +23,31 @@ func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error
 	return c, nil
 }
 
-// agentBeside is the duomesh-agent in the directory of this program, as the build
-// puts it; "" where there is none.
-func agentBeside() string {
+// beside is a program in the directory of this one, as the build puts it; "" where
+// there is none.
+func beside(name string) string {
 	self, err := os.Executable()
 	if err != nil {
 		return ""
 	}
-	path := filepath.Join(filepath.Dir(self), "duomesh-agent")
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// envoyPath is the Envoy of ENVOY_BIN, else the one that make tools has put into the
+// cache; "" where there is none.
+func envoyPath() string {
+	if path := os.Getenv("ENVOY_BIN"); path != "" {
+		return path
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
 	if _, err := os.Stat(path); err != nil {
 		return ""
 	}

@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/admin"
@@ -24,6 +27,7 @@ type Agent struct {
 	started time.Time
 	state   *state
 	pods    *pods
+	delay   prometheus.Histogram
 
 	enrol   *net.UnixListener
 	servers []*server
@@ -42,7 +46,7 @@ type server struct {
 // Another agent of the same node is refused by the engine, which names it. On
 // error what was there before Open is there after it, and works.
 func Open(cfg Config) (_ *Agent, err error) {
-	a := &Agent{cfg: cfg.withDefaults(), started: time.Now()}
+	a := &Agent{cfg: cfg.withDefaults(), started: time.Now(), delay: newDelay()}
 	if a.cfg.Admin != "" && !onLoopback(a.cfg.Admin) {
 		return nil, fmt.Errorf("admin API at %s: it must be an address of the loopback, like 127.0.0.1:15200", a.cfg.Admin)
 	}
@@ -173,16 +177,25 @@ func (a *Agent) watch(ctx context.Context) error {
 	}
 }
 
-// audit compares kernel and intent now and then, and after each change.
+// quiet is how long nothing must have been applied before an audit follows a change:
+// it reads all maps, and an update would have to wait for it.
+const quiet = 500 * time.Millisecond
+
+// audit compares kernel and intent now and then, and after changes.
 func (a *Agent) audit(ctx context.Context) {
-	tick := time.NewTicker(a.cfg.Audit)
+	tick, settled := time.NewTicker(a.cfg.Audit), time.NewTimer(time.Hour)
 	defer tick.Stop()
+	defer settled.Stop()
+	known := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
 		case <-a.state.applied:
+			settled.Reset(quiet)
+			continue
+		case <-tick.C:
+		case <-settled.C:
 		}
 		if a.state.generation() == 0 {
 			continue // what the kernel has is an earlier agent's: nothing to compare with
@@ -192,7 +205,23 @@ func (a *Agent) audit(ctx context.Context) {
 			a.cfg.Log.Warn("the kernel is not what was applied", "differences", len(found), "first", found[0].String())
 		}
 		a.state.audited(len(found), err)
+		known = a.tidyMemory(known)
 	}
+}
+
+// many workloads at once, as in the first state of a large mesh, leave memory behind
+// that is not needed again.
+const many = 10_000
+
+// tidyMemory gives memory back to the machine when there are many more or fewer
+// workloads than were known.
+func (a *Agent) tidyMemory(known int) int {
+	s, _ := a.state.applies()
+	if n := len(s.Workloads); max(n-known, known-n) >= many {
+		debug.FreeOSMemory()
+		return n
+	}
+	return known
 }
 
 // Close lets go of the node. What is pinned goes on redirecting.

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"time"
 
-	"github.com/duomesh/duomesh/dataplane/agent/admin"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
 // numbered is an update with its place in the order in which they came.
@@ -89,11 +91,12 @@ func (a *Agent) apply(ctx context.Context, u numbered) {
 	case err != nil:
 		a.refuse(u, err)
 	default:
-		a.pods.endStale()
-		a.state.succeed(u)
-		if u.Policies > 0 {
-			a.cfg.Log.Warn("policies are received and NOT ENFORCED by this build", "policies", u.Policies)
+		if !u.Received.IsZero() {
+			a.delay.Observe(time.Since(u.Received).Seconds())
 		}
+		a.pods.endStale()
+		a.warn(u.Policies)
+		a.state.succeed(u)
 		a.cfg.Log.Debug("applied", "version", u.Version, "services", len(u.Snapshot.Services))
 	}
 }
@@ -103,13 +106,29 @@ func (a *Agent) refuse(u numbered, err error) {
 	a.state.refuse(u, err)
 }
 
+// warn names the policies that are new, once.
+func (a *Agent) warn(policies []*intent.Policy) {
+	_, before := a.state.applies()
+	known := map[string]bool{}
+	for _, p := range before {
+		known[p.Key()] = true
+	}
+	for _, p := range policies {
+		if !known[p.Key()] && !p.DryRun {
+			a.cfg.Log.Warn("policy received, NOT ENFORCED", "policy", p.Key())
+		}
+	}
+}
+
 // succeed makes an update the state of the node.
 func (s *state) succeed(u numbered) {
-	applied := admin.Applied(u.Snapshot, 0, u.Version)
 	s.change(func() {
-		applied.Generation = s.status.Applied.Generation + 1
-		s.status.Applied, s.snapshot = applied, u.Snapshot
-		s.status.Source.Unused, s.status.Source.UnenforcedPolicies = u.Unused, u.Policies
+		s.status.Applied = api.Applied{
+			Generation: s.status.Applied.Generation + 1, Version: u.Version, At: time.Now(),
+			Services: len(u.Snapshot.Services), Workloads: len(u.Snapshot.Workloads),
+		}
+		s.snapshot, s.policies, s.view = u.Snapshot, u.Policies, nil
+		s.status.Source.Unused = u.Unused
 		s.see(u, "")
 	})
 	select {

@@ -5,6 +5,8 @@ import (
 	"net"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -27,6 +29,8 @@ type Config struct {
 	Admin string
 	// Metrics is the address of the metrics; "" is none.
 	Metrics string
+	// Collectors are served among the metrics, for example those of the source.
+	Collectors []prometheus.Collector
 	// Audit is how often the kernel is compared with what was applied; 0 means
 	// every 30 seconds.
 	Audit time.Duration
@@ -47,9 +51,13 @@ type Update struct {
 	// before goes on.
 	Err error
 	// Unused lists what the source asks for and this build does not do, a line
-	// each. Policies is how many of that are policies.
-	Unused   []string
-	Policies int
+	// each.
+	Unused []string
+	// Policies are those that the source has and that nobody enforces, in the order
+	// of their names.
+	Policies []*intent.Policy
+	// Received is when the source heard of the oldest news in it; zero: unknown.
+	Received time.Time
 }
 
 func (c Config) withDefaults() Config {

@@ -12,12 +12,22 @@ import (
 // number would look like a fine one.
 func metricsHandler(a *Agent) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{a})
+	r.MustRegister(collector{a}, a.delay)
+	r.MustRegister(a.cfg.Collectors...)
 	h := promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", h)
 	mux.Handle("GET /status/metric", h)
 	return mux
+}
+
+// newDelay is how long news take from the source to the kernel.
+func newDelay() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "duomesh_source_to_kernel_seconds",
+		Help:    "From the receipt of the oldest news in an update until the kernel has it.",
+		Buckets: prometheus.ExponentialBuckets(.001, 2, 14),
+	})
 }
 
 // collector reads everything at the scrape.
@@ -40,6 +50,8 @@ var (
 	refusedMetric    = metric("source_errors_total", "Updates that were refused since the agent started.")
 	healthyMetric    = metric("source_healthy", "0 when the last update was refused and the state before it goes on.")
 	policiesMetric   = metric("policies_unenforced", "Policies that the source sent and that this build does not enforce.")
+	namedMetric      = metric("workloads_unenforced", "Workloads that those policies name.")
+	barredMetric     = metric("workloads_refused", "Workloads to which connections are refused, since policies name them and are not enforced.")
 	podsMetric       = metric("enrolled_pods", "Enrolled pods: watched, unwatched (an earlier agent's, without processes), unknown (an entry without a pod).", "state")
 	neighbourMetric  = metric("neighbour_programs", "Foreign programs on the path of connections, as found at the start.")
 	workingMetric    = metric("redirecting", "0 when the node's cgroup is gone and nothing is redirected.")
@@ -49,7 +61,7 @@ var (
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, auditErrMetric,
-		generationMetric, appliedMetric, refusedMetric, healthyMetric, policiesMetric, podsMetric, neighbourMetric, workingMetric,
+		generationMetric, appliedMetric, refusedMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
 	}
@@ -109,7 +121,10 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	gauge(ch, appliedMetric, seconds)
 	counter(ch, refusedMetric, s.Source.Errors)
 	gauge(ch, healthyMetric, one(s.Source.Error == ""))
-	gauge(ch, policiesMetric, float64(s.Source.UnenforcedPolicies))
+	view := c.agent.state.seen()
+	gauge(ch, policiesMetric, float64(view.Policies()))
+	gauge(ch, namedMetric, float64(view.Workloads()))
+	gauge(ch, barredMetric, float64(view.Refused()))
 	gauge(ch, workingMetric, one(s.Problem == ""))
 	if s.Audit != nil {
 		gauge(ch, diffMetric, float64(s.Audit.Differences))

@@ -19,6 +19,8 @@ type state struct {
 	mu       sync.Mutex
 	status   api.Status
 	snapshot intent.Snapshot
+	policies []*intent.Policy
+	view     *admin.View   // of both, nil: not asked for yet
 	newest   int           // number of the update that Source.Seen is of
 	changed  chan struct{} // closed and replaced at each change
 }
@@ -46,6 +48,31 @@ func (s *state) get() (api.Status, intent.Snapshot, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status, s.snapshot, s.changed
+}
+
+// applies returns what was applied last, and the policies that came with it.
+func (s *state) applies() (intent.Snapshot, []*intent.Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot, s.policies
+}
+
+// seen returns what follows from what was applied: worked out when somebody asks, and
+// once.
+func (s *state) seen() *admin.View {
+	s.mu.Lock()
+	view, snapshot, policies, generation := s.view, s.snapshot, s.policies, s.status.Applied.Generation
+	s.mu.Unlock()
+	if view != nil {
+		return view
+	}
+	view = admin.NewView(snapshot, policies)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.Applied.Generation == generation {
+		s.view = view
+	}
+	return view
 }
 
 func (s *state) generation() uint64 {
@@ -89,8 +116,14 @@ func (n adminNode) Place() intent.Place { return n.cfg.Host.Place }
 
 // Snapshot implements admin.Node.
 func (n adminNode) Snapshot() intent.Snapshot {
-	_, s, _ := n.state.get()
+	s, _ := n.state.applies()
 	return s
+}
+
+// Policies implements admin.Policed.
+func (n adminNode) Policies() []*intent.Policy {
+	_, p := n.state.applies()
+	return p
 }
 
 // Status implements admin.Node.
@@ -101,6 +134,7 @@ func (n adminNode) Status(ctx context.Context, seen string) (api.Status, error) 
 		}
 	}
 	s, _, _ := n.state.get()
+	n.state.seen().Complete(&s)
 	s.Neighbours = admin.Neighbours(n.node.Neighbours())
 	var err error
 	s.Pods, s.Unknown, err = n.pods.list()

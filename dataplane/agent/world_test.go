@@ -264,6 +264,9 @@ func TestMain(m *testing.M) {
 		_ = unix.Connect(fd, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
 		os.Exit(0)
 	}
+	if os.Getenv(versionEnv) != "" {
+		exitWithVersion()
+	}
 	os.Exit(m.Run())
 }
 

@@ -1,6 +1,9 @@
 package intent
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Exit is the reason for which the engine let a connection go where it went.
 // The kernel counts connections under the same names.
@@ -27,11 +30,14 @@ const (
 	RefuseNoEndpoint Exit = "refuse-no-endpoint"
 	// RefuseNoPort: the address is a service's, the port is not declared.
 	RefuseNoPort Exit = "refuse-no-port"
+	// RefusePolicy: a policy names the workload, or one that may be chosen, and
+	// nobody enforces it; see Workload.Unprotected.
+	RefusePolicy Exit = "refuse-policy"
 )
 
 // Refused reports whether the application gets an error instead of a connection.
 func (e Exit) Refused() bool {
-	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort
+	return e == RefuseNoWaypoint || e == RefuseNoEndpoint || e == RefuseNoPort || e == RefusePolicy
 }
 
 // Caller is the process whose connection is decided.
@@ -71,8 +77,11 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
-	if w := s.workloadAt(addr); w != nil && w.Waypoint != nil && !w.HostNetwork {
-		return decideWaypoint(w.Waypoint, "", addr, from.Place)
+	if s.unprotectedAt(addr) {
+		return Decision{Exit: RefusePolicy}
+	}
+	if w := s.waypointAt(addr); w != nil {
+		return decideWaypoint(w, "", addr, from.Place)
 	}
 	return Decision{Exit: PassNoVIP}
 }
@@ -80,6 +89,9 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decision {
 	svc := c.Service
 	if proto == TCP && svc.Waypoint != nil {
+		if slices.ContainsFunc(svc.Endpoints, Endpoint.unprotected) {
+			return Decision{Exit: RefusePolicy, Service: svc.Key()}
+		}
 		return decideWaypoint(svc.Waypoint, svc.Key(), addr, from)
 	}
 	if svc.Balance.Mode == Passthrough {
@@ -89,6 +101,9 @@ func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decisi
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoEndpoint, Service: svc.Key()}
 	}
+	if proto == TCP && slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: svc.Key()}
+	}
 	return Decision{Exit: Redirect, Service: svc.Key(), Targets: targets}
 }
 
@@ -97,8 +112,14 @@ func decideWaypoint(w *Waypoint, service string, addr netip.Addr, from Place) De
 	if len(targets) == 0 {
 		return Decision{Exit: RefuseNoWaypoint, Service: service}
 	}
+	if slices.ContainsFunc(targets, Target.unprotected) {
+		return Decision{Exit: RefusePolicy, Service: service}
+	}
 	return Decision{Exit: RedirectWaypoint, Service: service, Targets: targets}
 }
+
+func (e Endpoint) unprotected() bool { return e.Workload.Unprotected }
+func (t Target) unprotected() bool   { return t.Workload.Unprotected }
 
 func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	for _, svc := range ByPrecedence(s.Services) {
@@ -111,13 +132,25 @@ func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	return nil
 }
 
-func (s Snapshot) workloadAt(addr netip.Addr) *Workload {
+// waypointAt is the waypoint of the workload that has the address. Of several that
+// have one and a waypoint the first by UID counts.
+func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
+	var first *Workload
 	for _, w := range s.Workloads {
-		for _, a := range w.Addresses {
-			if a == addr {
-				return w
-			}
+		if w.OwnWaypoint() != nil && slices.Contains(w.Addresses, addr) && (first == nil || w.UID < first.UID) {
+			first = w
 		}
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	return first.Waypoint
+}
+
+// unprotectedAt reports whether a workload that has the address as its own, and
+// which connections must not reach, is among those of the Snapshot.
+func (s Snapshot) unprotectedAt(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Workloads, func(w *Workload) bool {
+		return w.Unprotected && !w.HostNetwork && slices.Contains(w.Addresses, addr)
+	})
 }

@@ -1,6 +1,10 @@
 package intent
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Policy is an authorization policy that a control plane sent. Engines that do
 // not enforce it must say so by refusing the Snapshot with UnsupportedError.
@@ -9,12 +13,72 @@ type Policy struct {
 	Namespace string
 	// Workloads are the UIDs of the workloads that the policy names.
 	Workloads []string
+	// Scope says whom else the policy names.
+	Scope PolicyScope
 	// Deny is set for a DENY policy, clear for ALLOW.
 	Deny bool
+	// DryRun is set when the policy is only to be tried: nobody enforces it.
+	DryRun bool
+	// Groups are alternatives: one that holds for a connection is enough.
+	Groups []PolicyGroup
+}
+
+// PolicyScope is how a policy chooses the workloads that it names.
+type PolicyScope string
+
+// The scopes.
+const (
+	// ScopeSelector: those that say so themselves (Workload.Policies).
+	ScopeSelector PolicyScope = ""
+	// ScopeNamespace: all of the policy's namespace.
+	ScopeNamespace PolicyScope = "namespace"
+	// ScopeMesh: all.
+	ScopeMesh PolicyScope = "mesh"
+)
+
+// PolicyGroup holds when each of its rules holds.
+type PolicyGroup struct{ Rules []PolicyRule }
+
+// PolicyRule holds when one of its matches holds, or when it has none.
+type PolicyRule struct{ Matches []PolicyMatch }
+
+// PolicyMatch holds when all of its conditions hold.
+type PolicyMatch struct{ Conditions []PolicyCondition }
+
+// PolicyCondition holds when an attribute of the connection is one of the values,
+// or with Not when it is none of them.
+type PolicyCondition struct {
+	// Attribute is "namespaces", "serviceAccounts", "principals", "sourceIps",
+	// "destinationIps" or "destinationPorts".
+	Attribute string
+	Not       bool
+	// Values are exact, or begin or end with "*"; "*" is any that is there.
+	// Addresses are CIDR prefixes.
+	Values []string
 }
 
 // Key returns "namespace/name".
 func (p *Policy) Key() string { return p.Namespace + "/" + p.Name }
+
+// Names reports whether the policy applies to connections to a workload.
+func (p *Policy) Names(w *Workload) bool {
+	switch p.Scope {
+	case ScopeMesh:
+		return true
+	case ScopeNamespace:
+		return p.Namespace == w.Namespace
+	}
+	return slices.Contains(w.Policies, p.Key()) || slices.Contains(p.Workloads, w.UID)
+}
+
+// String writes a condition for people, for example "principals not a, b*".
+func (c PolicyCondition) String() string {
+	text := c.Attribute
+	if c.Not {
+		text += " not"
+	}
+	return text + " " + strings.Join(c.Values, ", ")
+}
 
 // Route is one HTTP rule of a service, for the embedded control plane.
 type Route struct {

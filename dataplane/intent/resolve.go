@@ -98,27 +98,33 @@ func Precedence(a, b *Service) int {
 // sent to for one port and address family, in the order of s.Endpoints:
 // those with an address of the family, on the caller's network, with a target
 // port, healthy unless the service allows others, of a weight above zero, and
-// within the locality policy.
+// within the locality policy. A workload that is known by a hostname is there with
+// each of its addresses of the family; the addresses share its weight.
 func (s *Service) Targets(p Port, v6 bool, from Place) []Target {
+	return s.Balance.choose(s.Endpoints, p, v6, from)
+}
+
+// choose returns the endpoints that the policy leaves for one port and family.
+func (b Balance) choose(all []Endpoint, p Port, v6 bool, from Place) []Target {
 	var targets []Target
 	best := 0
-	for _, e := range s.Endpoints {
-		t, ok := e.target(p, v6, from, s.Balance)
+	for _, e := range all {
+		t, ok := e.target(p, v6, from, b)
 		if !ok {
 			continue
 		}
-		rank := matched(s.Balance, from, e.Workload)
+		rank := matched(b, from, e.Workload)
 		switch {
-		case s.Balance.Mode == Strict && rank < len(s.Balance.Prefer):
+		case b.Mode == Strict && rank < len(b.Prefer):
 			continue
-		case s.Balance.Mode == Failover && rank < best:
+		case b.Mode == Failover && rank < best:
 			continue
-		case s.Balance.Mode == Failover && rank > best:
+		case b.Mode == Failover && rank > best:
 			best, targets = rank, nil
 		}
 		targets = append(targets, t)
 	}
-	return targets
+	return spread(targets, v6)
 }
 
 func (e Endpoint) target(p Port, v6 bool, from Place, b Balance) (Target, bool) {
@@ -175,20 +181,23 @@ func (s Scope) same(from Place, w *Workload) bool {
 	return false
 }
 
-// Replicas returns the live replicas of a waypoint of one family that a caller
-// at the given place can reach, each with the hand-off port.
-func (w *Waypoint) Replicas(v6 bool, from Place) []Target {
-	var targets []Target
-	for _, e := range w.Endpoints {
-		addr, ok := e.Workload.address(v6)
-		if !ok || e.Workload.Unhealthy || e.Workload.Network != from.Network || e.Workload.Weight == 0 {
-			continue
-		}
-		targets = append(targets, Target{
-			Workload: e.Workload,
-			Addr:     netip.AddrPortFrom(addr, w.Port),
-			Weight:   e.Workload.Weight,
-		})
+// OwnWaypoint is what handles connections to the workload's own addresses, if
+// anything: a hostNetwork pod's are the node's, and never taken.
+func (w *Workload) OwnWaypoint() *Waypoint {
+	if w.HostNetwork {
+		return nil
 	}
-	return targets
+	return w.Waypoint
+}
+
+// Replicas returns the live replicas of a waypoint of one family that a caller
+// at the given place is sent to, each with the hand-off port.
+func (w *Waypoint) Replicas(v6 bool, from Place) []Target {
+	b := w.Balance
+	b.AllowUnhealthy = false
+	all := slices.Clone(w.Endpoints)
+	for i := range all {
+		all[i].Ports = nil // of the waypoint's own service
+	}
+	return b.choose(all, Port{Target: w.Port}, v6, from)
 }

@@ -85,8 +85,11 @@ type Workload struct {
 	Name      string
 	Namespace string
 	// Addresses may hold several of each family. An engine uses the first of
-	// the family that it needs.
+	// the family that it needs, or all of them where Hostname is set.
 	Addresses []netip.Addr
+	// Hostname is the name that Addresses are the answer for, of a workload that
+	// is known by name only: its share is spread evenly over all of them.
+	Hostname string
 	// Weight is the workload's share among the endpoints of a service
 	// (the workload API's capacity). Zero means never chosen.
 	Weight uint32
@@ -107,6 +110,13 @@ type Workload struct {
 	// Gateway is set for a waypoint or gateway: it is never managed, and
 	// enrolling it is refused.
 	Gateway bool
+	// Policies are the Keys of the policies that select this workload by its
+	// labels. Those of its namespace and of the whole mesh name it as well; see
+	// Policy.Names.
+	Policies []string
+	// Unprotected is set when policies name this workload, nobody enforces them,
+	// and TCP connections to it are refused for that reason.
+	Unprotected bool
 }
 
 // Locality says where a workload or node is, from wide to narrow.
@@ -122,6 +132,9 @@ type Waypoint struct {
 	Name string
 	// Endpoints are the replicas.
 	Endpoints []Endpoint
+	// Balance says which replicas a caller is sent to. One that is not healthy
+	// never is, and Passthrough has no meaning.
+	Balance Balance
 	// Codec is the form of the hand-off.
 	Codec Codec
 	// Port is the hand-off port on each replica, in host byte order.
@@ -131,12 +144,25 @@ type Waypoint struct {
 // Codec is how a waypoint learns a connection's original destination.
 type Codec string
 
-// The codecs and their ports: 15029, 15039 and 15019.
+// The codecs; see Port.
 const (
 	OriginalDst Codec = "original-dst"
 	ProxyV2     Codec = "proxy-v2"
 	KmeshTLV    Codec = "kmesh-tlv"
 )
+
+// Port is the hand-off port of a codec, 0 when it is not known.
+func (c Codec) Port() uint16 {
+	switch c {
+	case OriginalDst:
+		return 15029
+	case ProxyV2:
+		return 15039
+	case KmeshTLV:
+		return 15019
+	}
+	return 0
+}
 
 // Balance says which endpoints of a service may be chosen from a given place.
 type Balance struct {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -42,7 +44,7 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c); err != nil {
+	if err := supported(s, c, e.noHandoff); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -64,6 +66,9 @@ func (e *Engine) fits(p *plan) error {
 	if need := uint64(len(e.state.fronts)) + uint64(p.added); need > uint64(e.limits.Frontends) {
 		return CapacityError{Map: e.frontends.name, Need: uint32(need), Have: e.limits.Frontends}
 	}
+	if need := len(e.state.names) + len(p.putNames); need > int(e.limits.Names) {
+		return CapacityError{Map: e.names.name, Need: uint32(need), Have: e.limits.Names}
+	}
 	return nil
 }
 
@@ -72,6 +77,11 @@ func (e *Engine) fits(p *plan) error {
 func (e *Engine) carryOut(p *plan) error {
 	if p.endsUDP {
 		e.staleUDP = sweeps
+	}
+	if p.handsOff {
+		if err := e.attachSockOps(); err != nil {
+			return err
+		}
 	}
 	err := e.show(p)
 	if err == nil {
@@ -99,6 +109,9 @@ func (e *Engine) show(p *plan) error {
 			}
 			return err
 		}
+	}
+	if err := e.putNames(p.putNames); err != nil {
+		return err
 	}
 	if p.replaces {
 		if err := e.flipping(true); err != nil {
@@ -129,6 +142,31 @@ func (e *Engine) settle(p *plan) error {
 		}
 	}
 	e.state.dropLoose()
+	return e.removeNames(p.dropNames)
+}
+
+func (e *Engine) putNames(names map[uint32]meshName) error {
+	var keys []uint32
+	var values []meshName
+	for id, n := range names {
+		keys, values = append(keys, id), append(values, n)
+	}
+	if err := e.names.put(keys, values); err != nil {
+		return err
+	}
+	maps.Copy(e.state.names, names)
+	return nil
+}
+
+// removeNames keeps the ids that a frontend of the same plan has.
+func (e *Engine) removeNames(ids []uint32) error {
+	ids = slices.DeleteFunc(ids, func(id uint32) bool { return e.state.isNamed(id) })
+	if err := e.names.remove(ids); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		delete(e.state.names, id)
+	}
 	return nil
 }
 
@@ -170,6 +208,9 @@ func (e *Engine) reread() error {
 		}
 	})
 	if err = errors.Join(append(wrong, err)...); err != nil {
+		return err
+	}
+	if err := e.names.each(func(id uint32, n meshName) { fresh.names[id] = n }); err != nil {
 		return err
 	}
 	// UDP flows tell sets apart by their generations, also sets that have gone.

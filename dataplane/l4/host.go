@@ -43,13 +43,18 @@ type Limits struct {
 	Frontends uint32
 	// Slots is the number of endpoints of all services, times the different
 	// target-port mappings and address families of a service; while a service
-	// is replaced, its old and new endpoints both count. Default 122880, taken
+	// is replaced, its old and new endpoints both count. Default 118784, taken
 	// from the start: 48 bytes each.
 	Slots uint32
 	// LateFlows is the number of UDP flows that have ended and whose replies may
 	// be on the way, of all pods together: default 2048, taken from the start,
 	// about 120 bytes each.
 	LateFlows uint32
+	// Names is the number of service addresses times their TCP ports of services
+	// with a waypoint: default 16384, 112 bytes each.
+	Names uint32
+	// Waypoints is the number of waypoint pods of this node: default 256.
+	Waypoints uint32
 }
 
 func (l Limits) withDefaults() Limits {
@@ -60,7 +65,13 @@ func (l Limits) withDefaults() Limits {
 		l.Frontends = 65536
 	}
 	if l.Slots == 0 {
-		l.Slots = 122880
+		l.Slots = 118784
+	}
+	if l.Names == 0 {
+		l.Names = 16384
+	}
+	if l.Waypoints == 0 {
+		l.Waypoints = 256
 	}
 	if l.LateFlows == 0 {
 		l.LateFlows = 2048

@@ -16,6 +16,7 @@ type mirror struct {
 	loose  map[setID]struct{}
 	slots  uint32 // sum of sizes
 	ranges *ranges
+	names  map[uint32]meshName
 
 	lastGeneration uint32
 }
@@ -28,6 +29,7 @@ func newMirror(slots uint32) mirror {
 		refs:   map[setID]int{},
 		loose:  map[setID]struct{}{},
 		ranges: newRanges(slots),
+		names:  map[uint32]meshName{},
 	}
 }
 

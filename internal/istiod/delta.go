@@ -2,7 +2,6 @@ package istiod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,6 +56,9 @@ type Subscription struct {
 	// Wait is the back-off between streams; the zero value is 250 ms growing to
 	// 15 s, each ± 50 %.
 	Wait Backoff
+	// Token is the file of the token that is shown; it is read to say why istiod
+	// did not accept it.
+	Token string
 }
 
 // Backoff says how long to wait between streams that deliver nothing. It begins
@@ -94,7 +96,7 @@ func (s Subscription) Run(ctx context.Context, conn grpc.ClientConnInterface, h 
 			waits.Reset()
 		}
 		wait := waits.NextBackOff()
-		h.Disconnected(explain(err), wait)
+		h.Disconnected(explain(err, s.Token), wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -158,9 +160,11 @@ func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]m
 		return reply
 	}
 	r := Response{TypeURL: answer.TypeUrl, Removed: answer.RemovedResources}
+	r.Resources = make([]Resource, 0, len(answer.Resources))
 	for _, res := range answer.Resources {
 		r.Resources = append(r.Resources, Resource{res.Name, res.Version, res.Resource})
 	}
+	answer.Resources = nil // a handler that lets go of bodies lets go of memory
 	refused := h.Take(r)
 	for _, name := range r.Removed {
 		delete(versions, name)
@@ -193,6 +197,3 @@ func reasons(refused map[string]error) string {
 	}
 	return strings.Join(lines, "; ")
 }
-
-// errSilent stands for the end of a stream that the server closed without a reason.
-var errSilent = errors.New("istiod closed the stream")

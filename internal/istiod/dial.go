@@ -1,6 +1,7 @@
 package istiod
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -8,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -38,15 +38,27 @@ type Server struct {
 	Token string
 	// Cluster is the CLUSTER_ID by which istiod finds who reviews the token.
 	Cluster string
+	// MaxMessage bounds one answer, in bytes; 0 means 512 MiB. The first has the
+	// whole mesh.
+	MaxMessage int
+	// KeepAlive is how often a silent istiod is pinged; 0 means every 30 s, and less
+	// than 10 s means 10 s. No answer within a third of it ends the stream.
+	KeepAlive time.Duration
 	// Dial replaces the dialler, for another network namespace; nil means the
 	// own.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // keepAlive finds a server that went away without a word.
-var keepAlive = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+func (s Server) keepAlive() keepalive.ClientParameters {
+	every := 30 * time.Second
+	if s.KeepAlive > 0 {
+		every = s.KeepAlive
+	}
+	return keepalive.ClientParameters{Time: every, Timeout: every / 3}
+}
 
-// maxMessage bounds one message of istiod: the first answer has the whole mesh.
+// maxMessage bounds one answer where nobody says otherwise.
 const maxMessage = 512 << 20
 
 // Connect makes a client connection. Nothing is dialled before it is used, and the
@@ -56,8 +68,8 @@ func (s Server) Connect() (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("address of istiod %q: %w", s.Address, err)
 	}
 	options := []grpc.DialOption{
-		grpc.WithKeepaliveParams(keepAlive),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithKeepaliveParams(s.keepAlive()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cmp.Or(s.MaxMessage, maxMessage))),
 		// Streams have their own back-off; the transport must not wait longer.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},
@@ -133,31 +145,3 @@ func (t *transport) Clone() credentials.TransportCredentials { c := *t; return &
 
 // OverrideServerName implements credentials.TransportCredentials.
 func (t *transport) OverrideServerName(name string) error { t.name = name; return nil }
-
-// token shows a ServiceAccount token, as istiod's authenticators want it.
-type token struct{ file, cluster string }
-
-// GetRequestMetadata implements credentials.PerRPCCredentials.
-func (t token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	metadata := map[string]string{}
-	if t.cluster != "" {
-		metadata["clusterid"] = t.cluster
-	}
-	if t.file == "" {
-		return metadata, nil
-	}
-	jwt, err := os.ReadFile(t.file)
-	if err != nil {
-		return nil, fmt.Errorf("token for istiod: %w", err)
-	}
-	text := strings.TrimSpace(string(jwt))
-	if text == "" {
-		return nil, fmt.Errorf("token for istiod: %s is empty", t.file)
-	}
-	metadata["authorization"] = "Bearer " + text
-	return metadata, nil
-}
-
-// RequireTransportSecurity implements credentials.PerRPCCredentials: a token is
-// never sent in clear.
-func (token) RequireTransportSecurity() bool { return true }

@@ -2,25 +2,96 @@ package istiod
 
 import (
 	"errors"
-	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
-// explain says in words what the codes of gRPC mean between this client and istiod.
-func explain(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
-		return errSilent
+// Reason is why a stream ended, in one word.
+type Reason string
+
+// The reasons.
+const (
+	// Closed: istiod ended the stream without a reason, as it does when it stops,
+	// and now and then to spread its clients.
+	Closed Reason = "closed"
+	// Unreachable: there is nobody, or it broke off.
+	Unreachable Reason = "unreachable"
+	// Silent: istiod does not answer any more, not even a ping.
+	Silent Reason = "silent"
+	// Untrusted: it is not the istiod whose certificate the roots have signed, or
+	// there are no roots.
+	Untrusted Reason = "certificate"
+	// NoToken: there is no token to show.
+	NoToken Reason = "no-token"
+	// Unauthenticated: istiod does not accept the token.
+	Unauthenticated Reason = "unauthenticated"
+	// PermissionDenied: the token is not that of the node.
+	PermissionDenied Reason = "permission-denied"
+	// TooLarge: an answer is larger than this client takes.
+	TooLarge Reason = "too-large"
+	// Other: the error's text says it.
+	Other Reason = "other"
+)
+
+// Reasons are all of them.
+var Reasons = []Reason{
+	Closed, Unreachable, Silent, Untrusted, NoToken, Unauthenticated, PermissionDenied, TooLarge, Other,
+}
+
+// StreamError is why a stream ended.
+type StreamError struct {
+	Reason Reason
+	words  string
+	err    error
+}
+
+// Error implements error.
+func (s *StreamError) Error() string { return s.words + ": " + s.err.Error() }
+
+// Unwrap returns the cause.
+func (s *StreamError) Unwrap() error { return s.err }
+
+// ReasonOf returns the reason in an error that a Handler was told.
+func ReasonOf(err error) Reason {
+	var s *StreamError
+	if errors.As(err, &s) {
+		return s.Reason
 	}
+	return Other
+}
+
+// errSilent stands for the end of a stream that the server closed without a reason.
+var errSilent = errors.New("istiod closed the stream")
+
+// explain says in words what the codes of gRPC mean between this client and istiod.
+// token is the file of the token that was shown, if any.
+func explain(err error, token string) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return &StreamError{Closed, "no reason given", errSilent}
+	}
+	text := status.Convert(err).Message()
+	has := func(part string) bool { return strings.Contains(text, part) }
 	switch status.Code(err) {
 	case codes.Unauthenticated:
-		return fmt.Errorf("istiod does not accept the token (wrong audience, expired, or of another cluster): %w", err)
+		if has("per-RPC creds failed") {
+			return &StreamError{NoToken, "there is no token to show istiod", err}
+		}
+		return &StreamError{Unauthenticated, "istiod does not accept the token: " + doubt(token), err}
 	case codes.PermissionDenied:
-		return fmt.Errorf("istiod does not let this identity ask as this node: %w", err)
+		return &StreamError{PermissionDenied, "istiod does not let this identity ask as this node", err}
+	case codes.ResourceExhausted:
+		return &StreamError{TooLarge, "an answer of istiod is larger than this client takes", err}
 	case codes.Unavailable:
-		return fmt.Errorf("istiod cannot be reached, or is not the one that the roots have signed: %w", err)
+		switch {
+		case has("authentication handshake failed") && !has("first record does not look like a TLS handshake"):
+			return &StreamError{Untrusted, "istiod is not the one whose certificate the roots have signed", err}
+		case has("keepalive") || has("timed out") || has("timeout"):
+			return &StreamError{Silent, "istiod does not answer any more", err}
+		}
+		return &StreamError{Unreachable, "istiod cannot be reached", err}
 	}
-	return fmt.Errorf("stream from istiod: %w", err)
+	return &StreamError{Other, "stream from istiod", err}
 }

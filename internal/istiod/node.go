@@ -14,19 +14,22 @@ type Identity struct {
 	Kind string
 	// IP, Pod and Namespace are those of the pod; Node is where it runs.
 	IP, Pod, Namespace, Node string
-	// Domain is the cluster's DNS domain; empty means cluster.local.
+	// Domain is the cluster's DNS domain; empty means DefaultDomain.
 	Domain string
 	// Metadata is sent beside what istiod always wants: CLUSTER_ID, NETWORK,
 	// NODE_NAME and so on.
 	Metadata map[string]any
 }
 
+// DefaultDomain is a cluster's DNS domain where nobody says otherwise.
+const DefaultDomain = "cluster.local"
+
 // ID is "kind~ip~pod.namespace~namespace.svc.domain", by which istiod knows a
 // proxy.
 func (i Identity) ID() string {
 	domain := i.Domain
 	if domain == "" {
-		domain = "cluster.local"
+		domain = DefaultDomain
 	}
 	return strings.Join([]string{i.Kind, i.IP, i.Pod + "." + i.Namespace, i.Namespace + ".svc." + domain}, "~")
 }

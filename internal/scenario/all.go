@@ -36,6 +36,18 @@ func All() []Scenario {
 		udpEndpointRemoved(),
 		datagramChurn(),
 		udpDNAT(),
+		l7Weight("l7/weight/90-10", "one request in ten goes to v2, on connections that are kept", IPv4),
+		l7Weight("l7/ipv6/90-10", "the same over IPv6", IPv6),
+		l7Close(),
+		l7Header(),
+		l7Uniform(),
+		l7ServerFirst(),
+		l7WeightChange(),
+		l7EndpointRemoved(),
+		l7Killed(),
+		l7NoReplica(),
+		l7Bystander(),
+		l7TwoReplicas(),
 	}
 }
 

@@ -43,8 +43,20 @@ func TestValidateRefuses(t *testing.T) {
 			load(s).To.Pod = "v1"
 		},
 		`scenario x: phase 1: load 1: via "magic" is unknown`: func(s *Scenario) { load(s).Want.Via = "magic" },
-		"scenario x: phase 1: load 1: via waypoint is not judged yet: no rule says what to expect of it": func(s *Scenario) {
+		"scenario x: phase 1: load 1: via waypoint: waypoint says which": func(s *Scenario) {
 			load(s).Want.Via = ViaWaypoint
+		},
+		"scenario x: phase 1: load 1: via proxy is not judged yet: no rule says what to expect of it": func(s *Scenario) {
+			load(s).Want.Via = ViaProxy
+		},
+		"scenario x: phase 1: load 1: HTTP is judged behind a waypoint only: via must be waypoint": func(s *Scenario) {
+			load(s).Requests = 1
+		},
+		"scenario x: service fortio: waypoint w is declared nowhere": func(s *Scenario) {
+			s.Objects.Services[0].Waypoint = "w"
+		},
+		"scenario x: service fortio: routes without a waypoint: nobody carries them out": func(s *Scenario) {
+			s.Objects.Services[0].Routes = []Route{{Backends: []Backend{{Service: "fortio", Port: 80, Weight: 1}}}}
 		},
 		"scenario x: phase 1: load 1: share of v1: NaN is not between 0 and 1": func(s *Scenario) {
 			load(s).Want.Split = map[string]float64{"v1": math.NaN()}

@@ -23,19 +23,22 @@ type file struct {
 
 // fileAction holds exactly one of its keys.
 type fileAction struct {
-	Apply      *Objects
-	Enrol      string
-	Leave      string
-	StopServer string `yaml:"stopServer"`
-	Recycle    string
-	KillAgent  string `yaml:"killAgent"`
-	StartAgent string `yaml:"startAgent"`
-	Churn      *struct {
+	Apply         *Objects
+	Enrol         string
+	Leave         string
+	StopServer    string `yaml:"stopServer"`
+	Recycle       string
+	KillAgent     string `yaml:"killAgent"`
+	StartAgent    string `yaml:"startAgent"`
+	KillWaypoint  string `yaml:"killWaypoint"`
+	StartWaypoint string `yaml:"startWaypoint"`
+	Churn         *struct {
 		Between   []Objects
 		Changes   int
 		PerSecond int `yaml:"perSecond"`
 		Kill      []string
 		KillEvery int `yaml:"killEvery"`
+		Through   bool
 	}
 }
 
@@ -83,7 +86,7 @@ func actions(in []fileAction) ([]Action, error) {
 	for i, a := range in {
 		one := a.given()
 		if len(one) != 1 {
-			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, churn", i+1)
+			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, killWaypoint, startWaypoint, churn", i+1)
 		}
 		out = append(out, one...)
 	}
@@ -97,7 +100,11 @@ func (a fileAction) given() []Action {
 		all = append(all, Apply{*a.Apply})
 	}
 	if a.Churn != nil {
-		all = append(all, Churn(*a.Churn))
+		c := a.Churn
+		all = append(all, Churn{
+			Between: c.Between, Changes: c.Changes, PerSecond: c.PerSecond,
+			Kill: c.Kill, KillEvery: c.KillEvery, Through: c.Through,
+		})
 	}
 	for _, named := range []struct {
 		name   string
@@ -109,6 +116,8 @@ func (a fileAction) given() []Action {
 		{a.Recycle, Recycle{a.Recycle}},
 		{a.KillAgent, KillAgent{a.KillAgent}},
 		{a.StartAgent, StartAgent{a.StartAgent}},
+		{a.KillWaypoint, KillWaypoint{a.KillWaypoint}},
+		{a.StartWaypoint, StartWaypoint{a.StartWaypoint}},
 	} {
 		if named.name != "" {
 			all = append(all, named.action)

@@ -1,6 +1,9 @@
 package scenario
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Scenario is one declared run: a topology, the first objects, and phases that
 // follow each other. It is a value; nothing in it changes while it runs.
@@ -48,16 +51,31 @@ type Pod struct {
 	// Serve are the TCP ports that the pod's server listens on, for IPv4 and
 	// IPv6, in host byte order. None means that the pod only asks.
 	Serve []uint16
+	// ServeFirst are TCP ports on which the server speaks first.
+	ServeFirst []uint16 `yaml:"serveFirst"`
 	// ServeUDP are its UDP ports.
 	ServeUDP []uint16 `yaml:"serveUDP"`
 	// Managed pods are enrolled in the mesh when the world opens.
 	Managed bool
+	// Waypoint pods are replicas of waypoints: they run an L7 proxy and nothing else,
+	// and are never managed.
+	Waypoint bool
 }
 
 // Objects is the declared state of the mesh, by pod name: a world gives the
 // addresses.
 type Objects struct {
 	Services []Service
+	// Waypoints are those of several replicas, or of none. A pod that is a waypoint is
+	// one by its own name, too.
+	Waypoints []Waypoint
+}
+
+// Waypoint is an L7 proxy that connections pass.
+type Waypoint struct {
+	Name string
+	// Pods are its replicas.
+	Pods []string
 }
 
 // Service is a virtual address in front of pods.
@@ -66,6 +84,29 @@ type Service struct {
 	Family    Family
 	Ports     []Port
 	Endpoints []Endpoint
+	// Waypoint names the waypoint that the service's TCP connections pass; empty means
+	// none.
+	Waypoint string
+	// Routes are its HTTP rules, which its waypoint carries out: the first whose match
+	// holds. Without one, requests go to the service's own endpoints.
+	Routes []Route
+}
+
+// Route is one HTTP rule of a service.
+type Route struct {
+	// Header and Exact select requests by one header; both empty select all.
+	Header, Exact string
+	// Backends share the requests by weight.
+	Backends []Backend
+	// Timeout bounds a request; 0 means no bound.
+	Timeout time.Duration
+}
+
+// Backend is a service that a Route sends requests to.
+type Backend struct {
+	Service string
+	Port    uint16
+	Weight  uint32
 }
 
 // Family says which address families something has.
@@ -85,6 +126,9 @@ type Port struct {
 	Target uint16
 	// Protocol is TCP where it is empty.
 	Protocol Protocol
+	// Name says what is spoken on it, as in Kubernetes: http or http-…, http2, grpc;
+	// anything else is TCP to a waypoint.
+	Name string
 }
 
 // Protocol is a transport protocol.
@@ -125,13 +169,28 @@ type Load struct {
 	Datagrams int
 	// Unconnected UDP sockets name the address in each send.
 	Unconnected bool
+	// Requests, where above 0, makes each connection one of HTTP with so many requests,
+	// which are never made on another.
+	Requests int
+	// Headers are sent with each request. Close closes the connection behind its one
+	// request.
+	Headers map[string]string
+	Close   bool
+	// ServerFirst waits for the server to speak first, for ports of Pod.ServeFirst.
+	ServerFirst bool `yaml:"serverFirst"`
 	// Workers is the number of parallel connectors in each client pod; 0 means 4.
 	Workers int
-	Want    Want
+	// PerSecond bounds the rate of the load over all client pods; 0 means as fast as
+	// possible.
+	PerSecond float64 `yaml:"perSecond"`
+	Want      Want
 	// Then is expected of connections asked for after During has returned;
 	// nil means that During changes nothing for this load. Connections asked
 	// for while During runs may follow either.
 	Then *Want
+	// Interrupted: what the application does while During runs may fail, and is counted.
+	// Needs Then.
+	Interrupted bool
 }
 
 // Target is what a client asks for: a port of a service, or of a pod.
@@ -156,6 +215,8 @@ type Want struct {
 	Unweighed bool `yaml:"-"`
 	// Port is the port on which the server must have been reached.
 	Port uint16
+	// Waypoint is the one that connections pass, with ViaWaypoint.
+	Waypoint string
 }
 
 // Outcome is what the application sees.
@@ -173,12 +234,23 @@ const (
 	// socket learns it where it waits for the answer, and only a connected one
 	// does.
 	RefusedByPeer Outcome = "refused-by-peer"
+	// interrupted: refused, cut, or in time: only Load.Interrupted allows it.
+	interrupted Outcome = "interrupted"
 )
+
+// Interrupted is what may become of a connection while what it passes is gone.
+func Interrupted() Want { return Want{Outcome: interrupted} }
+
+// MayFail reports whether any outcome is right.
+func (w Want) MayFail() bool { return w.Outcome == interrupted }
+
+// HandOffPort is the port of a waypoint that connections are handed to.
+const HandOffPort = 15029
 
 // Via is the way from the asked address to the server.
 type Via string
 
-// The ways. Proxy and Waypoint are for worlds that have them.
+// The ways. Proxy is for worlds that have one.
 const (
 	// ViaNone: asked address, socket peer and packets are all the same.
 	ViaNone Via = "none"
@@ -190,7 +262,8 @@ const (
 	ViaDNAT Via = "dnat"
 	// ViaProxy: a proxy next to the client takes the connection.
 	ViaProxy Via = "proxy"
-	// ViaWaypoint: the socket's peer is a waypoint.
+	// ViaWaypoint: the socket's peer is a waypoint's hand-off port, and the server's
+	// client is the waypoint.
 	ViaWaypoint Via = "waypoint"
 )
 

@@ -44,7 +44,8 @@ func (ph Phase) small() []Phase {
 
 func (l Load) small(want Want) Load {
 	l.Connections, l.Workers = singles*len(l.From), 1
-	l.Want, l.Then = want, nil
+	l.Requests = min(l.Requests, singles)
+	l.Want, l.Then, l.Interrupted = want, nil, false
 	l.Want.Unweighed = true
 	return l
 }

@@ -16,6 +16,9 @@ func (s Scenario) Validate() error {
 				return fmt.Errorf("scenario %s: pod %s is declared twice", s.Name, p.Name)
 			}
 			pods[p.Name] = true
+			if p.Waypoint && (p.Managed || len(p.Serve)+len(p.ServeFirst)+len(p.ServeUDP) > 0) {
+				return fmt.Errorf("scenario %s: pod %s: a waypoint is never managed and serves nothing of its own", s.Name, p.Name)
+			}
 		}
 	}
 	if len(s.Phases) == 0 {
@@ -27,7 +30,7 @@ func (s Scenario) Validate() error {
 		return fmt.Errorf("scenario %s: mesh %q is unknown", s.Name, s.Topology.Mesh)
 	}
 	for _, o := range s.allObjects() {
-		if err := o.validate(pods); err != nil {
+		if err := o.validate(pods, s.Topology.waypoints()); err != nil {
 			return fmt.Errorf("scenario %s: %w", s.Name, err)
 		}
 	}
@@ -75,7 +78,10 @@ func (s Scenario) services() map[string]bool {
 	return names
 }
 
-func (o Objects) validate(pods map[string]bool) error {
+func (o Objects) validate(pods, waypoints map[string]bool) error {
+	if err := o.validateWaypoints(waypoints); err != nil {
+		return err
+	}
 	for _, svc := range o.Services {
 		switch svc.Family {
 		case IPv4, IPv6, Dual:
@@ -134,7 +140,10 @@ func (l Load) validate(pods, services map[string]bool) error {
 	if err := l.datagrams(); err != nil {
 		return err
 	}
-	n := l.Connections
+	if err := l.http(); err != nil {
+		return err
+	}
+	n := l.Connections * max(l.Requests, 1)
 	if l.Then != nil {
 		n /= 2
 	}
@@ -193,7 +202,11 @@ func (w Want) validate(pods map[string]bool, n int) error {
 	}
 	switch w.Via {
 	case ViaNone, ViaSocket, ViaDNAT:
-	case ViaProxy, ViaWaypoint:
+	case ViaWaypoint:
+		if w.Waypoint == "" {
+			return fmt.Errorf("via %s: waypoint says which", w.Via)
+		}
+	case ViaProxy:
 		return fmt.Errorf("via %s is not judged yet: no rule says what to expect of it", w.Via)
 	default:
 		return fmt.Errorf("via %q is unknown", w.Via)

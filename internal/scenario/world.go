@@ -35,6 +35,13 @@ type World interface {
 	Close() error
 }
 
+// Forwarder is a World that can tell what its waypoints have done.
+type Forwarder interface {
+	// Forwarded returns how many requests a waypoint's proxy says it has sent to each
+	// service since it was started. One that does not run cannot tell.
+	Forwarded(ctx context.Context, pod string) (map[string]uint64, error)
+}
+
 // Opener makes a world for a topology.
 type Opener func(ctx context.Context, t Topology) (World, error)
 

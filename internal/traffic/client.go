@@ -27,6 +27,12 @@ func (l Load) Check() error {
 		return fmt.Errorf("load: %d payload bytes in a datagram: want 0 to %d", l.Bytes, MaxDatagram)
 	case l.Datagrams < 0 || (!l.UDP && (l.Datagrams > 0 || l.Unconnected)):
 		return fmt.Errorf("load: datagrams or no connect are for UDP")
+	case l.HTTP != nil && (l.UDP || l.Bytes != 0 || l.ServerFirst || l.Bind.IsValid()):
+		return errors.New("load: HTTP has neither datagrams, payload, a server that speaks first nor a bound address")
+	case l.HTTP != nil && (l.HTTP.Requests < 1 || (l.HTTP.Close && l.HTTP.Requests > 1)):
+		return fmt.Errorf("load: %d requests on one HTTP connection", l.HTTP.Requests)
+	case l.UDP && l.ServerFirst:
+		return errors.New("load: a UDP server does not speak first")
 	case l.Bind.IsValid() && l.Bind.Addr().Is4() != l.To.Addr().Is4():
 		return fmt.Errorf("load: bind %s and connect to %s are not of one family", l.Bind, l.To)
 	}
@@ -65,10 +71,14 @@ func work(l Load, done func(Conn)) {
 					due := time.Duration(float64(i) / l.PerSecond * float64(time.Second))
 					time.Sleep(time.Until(start.Add(due)))
 				}
-				if l.UDP {
-					done(d.socket(l.FirstID + uint64(i)))
-				} else {
-					done(d.connection(l.FirstID + uint64(i)))
+				id := l.FirstID + uint64(i)
+				switch {
+				case l.UDP:
+					done(d.socket(id))
+				case l.HTTP != nil:
+					done(d.requests(id, func() { done(Conn{Role: Progress, ID: id}) }))
+				default:
+					done(d.connection(id))
 				}
 			}
 		})

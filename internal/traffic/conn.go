@@ -9,6 +9,9 @@ type Role string
 const (
 	Client Role = "client"
 	Server Role = "server"
+	// Progress is no end: half of an HTTP connection's requests are through. Only
+	// ID is set with it.
+	Progress Role = "progress"
 )
 
 // Conn is what one end knows of one connection. It is one JSON line.
@@ -34,6 +37,11 @@ type Conn struct {
 	Datagrams int `json:"datagrams,omitempty"`
 	// Server is the name that the server gave itself, as the client read it.
 	Server string `json:"server,omitempty"`
+	// Requests are those of an HTTP client, in their order.
+	Requests []Request `json:"requests,omitempty"`
+	// Served is how many requests of each HTTP client connection, by its ID, an HTTP
+	// server has answered on this one.
+	Served map[uint64]int `json:"served,omitempty"`
 	// Sent and Received count payload bytes, without the header of this package.
 	Sent     int64 `json:"sent"`
 	Received int64 `json:"received"`
@@ -46,6 +54,27 @@ type Conn struct {
 	Start     int64 `json:"t0"`
 	Connected int64 `json:"t1,omitempty"`
 	End       int64 `json:"t2"`
+}
+
+// Request is one HTTP request, as its client saw it.
+type Request struct {
+	// Server is the name in the answer, Status its code.
+	Server string `json:"server,omitempty"`
+	Status int    `json:"status,omitempty"`
+	// Start and End are CLOCK_MONOTONIC in nanoseconds.
+	Start int64 `json:"t0"`
+	End   int64 `json:"t1"`
+}
+
+// HTTP makes each connection of a Load one of HTTP/1.1.
+type HTTP struct {
+	// Requests are made one after the other, without ever connecting again.
+	Requests int `json:"requests"`
+	// Headers are sent with each.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Close asks the server to close the connection behind each answer: there can
+	// be one only.
+	Close bool `json:"close,omitempty"`
 }
 
 // Load is what one client process does.
@@ -73,4 +102,9 @@ type Load struct {
 	Datagrams int  `json:"datagrams,omitempty"`
 	// Unconnected names the address in each sendto() instead of connecting once.
 	Unconnected bool `json:"unconnected,omitempty"`
+	// HTTP makes requests instead of sending a payload; Bytes must be 0.
+	HTTP *HTTP `json:"http,omitempty"`
+	// ServerFirst waits for the server's name before anything is sent: for ports of
+	// ServerConfig.First.
+	ServerFirst bool `json:"server_first,omitempty"`
 }

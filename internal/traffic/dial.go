@@ -63,7 +63,11 @@ func (d *dialer) run(c *Conn) error {
 	if err := ends(fd, c); err != nil {
 		return err
 	}
-	if err := d.exchange(fd, c); err != nil {
+	talk := d.exchange
+	if d.load.ServerFirst {
+		talk = d.answer
+	}
+	if err := talk(fd, c); err != nil {
 		return err
 	}
 	c.Op = ""
@@ -139,6 +143,38 @@ func (d *dialer) exchange(fd int, c *Conn) error {
 	}
 	c.Server = string(d.recv[1 : 1+name])
 	if !bytes.Equal(d.recv[1+name:whole], payload) {
+		return errEcho
+	}
+	c.Received = int64(len(payload))
+	return nil
+}
+
+// answer reads the server's name before it sends the payload, which then comes back
+// alone.
+func (d *dialer) answer(fd int, c *Conn) error {
+	c.Op = "read"
+	if _, err := readAtLeast(fd, d.recv[:1], d.recv[:1]); err != nil {
+		return err
+	}
+	name := d.recv[1 : 1+int(d.recv[0])]
+	if _, err := readAtLeast(fd, name, name); err != nil {
+		return err
+	}
+	c.Server = string(name)
+	c.Op = "write"
+	payload := d.send[headerLen:]
+	putHeader(d.send, c.ID, len(payload))
+	fill(payload, c.ID)
+	if err := writeAll(fd, d.send); err != nil {
+		return err
+	}
+	c.Sent = int64(len(payload))
+	c.Op = "read"
+	back := d.recv[:len(payload)]
+	if _, err := readAtLeast(fd, back, back); err != nil {
+		return err
+	}
+	if !bytes.Equal(back, payload) {
 		return errEcho
 	}
 	c.Received = int64(len(payload))

@@ -45,8 +45,8 @@ func start(ctx context.Context, launch Launch, role string) (*process, error) {
 }
 
 // RunClient runs one client process for l and returns its connections in the
-// order of their ends; each is also handed to seen when that is not nil. On
-// error it returns what was seen before.
+// order of their ends; each is also handed to seen when that is not nil, and with
+// HTTP a line of Role Progress before it. On error it returns what was seen before.
 func RunClient(ctx context.Context, launch Launch, l Load, seen func(Conn)) ([]Conn, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
@@ -79,7 +79,9 @@ func (p *process) connections(n int, seen func(Conn)) ([]Conn, error) {
 		} else if err != nil {
 			return conns, fmt.Errorf("read connections: %w", err)
 		}
-		conns = append(conns, c)
+		if c.Role != Progress {
+			conns = append(conns, c)
+		}
 		if seen != nil {
 			seen(c)
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +20,8 @@ type ServerConfig struct {
 	Name string `json:"name"`
 	// Ports are the TCP ports to listen on, in host byte order.
 	Ports []uint16 `json:"ports"`
+	// First are TCP ports on which the server speaks first: it says its name at once.
+	First []uint16 `json:"first,omitempty"`
 	// UDP are the UDP ports to answer on.
 	UDP []uint16 `json:"udp,omitempty"`
 	// Addresses are the local addresses to listen on; none means all, IPv4 and
@@ -51,6 +54,7 @@ type line struct {
 // server listens and answers until its standard input ends.
 type server struct {
 	name      string
+	first     []uint16
 	lines     *lineWriter
 	listeners []net.Listener
 	sockets   []*socket
@@ -84,7 +88,7 @@ func serve(in io.Reader, out io.Writer) error {
 	if len(cfg.Name) > 255 {
 		return fmt.Errorf("server name of %d bytes: at most 255", len(cfg.Name))
 	}
-	s := &server{name: cfg.Name, lines: newLineWriter(out), open: map[*session]struct{}{}}
+	s := &server{name: cfg.Name, first: cfg.First, lines: newLineWriter(out), open: map[*session]struct{}{}}
 	s.web = newWeb(cfg.Name)
 	if err := s.listen(cfg); err != nil {
 		s.stop()
@@ -102,7 +106,7 @@ func serve(in io.Reader, out io.Writer) error {
 var listener = net.ListenConfig{KeepAlive: -1}
 
 func (s *server) listen(cfg ServerConfig) error {
-	for _, port := range cfg.Ports {
+	for _, port := range slices.Concat(cfg.Ports, cfg.First) {
 		for _, addr := range listenAddrs(cfg.Addresses, port) {
 			// ":port" is one dual-stack socket, or IPv4 where the kernel
 			// has no IPv6.
@@ -186,12 +190,14 @@ func (s *server) obey(dec *json.Decoder) error {
 	}
 }
 
-// sync answers when every raw connection that is open now has ended.
+// sync answers when every connection of our clients that is open now has ended. One of
+// HTTP may be a proxy's, which keeps it: it is closed when no request is on it.
 func (s *server) sync(token uint64) {
+	s.web.keep(false)
 	s.mu.Lock()
 	var waits []chan struct{}
 	for ses := range s.open {
-		if ses.raw {
+		if ses.ours {
 			waits = append(waits, ses.done)
 		}
 	}
@@ -203,6 +209,7 @@ func (s *server) sync(token uint64) {
 		for _, done := range waits {
 			<-done
 		}
+		s.web.keep(true)
 		s.lines.put(line{Event: eventSynced, Token: token})
 	})
 }

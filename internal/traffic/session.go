@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,8 +22,11 @@ type session struct {
 	server *server
 	tcp    *net.TCPConn
 	conn   Conn
-	// raw is set when the client has spoken the raw protocol. Under server.mu.
-	raw bool
+	// raw is set when the client has spoken the raw protocol; ours when it is a client
+	// of this package. Under server.mu, with conn.Served.
+	raw, ours bool
+	// first is set when the server has spoken first.
+	first bool
 	// done is closed after the connection's line has been queued.
 	done chan struct{}
 }
@@ -58,7 +62,10 @@ func (ses *session) run() {
 		readers.Put(in)
 	}
 	ses.conn.End = monotonic()
-	ses.server.lines.put(line{Conn: &ses.conn})
+	ses.server.mu.Lock()
+	told := ses.conn // requests are over, and counted
+	ses.server.mu.Unlock()
+	ses.server.lines.put(line{Conn: &told})
 	ses.server.mu.Lock()
 	delete(ses.server.open, ses)
 	ses.server.mu.Unlock()
@@ -76,6 +83,13 @@ func (ses *session) talk(in *bufio.Reader) error {
 		return err
 	}
 	ses.conn.Cookie, ses.conn.Connected = cookie, ses.conn.Start
+	if slices.Contains(ses.server.first, ses.conn.Local.Port()) {
+		ses.first = true
+		ses.conn.Op = "write"
+		if _, err := ses.tcp.Write(ses.server.greeting()); err != nil {
+			return err
+		}
+	}
 	ses.conn.Op = "read"
 	ses.tcp.SetReadDeadline(time.Now().Add(quiet))
 	first, err := in.Peek(1)
@@ -106,14 +120,15 @@ func (ses *session) answer(in *bufio.Reader) error {
 	}
 	ses.conn.ID = id
 	ses.server.mu.Lock()
-	ses.raw = true
+	ses.raw, ses.ours = true, true
 	ses.server.mu.Unlock()
 
-	name := ses.server.name
-	out := make([]byte, 1+len(name)+size)
-	out[0] = byte(len(name))
-	copy(out[1:], name)
-	n, err := io.ReadFull(in, out[1+len(name):])
+	before := ses.server.greeting()
+	if ses.first {
+		before = nil // it has been said
+	}
+	out := append(before, make([]byte, size)...)
+	n, err := io.ReadFull(in, out[len(before):])
 	ses.conn.Received = int64(n)
 	if err != nil {
 		return err
@@ -124,6 +139,22 @@ func (ses *session) answer(in *bufio.Reader) error {
 	}
 	ses.conn.Sent = int64(size)
 	return nil
+}
+
+// greeting is the server's name behind its length.
+func (s *server) greeting() []byte {
+	return append([]byte{byte(len(s.name))}, s.name...)
+}
+
+// request counts a request of one of our HTTP clients.
+func (ses *session) request(id uint64) {
+	ses.server.mu.Lock()
+	defer ses.server.mu.Unlock()
+	ses.ours = true
+	if ses.conn.Served == nil {
+		ses.conn.Served = map[uint64]int{}
+	}
+	ses.conn.Served[id]++
 }
 
 func cookieOf(c syscall.Conn) (uint64, error) {

@@ -80,9 +80,10 @@ func (u *socket) answer(in, oob []byte, from netip.AddrPort) {
 	at, _ := packetInfo(oob)
 	name := u.server.name
 	out := append(append(append(make([]byte, 0, 1+len(name)+len(payload)), byte(len(name))), name...), payload...)
-	_, err := u.conn.WriteToUDPAddrPort(out, from)
+	// Who has the answer may ask at once what is known of it.
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	_, err := u.conn.WriteToUDPAddrPort(out, from)
 	c := u.client(id, netip.AddrPortFrom(at.Unmap(), u.port), from)
 	c.Datagrams++
 	c.Received += int64(len(payload))

@@ -2,10 +2,12 @@ package traffic
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 )
 
@@ -19,11 +21,28 @@ type web struct {
 	wg    sync.WaitGroup
 }
 
+// idHeader carries the ID of the client's connection, whatever connection brings the
+// request to the server.
+const idHeader = "X-Duomesh-Connection"
+
+// sessionKey finds the session of a request.
+type sessionKey struct{}
+
+// keep says whether connections are kept for another request. Those without one are
+// closed when they are not.
+func (w *web) keep(open bool) { w.http.SetKeepAlivesEnabled(open) }
+
 func newWeb(name string) *web {
 	w := &web{conns: make(chan net.Conn), end: make(chan struct{})}
 	w.http = &http.Server{
 		ReadHeaderTimeout: quiet,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, sessionKey{}, c.(*webConn).session)
+		},
 		Handler: http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+			if id, err := strconv.ParseUint(r.Header.Get(idHeader), 10, 64); err == nil {
+				r.Context().Value(sessionKey{}).(*session).request(id)
+			}
 			fmt.Fprintln(out, name) // an error is the client's going away
 		}),
 	}
@@ -33,7 +52,7 @@ func newWeb(name string) *web {
 
 // serve hands a connection to the HTTP server and returns when it is closed.
 func (w *web) serve(ses *session, in *bufio.Reader) error {
-	c := &webConn{Conn: ses.tcp, in: in, closed: make(chan struct{})}
+	c := &webConn{Conn: ses.tcp, session: ses, in: in, closed: make(chan struct{})}
 	select {
 	case w.conns <- c:
 		<-c.closed
@@ -72,9 +91,10 @@ func (w *web) Addr() net.Addr { return &net.TCPAddr{} }
 // closed.
 type webConn struct {
 	net.Conn
-	in     *bufio.Reader
-	once   sync.Once
-	closed chan struct{}
+	session *session
+	in      *bufio.Reader
+	once    sync.Once
+	closed  chan struct{}
 }
 
 func (c *webConn) Read(b []byte) (int, error) { return c.in.Read(b) }

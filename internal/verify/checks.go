@@ -22,8 +22,11 @@ type rule struct {
 // rulesOf are held against every connection of a load. Each has a negative control
 // in e2e: a mesh broken from outside that must fail it. The first is the outcome.
 func rulesOf(l scenario.Load) []rule {
-	if isUDP(l) {
+	switch {
+	case isUDP(l):
 		return udpRules[:]
+	case viaWaypoint(l):
+		return waypointRules[:]
 	}
 	return tcpRules[:]
 }
@@ -50,7 +53,7 @@ func (g group) judge(sight sight) []report.Check {
 		checks = append(checks, c)
 	}
 	checks = append(checks, g.checkHarness())
-	if len(g.wants) == 1 && g.wants[0].Outcome == scenario.Connected {
+	if len(g.wants) == 1 && g.wants[0].Outcome == scenario.Connected && !g.byRequest {
 		check := scenario.CheckSplit
 		if g.wants[0].Unweighed {
 			check = scenario.CheckExact
@@ -237,6 +240,8 @@ func (f fact) wantPeer(w scenario.Want) (netip.AddrPort, bool) {
 	switch {
 	case w.Outcome == scenario.RefusedByMesh:
 		return netip.AddrPort{}, false
+	case w.MayFail() || w.Via == scenario.ViaWaypoint:
+		return f.replica(w)
 	case w.Outcome != scenario.Connected || w.Via != scenario.ViaSocket:
 		return plain(f.Asked), true
 	case len(f.servers) == 1:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,15 @@ type evidence struct {
 	second *ledger
 	pods   map[string]scenario.PodHandle
 	change window
+	// history is which objects nodes had while they were churned; nil where the
+	// world does not tell.
+	history []scenario.Held
+	// replicas are the addresses of each waypoint's pods, by its name.
+	replicas map[string]map[netip.Addr]string
+	// entering are those of client connections, as a waypoint's kernel knows them.
+	entering map[netip.AddrPort]bool
+	// forwarded is how many requests the waypoints say they have sent on in the phase.
+	forwarded tally
 }
 
 // loadEvidence is a load and what its clients reported.
@@ -62,6 +72,7 @@ type window struct{ start, end int64 }
 type gatherer struct {
 	world    scenario.World
 	options  Options
+	scenario scenario.Scenario
 	topology scenario.Topology
 	known    map[uint64]bool
 }
@@ -92,9 +103,11 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	if second != nil {
 		defer second.Close()
 	}
+	before := g.forwarded(ctx)
 	if err := g.drive(ctx, ph, &e); err != nil {
 		return evidence{}, err
 	}
+	e.forwarded = g.forwarded(ctx).since(before)
 	if err := g.collect(ctx, judge, &e); err != nil || second == nil {
 		return e, err
 	}
@@ -113,15 +126,20 @@ func (g *gatherer) handles(e *evidence) error {
 			e.pods[p.Name] = h
 		}
 	}
+	e.replicas = g.replicas(e.pods)
 	return nil
 }
 
 // drive runs the loads of a phase side by side and makes the changes when half
-// of the first connections of each load are through. A load that a change
+// of the first connections of each load are through; a churn that is to go on all the
+// while begins earlier, see scenario.Churn. A load that a change
 // concerns has a last part that starts when the changes have been made: however
 // long they took, there is something to judge after them.
 func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) error {
-	half := newHalfway(ph.Loads)
+	half, over := newMilestone(ph.Loads, 1, 2), newMilestone(ph.Loads, 9, 10)
+	if goesThrough(ph.During) {
+		half = newMilestone(ph.Loads, 1, 10)
+	}
 	changed := make(chan struct{})
 	group, ctx := errgroup.WithContext(ctx)
 	e.loads = make([]*loadEvidence, len(ph.Loads))
@@ -133,7 +151,8 @@ func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) er
 		le := &loadEvidence{load: l, asked: asked}
 		e.loads[i] = le
 		first, last := parts(l)
-		g.startLoad(ctx, group, le, part{connections: first, done: half.counter(i)})
+		count, countOver := half.counter(i), over.counter(i)
+		g.startLoad(ctx, group, le, part{connections: first, done: func() { count(); countOver() }})
 		if last > 0 {
 			g.startLoad(ctx, group, le, part{connections: last, after: changed, done: func() {}})
 		}
@@ -144,7 +163,7 @@ func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) er
 				return err
 			}
 			defer close(changed)
-			return g.change(ctx, ph.During, &e.change)
+			return g.change(ctx, through(ph.During, over.reached), &e.change)
 		})
 	}
 	return group.Wait()
@@ -198,8 +217,11 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 			n++
 		}
 		spec := traffic.Load{
-			To: le.asked, Connections: n, Workers: workers, Bytes: 64,
-			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected,
+			To: le.asked, Connections: n, Workers: workers, Bytes: 64, PerSecond: l.PerSecond / float64(len(l.From)),
+			UDP: isUDP(l), Datagrams: l.Datagrams, Unconnected: l.Unconnected, ServerFirst: l.ServerFirst,
+		}
+		if isHTTP(l) {
+			spec.Bytes, spec.HTTP = 0, &traffic.HTTP{Requests: l.Requests, Headers: l.Headers, Close: l.Close}
 		}
 		group.Go(func() error {
 			if p.after != nil {
@@ -207,7 +229,12 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 					return err
 				}
 			}
-			conns, err := g.world.Exec(ctx, pod, spec, func(traffic.Conn) { p.done() })
+			conns, err := g.world.Exec(ctx, pod, spec, func(c traffic.Conn) {
+				// With HTTP, a connection counts when half of its requests are through.
+				if isHTTP(l) == (c.Role == traffic.Progress) {
+					p.done()
+				}
+			})
 			if err != nil {
 				return fmt.Errorf("load in pod %s: %w", pod, err)
 			}
@@ -229,43 +256,70 @@ func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error
 			e.served[c.ID] = append(e.served[c.ID], servedConn{pod, c})
 		}
 	}
+	e.entering = map[netip.AddrPort]bool{}
 	for _, le := range e.loads {
 		for _, c := range le.conns {
 			g.known[c.ID] = true
+			e.entering[plain(c.Local)] = true
 		}
 	}
 	e.known = g.known
+	if c, can := g.world.(scenario.Chronicler); can {
+		e.history = c.History()
+	}
 	e.ledger, err = judge.ledger(ctx)
 	return err
 }
 
-// halfway closes reached once every load has made half of its connections.
-type halfway struct {
+// goesThrough reports whether a change goes on while connections are made.
+func goesThrough(during []scenario.Action) bool {
+	return slices.ContainsFunc(during, func(a scenario.Action) bool {
+		c, is := a.(scenario.Churn)
+		return is && c.Through
+	})
+}
+
+// through tells the churns that go on all the while when they may end.
+func through(during []scenario.Action, over <-chan struct{}) []scenario.Action {
+	told := slices.Clone(during)
+	for i, a := range told {
+		if c, is := a.(scenario.Churn); is && c.Through {
+			c.Over = over
+			told[i] = c
+		}
+	}
+	return told
+}
+
+// milestone closes reached once every load has made a share of its first
+// connections.
+type milestone struct {
 	mu      sync.Mutex
 	left    []int
 	waiting int
 	reached chan struct{}
 }
 
-func newHalfway(loads []scenario.Load) *halfway {
-	h := &halfway{waiting: len(loads), reached: make(chan struct{})}
+// newMilestone is at n/of of the first connections of each load.
+func newMilestone(loads []scenario.Load, n, of int) *milestone {
+	m := &milestone{waiting: len(loads), reached: make(chan struct{})}
 	for _, l := range loads {
 		first, _ := parts(l)
-		h.left = append(h.left, max(first/2, 1))
+		m.left = append(m.left, max(first*n/of, 1))
 	}
-	return h
+	return m
 }
 
-func (h *halfway) counter(i int) func() {
+func (m *milestone) counter(i int) func() {
 	return func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.left[i]--
-		if h.left[i] != 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.left[i]--
+		if m.left[i] != 0 {
 			return
 		}
-		if h.waiting--; h.waiting == 0 {
-			close(h.reached)
+		if m.waiting--; m.waiting == 0 {
+			close(m.reached)
 		}
 	}
 }

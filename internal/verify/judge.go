@@ -18,6 +18,8 @@ type fact struct {
 	lines []probe.Line
 	// accepted are the kernel's lines of the server's socket.
 	accepted []probe.Line
+	// seen is all evidence, for what a waypoint stands between.
+	seen *evidence
 }
 
 // group is connections of one load of which the same is expected.
@@ -30,6 +32,11 @@ type group struct {
 	// wants has one member, or two for connections asked for while a change
 	// was being made: each may follow either.
 	wants []scenario.Want
+	// times says what was declared at which moment, for connections that were made
+	// while objects were churned.
+	times timeline
+	// byRequest is set where shares are those of requests, which are judged apart.
+	byRequest bool
 }
 
 // judge holds the evidence against what each load wants. It returns how many
@@ -46,7 +53,10 @@ func (e *evidence) judge() (int, []report.Check) {
 	for _, g := range all {
 		judged += len(g.facts)
 		checks = append(checks, g.judge(sight)...)
+		checks = append(checks, g.checkTimes()...)
 	}
+	checks = append(checks, e.checkRequests()...)
+	checks = append(checks, e.checkWaypoints(sight)...)
 	checks = append(checks, e.checkChange(all)...)
 	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()),
 		e.checkGhosts(), sight.limit(e.checkGhostLines()))
@@ -73,22 +83,41 @@ func (e *evidence) groups(i int) []group {
 	name := le.load.To.String()
 	least := max(1, le.load.Connections/20)
 	rules := rulesOf(le.load)
-	before := group{name: name, rules: rules, wants: []scenario.Want{le.load.Want}, least: least}
+	before := group{
+		name: name, rules: rules, wants: []scenario.Want{le.load.Want}, least: least, byRequest: isHTTP(le.load),
+	}
+	if isHTTP(le.load) && le.load.Then != nil && !le.load.Interrupted {
+		// Connections live through the change: one group, and its requests by time.
+		before.wants = append(before.wants, *le.load.Then)
+		for _, c := range le.conns {
+			before.facts = append(before.facts, e.fact(le, c))
+		}
+		return []group{before}
+	}
 	if le.load.Then == nil {
 		for _, c := range le.conns {
 			before.facts = append(before.facts, e.fact(le, c))
 		}
 		return []group{before}
 	}
-	after := group{name: name + " after the change", rules: rules, wants: []scenario.Want{*le.load.Then}, least: least}
+	after := group{
+		name: name + " after the change", rules: rules, wants: []scenario.Want{*le.load.Then}, least: least, byRequest: before.byRequest,
+	}
 	while := group{name: name + " during the change", rules: rules, wants: []scenario.Want{le.load.Want, *le.load.Then}}
+	if t := e.timeline(le.load); len(t.held) > 0 {
+		while.times, while.least = t, le.load.Connections/4
+		while.wants = append(while.wants, t.anyOf(le.load.Want))
+	}
+	if le.load.Interrupted {
+		while.wants = append(while.wants, scenario.Interrupted())
+	}
 	before.name += " before the change"
 	for _, c := range le.conns {
 		g := &while
 		switch {
 		case c.Start > e.change.end:
 			g = &after
-		case c.decided() < e.change.start:
+		case c.decided() < e.change.start && !le.load.Interrupted, c.End < e.change.start:
 			g = &before
 		}
 		g.facts = append(g.facts, e.fact(le, c))
@@ -105,7 +134,7 @@ func (c clientConn) decided() int64 {
 }
 
 func (e *evidence) fact(le *loadEvidence, c clientConn) fact {
-	f := fact{clientConn: c, load: &le.load, servers: e.served[c.ID], lines: e.ledger.active[socket{c.pod, c.Cookie}]}
+	f := fact{clientConn: c, load: &le.load, seen: e, servers: e.served[c.ID], lines: e.ledger.active[socket{c.pod, c.Cookie}]}
 	for _, s := range f.servers {
 		f.accepted = append(f.accepted, e.ledger.passive[socket{s.pod, s.Cookie}]...)
 	}
@@ -170,8 +199,10 @@ func (e *evidence) checkUnreported() report.Check {
 func (e *evidence) checkGhosts() report.Check {
 	ghosts := 0
 	for id, conns := range e.served {
-		if !e.known[id] {
-			ghosts += len(conns)
+		for _, c := range conns {
+			if !e.made(id, c) {
+				ghosts++
+			}
 		}
 	}
 	return report.Checkf("every connection that servers saw was made by a client", ghosts == 0,
@@ -189,7 +220,7 @@ func (e *evidence) checkGhostLines() report.Check {
 	}
 	ghosts, strays := 0, 0
 	for s, lines := range e.ledger.passive {
-		if !reported[s] {
+		if !reported[s] && !e.entered(s, lines) {
 			ghosts += len(lines)
 		}
 	}

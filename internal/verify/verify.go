@@ -116,7 +116,7 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 	if err := world.Apply(ctx, s.Objects); err != nil {
 		return meshError{fmt.Errorf("apply the first objects: %w", err)}
 	}
-	g := gatherer{world: world, options: o, topology: s.Topology, known: map[uint64]bool{}}
+	g := gatherer{world: world, options: o, scenario: s, topology: s.Topology, known: map[uint64]bool{}}
 	for i, ph := range s.Phases {
 		e, err := g.gather(ctx, ph)
 		if err != nil {

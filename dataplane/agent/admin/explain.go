@@ -46,7 +46,7 @@ func (h handler) explained(ctx context.Context, from, to, protocol string) (api.
 		return e, err
 	}
 	e.Count = exits[d.Exit]
-	e.Why = words(e, d, snapshot, status)
+	e.Why = slices.Concat(words(e, d, snapshot, status), unenforced(h.policies(), snapshot, e, d))
 	return e, h.holdAgainstKernel(&e, status.Applied.Generation > 0)
 }
 
@@ -94,7 +94,7 @@ func (h handler) holdAgainstKernel(e *api.Explanation, applied bool) error {
 	case len(e.Differences) > 0:
 		e.Why = append(e.Why, "The kernel has something else for this address: connections go where it says, not where is written here.")
 	case e.Elsewhere > 0:
-		e.Why = append(e.Why, fmt.Sprintf("The kernel's maps differ from what was applied in %d entries: see `duomesh dump maps`.", e.Elsewhere))
+		e.Why = append(e.Why, fmt.Sprintf("The kernel's maps differ from what was applied in %d entries: see `duomesh diff`.", e.Elsewhere))
 	default:
 		e.Why = append(e.Why, "The kernel's maps are what was applied, entry by entry.")
 	}

@@ -35,6 +35,8 @@ type Node interface {
 //
 //	/status[?seen=VERSION]  api.Status
 //	/services               api.Services
+//	/workloads              api.Workloads
+//	/policies               api.Policies
 //	/endpoints              api.Endpoints
 //	/maps                   api.Maps
 //	/exits                  api.Exits
@@ -48,6 +50,8 @@ func NewHandler(n Node) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", h.status)
 	mux.HandleFunc("GET /services", h.services)
+	mux.HandleFunc("GET /workloads", h.workloads)
+	mux.HandleFunc("GET /policies", h.dumpPolicies)
 	mux.HandleFunc("GET /endpoints", h.endpoints)
 	mux.HandleFunc("GET /maps", h.maps)
 	mux.HandleFunc("GET /exits", h.exits)

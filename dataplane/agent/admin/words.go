@@ -37,6 +37,8 @@ func words(e api.Explanation, d intent.Decision, s intent.Snapshot, status api.S
 		why = append(why, excluded(s, d.Service, e.To.Addr().Unmap().Is6())...)
 	case intent.RefuseNoWaypoint:
 		say("A waypoint is declared, and no replica of it can be reached: refused at connect(), no packet is sent.")
+	case intent.RefusePolicy:
+		say("A policy names a workload that it would go to, nobody enforces it, and the agent is told to refuse then: refused at connect(), no packet is sent.")
 	case intent.RedirectWaypoint:
 		say("A waypoint is declared: the connection goes to one of its replicas.")
 	case intent.Redirect:

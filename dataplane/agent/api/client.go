@@ -93,6 +93,16 @@ func (c *Client) Services(ctx context.Context) (Services, error) {
 	return get[Services](ctx, c, "/services", nil, ServicesSchema)
 }
 
+// Workloads lists what was applied.
+func (c *Client) Workloads(ctx context.Context) (Workloads, error) {
+	return get[Workloads](ctx, c, "/workloads", nil, WorkloadsSchema)
+}
+
+// Policies lists the policies that were received.
+func (c *Client) Policies(ctx context.Context) (Policies, error) {
+	return get[Policies](ctx, c, "/policies", nil, PoliciesSchema)
+}
+
 // Endpoints lists where frontends lead.
 func (c *Client) Endpoints(ctx context.Context) (Endpoints, error) {
 	return get[Endpoints](ctx, c, "/endpoints", nil, EndpointsSchema)

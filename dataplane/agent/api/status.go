@@ -13,6 +13,8 @@ const (
 	MapsSchema      = "duomesh/maps"
 	ExitsSchema     = "duomesh/exits"
 	AuditSchema     = "duomesh/audit"
+	WorkloadsSchema = "duomesh/workloads"
+	PoliciesSchema  = "duomesh/policies"
 	ExplainSchema   = "duomesh/explanation"
 	// Version is that of all forms.
 	Version = 1
@@ -56,10 +58,27 @@ type Source struct {
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
 	// Unused lists what the applied update asks for and this build does not do, a
-	// line each: waypoints, policies.
+	// line each.
 	Unused []string `json:"unused,omitempty"`
-	// UnenforcedPolicies is the number of policies among it.
-	UnenforcedPolicies int `json:"unenforced_policies"`
+	// Unenforced are the policies that were received. None is enforced.
+	Unenforced []Unenforced `json:"unenforced,omitempty"`
+	// UnenforcedPolicies is the number of those that are to be enforced,
+	// UnenforcedWorkloads of the workloads that they name, and RefusedWorkloads of
+	// those among them to which connections are refused for that reason.
+	UnenforcedPolicies  int `json:"unenforced_policies"`
+	UnenforcedWorkloads int `json:"unenforced_workloads"`
+	RefusedWorkloads    int `json:"refused_workloads"`
+}
+
+// Unenforced is a policy that was received and is not enforced.
+type Unenforced struct {
+	// Policy is "namespace/name".
+	Policy string `json:"policy"`
+	// DryRun is set when it is not to be enforced.
+	DryRun bool `json:"dry_run,omitempty"`
+	// Workloads is how many workloads it names, Some are the names of a few.
+	Workloads int      `json:"workloads"`
+	Some      []string `json:"some,omitempty"`
 }
 
 // Applied is what the kernel has.
@@ -91,6 +110,9 @@ type Pod struct {
 	Cgroup string `json:"cgroup,omitempty"`
 	// Netns is the inode of its network namespace, as in "net:[4026532281]".
 	Netns uint64 `json:"netns,omitempty"`
+	// Waypoint is the hand-off port of a waypoint's pod, which is served and not
+	// managed; 0 for others.
+	Waypoint uint16 `json:"waypoint,omitempty"`
 	// Watched is set when the agent sees the pod's end by itself. It does not
 	// for a pod without processes that an earlier agent enrolled.
 	Watched bool `json:"watched"`

@@ -121,7 +121,7 @@ var badInputs = []struct {
 		name: "merge key",
 		text: "version: 1\nworkloads:\n  - <<: {name: a}\n    name: b\n",
 		want: []string{
-			"x.yaml:3:5: workloads[0].<< is not a key of this form, the keys here are addresses, cluster, gateway, hostNetwork, locality, name, namespace, network, node, uid, unhealthy, waypoint, weight",
+			"x.yaml:3:5: workloads[0].<< is not a key of this form, the keys here are addresses, cluster, gateway, hostNetwork, hostname, locality, name, namespace, network, node, uid, unhealthy, unprotected, waypoint, weight",
 		},
 	},
 	{
@@ -562,7 +562,7 @@ var badInputs = []struct {
 			"x.yaml:5:20: services[0].ports[0].port must be a decimal number from 1 to 65535, it is 0",
 			"x.yaml:6:5: services[1]: service default/a is declared twice, first in line 3",
 			"x.yaml:7:17: services[1].addresses[0] must be an IPv4 or IPv6 address, it is \"x\"",
-			"x.yaml:10:5: workloads[0].colour is not a key of this form, the keys here are addresses, cluster, gateway, hostNetwork, locality, name, namespace, network, node, uid, unhealthy, waypoint, weight",
+			"x.yaml:10:5: workloads[0].colour is not a key of this form, the keys here are addresses, cluster, gateway, hostNetwork, hostname, locality, name, namespace, network, node, uid, unhealthy, unprotected, waypoint, weight",
 		},
 	},
 }

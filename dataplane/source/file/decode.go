@@ -164,6 +164,8 @@ func (r *reader) workload(path string, n ast.Node) workload {
 		"hostNetwork": r.boolean(&w.HostNetwork),
 		"waypoint":    r.reference(&w.Waypoint, &w.waypointAt),
 		"gateway":     r.boolean(&w.Gateway),
+		"hostname":    r.text(&w.Hostname),
+		"unprotected": r.boolean(&w.Unprotected),
 	})
 	return w
 }
@@ -192,6 +194,7 @@ func (r *reader) waypoint(path string, n ast.Node) waypoint {
 		"codec":     r.oneOf(&w.Codec, string(intent.OriginalDst), string(intent.ProxyV2), string(intent.KmeshTLV)),
 		"port":      r.portNumber(&w.Port),
 		"endpoints": list(r, &w.Endpoints, r.replica),
+		"balance":   {read: func(path string, n ast.Node) { w.Balance = r.balance(path, n) }},
 	})
 	return w
 }

@@ -94,6 +94,8 @@ type workload struct {
 	waypointAt  position
 	Waypoint    string `yaml:"waypoint,omitempty"`
 	Gateway     bool   `yaml:"gateway,omitempty"`
+	Hostname    string `yaml:"hostname,omitempty"`
+	Unprotected bool   `yaml:"unprotected,omitempty"`
 }
 
 type locality struct {
@@ -109,6 +111,7 @@ type waypoint struct {
 	// Port zero means the port of the codec.
 	Port      uint16     `yaml:"port"`
 	Endpoints []endpoint `yaml:"endpoints,omitempty"`
+	Balance   *balance   `yaml:"balance,omitempty"`
 }
 
 type policy struct {

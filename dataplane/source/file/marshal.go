@@ -3,6 +3,7 @@ package file
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -121,6 +122,7 @@ func (w *writer) workload(v *intent.Workload) workload {
 		Addresses: v.Addresses, Weight: v.Weight,
 		Node: w.text(owner, v.Node), Network: w.text(owner, v.Network), Cluster: w.text(owner, v.Cluster),
 		Unhealthy: v.Unhealthy, HostNetwork: v.HostNetwork, Gateway: v.Gateway,
+		Hostname: w.text(owner, v.Hostname), Unprotected: v.Unprotected,
 		Waypoint: w.waypointName(owner, v.Waypoint),
 	}
 	if v.Name != "" && v.UID == defaultUID(v.Namespace, v.Name) {
@@ -149,11 +151,18 @@ func (w *writer) service(v *intent.Service) service {
 		}
 		form.Ports = append(form.Ports, f)
 	}
-	if b := v.Balance; b.Mode != intent.Any || len(b.Prefer) > 0 || b.AllowUnhealthy {
-		form.Balance = &balance{Mode: cmp.Or(string(b.Mode), anyMode), AllowUnhealthy: b.AllowUnhealthy}
-		for _, s := range b.Prefer {
-			form.Balance.Prefer = append(form.Balance.Prefer, string(s))
-		}
+	form.Balance = balanceForm(v.Balance)
+	return form
+}
+
+// balanceForm is nil for the usual balance.
+func balanceForm(b intent.Balance) *balance {
+	if b.Mode == intent.Any && len(b.Prefer) == 0 && !b.AllowUnhealthy {
+		return nil
+	}
+	form := &balance{Mode: cmp.Or(string(b.Mode), anyMode), AllowUnhealthy: b.AllowUnhealthy}
+	for _, s := range b.Prefer {
+		form.Prefer = append(form.Prefer, string(s))
 	}
 	return form
 }
@@ -186,13 +195,16 @@ func (w *writer) waypointName(owner string, v *intent.Waypoint) string {
 }
 
 func sameWaypoint(a, b *intent.Waypoint) bool {
-	return a.Codec == b.Codec && a.Port == b.Port &&
+	return a.Codec == b.Codec && a.Port == b.Port && reflect.DeepEqual(a.Balance, b.Balance) &&
 		slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y intent.Endpoint) bool { return x.Workload == y.Workload })
 }
 
 func (w *writer) waypoint(v *intent.Waypoint) waypoint {
 	owner := "waypoint " + v.Name
-	form := waypoint{Name: v.Name, Codec: string(v.Codec), Port: v.Port, Endpoints: w.endpoints(owner, v.Endpoints)}
+	form := waypoint{
+		Name: v.Name, Codec: string(v.Codec), Port: v.Port,
+		Endpoints: w.endpoints(owner, v.Endpoints), Balance: balanceForm(v.Balance),
+	}
 	for i, e := range form.Endpoints {
 		if len(e.Ports) > 0 {
 			w.add(position{}, "%s: endpoint %s has ports of its own, which a waypoint's does not use", owner, e.Workload)

@@ -94,7 +94,8 @@ func anyWorkload(t *rapid.T, i int) *intent.Workload {
 			Region: anyText(t, "region"), Zone: anyText(t, "zone"), Subzone: anyText(t, "subzone"),
 		},
 		Unhealthy: rapid.Bool().Draw(t, "unhealthy"), HostNetwork: rapid.Bool().Draw(t, "host"),
-		Gateway: rapid.Bool().Draw(t, "gateway"),
+		Gateway: rapid.Bool().Draw(t, "gateway"), Unprotected: rapid.Bool().Draw(t, "unprotected"),
+		Hostname: rapid.SampledFrom([]string{"", "db.example.com"}).Draw(t, "name of addresses"),
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "uid") {
 	case 0:

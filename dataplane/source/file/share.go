@@ -61,7 +61,7 @@ func newSharer(last, next intent.Snapshot) *sharer {
 	}
 	waypoints := waypointsOf(last)
 	for name, w := range s.fresh {
-		if old := waypoints[name]; old != nil && old.Codec == w.Codec && old.Port == w.Port {
+		if old := waypoints[name]; old != nil && old.Codec == w.Codec && old.Port == w.Port && reflect.DeepEqual(old.Balance, w.Balance) {
 			s.waypoints[w] = old
 		}
 	}

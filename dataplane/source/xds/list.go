@@ -2,60 +2,49 @@ package xds
 
 import "slices"
 
-// list is values by name in an order that stays: what changes takes its old place,
-// so that an engine that compares with the last list finds little to look at.
+// list is values in an order that stays: what changes takes its old place, so that
+// an engine that compares with the last list finds little to look at.
 type list[T any] struct {
-	at     map[string]int
-	names  []string
-	values []*T // nil: taken away, until the next compaction
-	gone   int
+	values []*T // nil: a free place
+	free   []place
 }
 
-func newList[T any]() *list[T] { return &list[T]{at: map[string]int{}} }
+// place is where a value stands in a list, counted from 1; 0 is nowhere.
+type place int
 
-func (l *list[T]) set(name string, v *T) {
-	if i, ok := l.at[name]; ok {
-		l.values[i] = v
+// put puts a value at its place, and gives it one when it has none.
+func (l *list[T]) put(at *place, v *T) {
+	switch {
+	case *at != 0:
+	case len(l.free) > 0:
+		*at = l.free[len(l.free)-1]
+		l.free = l.free[:len(l.free)-1]
+	default:
+		l.values = append(l.values, nil)
+		*at = place(len(l.values))
+	}
+	l.values[*at-1] = v
+}
+
+func (l *list[T]) remove(at *place) {
+	if *at == 0 {
 		return
 	}
-	l.at[name] = len(l.values)
-	l.names, l.values = append(l.names, name), append(l.values, v)
-}
-
-func (l *list[T]) get(name string) *T {
-	if i, ok := l.at[name]; ok {
-		return l.values[i]
-	}
-	return nil
-}
-
-func (l *list[T]) remove(name string) {
-	i, ok := l.at[name]
-	if !ok {
-		return
-	}
-	delete(l.at, name)
-	l.values[i] = nil
-	l.gone++
+	l.values[*at-1] = nil
+	l.free = append(l.free, *at)
+	*at = 0
 }
 
 // all returns a copy that the list never changes.
 func (l *list[T]) all() []*T {
-	if l.gone > 0 {
-		l.compact()
+	if len(l.free) == 0 {
+		return slices.Clone(l.values)
 	}
-	return slices.Clone(l.values)
-}
-
-func (l *list[T]) compact() {
-	names, values := l.names[:0], l.values[:0]
-	for i, v := range l.values {
-		if v == nil {
-			continue
+	all := make([]*T, 0, len(l.values)-len(l.free))
+	for _, v := range l.values {
+		if v != nil {
+			all = append(all, v)
 		}
-		l.at[l.names[i]] = len(values)
-		names, values = append(names, l.names[i]), append(values, v)
 	}
-	clear(l.values[len(values):])
-	l.names, l.values, l.gone = names, values, 0
+	return all
 }

@@ -1,9 +1,11 @@
 package xds
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"net/netip"
+	"reflect"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -21,54 +23,68 @@ const (
 )
 
 // mesh is all that istiod has sent, and the intent of it. What an answer costs
-// grows with the answer: only what it names, and the services whose endpoints it
-// names, are made anew.
+// grows with the answer: only what it names, and what follows from that, is made
+// anew.
+//
+// What follows from what: a service has the workloads behind it; services and
+// workloads have their waypoint; a waypoint has the workloads behind its service
+// or at its address, and those are gateways, which have no waypoint themselves. So
+// gateways are made first, then waypoints, workloads, services.
 type mesh struct {
-	network string
+	config Config
 
-	workloads *list[intent.Workload]
-	services  *list[intent.Service]
-	policies  map[string]struct{}
-	// sent are the resources as they came, by name.
-	sentWorkloads map[string]*workloadapi.Workload
-	sentServices  map[string]*workloadapi.Service
-	// members are the workloads behind a service, known or not yet.
-	members map[string]map[string]struct{}
-	notices map[string][]string
+	workloads map[string]*workload
+	services  map[string]*service // also those that only workloads name
+	policies  map[string]*intent.Policy
+	waypoints map[reference]*waypoint
+	byAddress []*waypoint // those of waypoints that are named by an address
+	names     map[string]*hostname
+	renamed   int               // how often a name came or went
+	owners    map[string]string // intent key of a service → its name
+	protects  protects
+	notices   notices
+
+	published struct {
+		workloads list[intent.Workload]
+		services  list[intent.Service]
+	}
+	lastPorts map[uint16]uint16
+
+	// What an answer has changed so far.
+	changed marks[*workload]
+	touched marks[*service]
+	looked  marks[*waypoint]
 }
 
-func newMesh(network string) *mesh {
+func newMesh(c Config) *mesh {
 	return &mesh{
-		network:   network,
-		workloads: newList[intent.Workload](), services: newList[intent.Service](), policies: map[string]struct{}{},
-		sentWorkloads: map[string]*workloadapi.Workload{}, sentServices: map[string]*workloadapi.Service{},
-		members: map[string]map[string]struct{}{}, notices: map[string][]string{},
+		config:    c,
+		workloads: map[string]*workload{}, services: map[string]*service{}, policies: map[string]*intent.Policy{},
+		waypoints: map[reference]*waypoint{}, names: map[string]*hostname{}, owners: map[string]string{},
+		protects: protects{namespaces: map[string]int{}}, notices: notices{},
 	}
 }
 
-// take takes an answer and returns what of it is refused.
+// take takes an answer and returns what of it is refused: of that the last good
+// one stays.
 func (m *mesh) take(r istiod.Response) map[string]error {
 	refused := map[string]error{}
-	touched := map[string]struct{}{}
-	for _, res := range r.Resources {
+	for _, name := range r.Removed {
+		m.remove(r.TypeURL, name)
+	}
+	for i, res := range r.Resources {
 		var err error
 		if r.TypeURL == authorizationType {
 			err = m.policy(res)
 		} else {
-			err = m.address(res, touched)
+			err = m.address(res)
 		}
 		if err != nil {
 			refused[res.Name] = err
 		}
+		r.Resources[i].Body = nil // a first answer is large
 	}
-	for _, name := range r.Removed {
-		m.remove(r.TypeURL, name, touched)
-	}
-	for _, key := range slices.Sorted(maps.Keys(touched)) {
-		if err := m.build(key); err != nil {
-			refused[key] = err
-		}
-	}
+	m.settle()
 	return refused
 }
 
@@ -77,27 +93,60 @@ func (m *mesh) policy(res istiod.Resource) error {
 	if err := decode(res.Body, &p); err != nil {
 		return err
 	}
-	m.policies[res.Name] = struct{}{}
+	out, err := decodePolicy(res.Name, &p)
+	if err != nil {
+		return err
+	}
+	m.setPolicy(res.Name, out)
 	return nil
 }
 
-func (m *mesh) address(res istiod.Resource, touched map[string]struct{}) error {
+func (m *mesh) address(res istiod.Resource) error {
 	var a workloadapi.Address
 	if err := decode(res.Body, &a); err != nil {
 		return err
 	}
 	switch {
 	case a.GetWorkload() != nil:
-		return m.setWorkload(a.GetWorkload(), touched)
+		w, err := m.decodeWorkload(res.Name, a.GetWorkload())
+		if err == nil && m.isService(res.Name) {
+			err = errors.New("a service has this name")
+		}
+		if err == nil {
+			m.setWorkload(res.Name, w)
+		}
+		return err
 	case a.GetService() != nil:
-		return m.setService(a.GetService(), touched)
+		s, err := m.decodeService(res.Name, a.GetService())
+		if err == nil && m.workloads[res.Name] != nil {
+			err = errors.New("a workload has this name")
+		}
+		if owner := m.owners[ownKey(s)]; err == nil && owner != "" && owner != res.Name {
+			err = fmt.Errorf("service %s has the same name, %s", owner, s.base.Key())
+		}
+		if err == nil {
+			m.setService(s)
+		}
+		return err
 	}
-	return fmt.Errorf("neither a workload nor a service")
+	return errors.New("neither a workload nor a service")
+}
+
+func ownKey(s *service) string {
+	if s == nil {
+		return ""
+	}
+	return s.base.Key()
+}
+
+func (m *mesh) isService(name string) bool {
+	s := m.services[name]
+	return s != nil && s.base != nil
 }
 
 func decode(body *anypb.Any, into proto.Message) error {
 	if body == nil {
-		return fmt.Errorf("no body")
+		return errors.New("no body")
 	}
 	if err := body.UnmarshalTo(into); err != nil {
 		return fmt.Errorf("decode %s: %w", body.TypeUrl, err)
@@ -105,118 +154,116 @@ func decode(body *anypb.Any, into proto.Message) error {
 	return nil
 }
 
-func (m *mesh) setWorkload(w *workloadapi.Workload, touched map[string]struct{}) error {
-	out, notices, err := workload(w)
-	if err != nil {
-		return err
+// sameValue compares what was decoded.
+func sameValue[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
+
+// none is what is sent of a workload that is not there.
+var none = sentWorkload{base: &intent.Workload{}}
+
+func (m *mesh) setWorkload(name string, now sentWorkload) {
+	w := m.workloads[name]
+	switch {
+	case w == nil:
+		w = &workload{sentWorkload: none}
+		m.workloads[name] = w
+	case w.same(&now):
+		return
 	}
-	if err := (intent.Snapshot{Workloads: []*intent.Workload{out}}).Validate(); err != nil {
-		return err
-	}
-	for key := range w.Services {
-		if _, err := portsOf(w, key); err != nil {
-			return err
-		}
-	}
-	m.leave(w.Uid, touched)
-	m.sentWorkloads[w.Uid] = w
-	m.workloads.set(w.Uid, out)
-	m.note("workload "+w.Uid, notices)
-	for key := range w.Services {
-		if m.members[key] == nil {
-			m.members[key] = map[string]struct{}{}
-		}
-		m.members[key][w.Uid] = struct{}{}
-		touched[key] = struct{}{}
-	}
-	return nil
+	m.changeWorkload(w, now)
 }
 
-// leave takes a workload out of the services that it was behind.
-func (m *mesh) leave(uid string, touched map[string]struct{}) {
-	for key := range m.sentWorkloads[uid].GetServices() {
-		delete(m.members[key], uid)
-		if len(m.members[key]) == 0 {
-			delete(m.members, key)
+// changeWorkload makes a workload what is sent now.
+func (m *mesh) changeWorkload(w *workload, now sentWorkload) {
+	m.changed.add(w)
+	m.lookAt(nil, w.base.Addresses...)
+	m.lookAt(nil, now.base.Addresses...)
+	for _, s := range w.services {
+		m.part(s.service, w)
+	}
+	m.use(w.waypoint, now.waypoint,
+		func(p *waypoint) { p.workloads[w] = struct{}{} }, func(p *waypoint) { delete(p.workloads, w) })
+	m.resolve(w, w.base.Hostname, now.base.Hostname)
+	if len(w.notices)+len(now.notices) > 0 {
+		m.notices.set("workload "+cmp.Or(w.base.UID, now.base.UID), w.notices, now.notices)
+	}
+	w.sentWorkload = now
+	for _, s := range w.services {
+		m.meet(s.service, w)
+	}
+}
+
+// meet puts a workload behind a service, known or not yet.
+func (m *mesh) meet(key string, w *workload) {
+	s := m.services[key]
+	if s == nil {
+		s = &service{key: key}
+		m.services[key] = s
+	}
+	s.join(w)
+	m.touch(s)
+}
+
+// part takes a workload out of a service that it was behind.
+func (m *mesh) part(key string, w *workload) {
+	s := m.services[key]
+	s.leave(w)
+	m.touch(s)
+	if len(s.members) == 0 && s.base == nil {
+		delete(m.services, key)
+	}
+}
+
+func (m *mesh) touch(s *service) {
+	m.touched.add(s)
+	m.lookAt(s)
+}
+
+func (m *mesh) setService(now *service) {
+	s := m.services[now.key]
+	if s == nil {
+		s = &service{key: now.key}
+		m.services[now.key] = s
+	}
+	if s.base != nil && s.same(now) {
+		return
+	}
+	m.changeService(s, now)
+	m.owners[s.base.Key()] = s.key
+}
+
+// changeService makes a service what is sent now; nothing when it is gone.
+func (m *mesh) changeService(s, now *service) {
+	var addrs []netip.Addr
+	for _, one := range []*service{s, now} {
+		if one.base != nil {
+			addrs = append(addrs, one.base.Addresses...)
 		}
-		touched[key] = struct{}{}
 	}
+	if s.base != nil {
+		delete(m.owners, s.base.Key())
+	}
+	m.use(s.waypoint, now.waypoint,
+		func(p *waypoint) { p.services[s] = struct{}{} }, func(p *waypoint) { delete(p.services, s) })
+	m.notices.set("service "+s.key, s.notices, now.notices)
+	s.base, s.waypoint, s.notices = now.base, now.waypoint, now.notices
+	m.touch(s)
+	m.lookAt(s, addrs...)
 }
 
-func (m *mesh) setService(s *workloadapi.Service, touched map[string]struct{}) error {
-	out, notices, err := service(s, m.network)
-	if err != nil {
-		return err
-	}
-	if err := (intent.Snapshot{Services: []*intent.Service{out}}).Validate(); err != nil {
-		return err
-	}
-	key := serviceKey(s)
-	m.sentServices[key] = s
-	m.note("service "+key, notices)
-	touched[key] = struct{}{}
-	return nil
-}
-
-func (m *mesh) remove(typeURL, name string, touched map[string]struct{}) {
+func (m *mesh) remove(typeURL, name string) {
 	if typeURL == authorizationType {
-		delete(m.policies, name)
+		m.setPolicy(name, nil)
 		return
 	}
-	if _, is := m.sentWorkloads[name]; is {
-		m.leave(name, touched)
-		delete(m.sentWorkloads, name)
-		m.workloads.remove(name)
-		m.note("workload "+name, nil)
+	if w := m.workloads[name]; w != nil {
+		delete(m.workloads, name)
+		m.changeWorkload(w, none)
 		return
 	}
-	delete(m.sentServices, name)
-	m.services.remove(name)
-	m.note("service "+name, nil)
-	delete(touched, name)
-}
-
-// build makes a service with its endpoints, in the order of their names.
-func (m *mesh) build(key string) error {
-	sent := m.sentServices[key]
-	if sent == nil {
-		return nil // its workloads came first, or it is gone
-	}
-	out, _, err := service(sent, m.network)
-	if err != nil {
-		return err
-	}
-	for _, uid := range slices.Sorted(maps.Keys(m.members[key])) {
-		own, err := portsOf(m.sentWorkloads[uid], key)
-		if err != nil {
-			return err
-		}
-		out.Endpoints = append(out.Endpoints, intent.Endpoint{Workload: m.workloads.get(uid), Ports: own})
-	}
-	m.services.set(key, out)
-	return nil
-}
-
-func (m *mesh) note(name string, notices []string) {
-	if len(notices) == 0 {
-		delete(m.notices, name)
-	} else {
-		m.notices[name] = notices
-	}
-}
-
-func (m *mesh) snapshot() intent.Snapshot {
-	return intent.Snapshot{Services: m.services.all(), Workloads: m.workloads.all()}
-}
-
-// unused lists what was asked for and is not done, a line each.
-func (m *mesh) unused() []string {
-	var all []string
-	for name, notices := range m.notices {
-		for _, n := range notices {
-			all = append(all, name+": "+n)
+	if s := m.services[name]; s != nil && s.base != nil {
+		m.changeService(s, &service{})
+		if len(s.members) == 0 {
+			delete(m.services, name)
 		}
 	}
-	slices.Sort(all)
-	return all
 }

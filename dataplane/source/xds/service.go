@@ -3,85 +3,128 @@ package xds
 import (
 	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
 )
 
-// serviceKey is the name of a service's resource, and what workloads call it.
-func serviceKey(s *workloadapi.Service) string { return s.Namespace + "/" + s.Hostname }
+// service is one service that istiod has sent, or that workloads say they are
+// behind.
+type service struct {
+	key      string
+	base     *intent.Service // as sent, without endpoints; nil: not sent yet
+	waypoint reference
+	notices  []string
+	members  []*workload // in the order of their UIDs
 
-// service makes the intent of one service without its endpoints.
-func service(s *workloadapi.Service, network string) (_ *intent.Service, notices []string, err error) {
+	at place
+}
+
+// same holds what was sent against what was sent before.
+func (s *service) same(o *service) bool {
+	return sameValue(s.base, o.base) && s.waypoint == o.waypoint && slices.Equal(s.notices, o.notices)
+}
+
+func (s *service) join(w *workload) {
+	if i, is := slices.BinarySearchFunc(s.members, w, byUID); !is {
+		s.members = slices.Insert(s.members, i, w)
+	}
+}
+
+func (s *service) leave(w *workload) {
+	if i, is := slices.BinarySearchFunc(s.members, w, byUID); is {
+		s.members = slices.Delete(s.members, i, i+1)
+	}
+}
+
+func (s *service) say(format string, args ...any) {
+	s.notices = append(s.notices, shared(fmt.Sprintf(format, args...)))
+}
+
+// decodeService takes a service as it is sent under a name.
+func (m *mesh) decodeService(name string, s *workloadapi.Service) (_ *service, err error) {
 	if s.Hostname == "" {
-		return nil, nil, fmt.Errorf("service %s/%s without a hostname", s.Namespace, s.Name)
+		return nil, fmt.Errorf("service %s/%s without a hostname", s.Namespace, s.Name)
 	}
-	out := &intent.Service{
-		Name: nameOf(s), Namespace: s.Namespace, Hostname: s.Hostname, Canonical: s.Canonical,
+	if key := s.Namespace + "/" + s.Hostname; key != name {
+		return nil, fmt.Errorf("the service in it has another name: %s", key)
 	}
-	if out.Balance, err = balance(s.LoadBalancing); err != nil {
-		return nil, nil, err
+	out := &service{key: shared(name), base: &intent.Service{
+		Name: m.nameOf(s), Namespace: shared(s.Namespace), Hostname: s.Hostname, Canonical: s.Canonical,
+	}}
+	if out.base.Balance, err = balance(s.LoadBalancing); err != nil {
+		return nil, err
 	}
-	if out.Addresses, notices, err = addresses(s, network); err != nil {
-		return nil, nil, err
+	if err := out.addresses(s, m.config.Network); err != nil {
+		return nil, err
 	}
-	if out.Ports, err = ports(s); err != nil {
-		return nil, nil, err
+	if err := out.ports(s); err != nil {
+		return nil, err
 	}
-	if s.Waypoint != nil {
-		notices = append(notices, fmt.Sprintf("waypoint %s: connections to this service do not pass it", gateway(s.Waypoint)))
+	if out.waypoint, err = referenceOf(s.Waypoint); err != nil {
+		return nil, err
 	}
 	if len(s.WeightedWaypoints) > 0 {
-		notices = append(notices, "weighted waypoints are not used")
+		out.say("weighted waypoints are not used, all connections go to the primary one")
 	}
-	return out, notices, nil
+	if s.Visibility == workloadapi.Service_NAMESPACE {
+		out.say("it is to be seen by its own namespace only: connections of others are not refused")
+	}
+	return out, out.base.Validate()
 }
 
 // nameOf is the service's own name where its hostname is Kubernetes' form of it;
 // of a ServiceEntry, which may have several hostnames, the hostname.
-func nameOf(s *workloadapi.Service) string {
-	if strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.") {
+func (m *mesh) nameOf(s *workloadapi.Service) string {
+	if s.Hostname == s.Name+"."+s.Namespace+".svc."+m.config.domain() {
 		return s.Name
 	}
 	return s.Hostname
 }
 
 // addresses are those that clients on this network use.
-func addresses(s *workloadapi.Service, network string) (all []netip.Addr, notices []string, err error) {
-	for _, n := range s.Addresses {
+func (s *service) addresses(sent *workloadapi.Service, network string) error {
+	for _, n := range sent.Addresses {
 		a, ok := netip.AddrFromSlice(n.Address)
 		if !ok {
-			return nil, nil, fmt.Errorf("an address of %d bytes", len(n.Address))
+			return fmt.Errorf("an address of %d bytes", len(n.Address))
 		}
 		a = a.Unmap()
 		if n.Length != nil && int(*n.Length) != a.BitLen() {
-			notices = append(notices, fmt.Sprintf("address %s/%d: ranges are not redirected", a, *n.Length))
+			s.say("address %s/%d: ranges are not redirected", a, *n.Length)
 			continue
 		}
 		if n.Network != "" && n.Network != network {
 			continue
 		}
-		all = append(all, a)
+		s.base.Addresses = append(s.base.Addresses, a)
 	}
-	return all, notices, nil
+	return nil
 }
 
 // ports publishes each port for both protocols: the API names none, and what a
 // name server listens on must not be refused for UDP.
-func ports(s *workloadapi.Service) ([]intent.Port, error) {
-	var all []intent.Port
-	for _, p := range s.Ports {
-		if p.ServicePort == 0 || p.ServicePort > 65535 || p.TargetPort > 65535 {
-			return nil, fmt.Errorf("port %d to %d is none", p.ServicePort, p.TargetPort)
+func (s *service) ports(sent *workloadapi.Service) error {
+	targets := map[uint32]uint32{}
+	for _, p := range sent.Ports {
+		if err := checkPort(p); err != nil {
+			return err
 		}
+		if target, twice := targets[p.ServicePort]; twice {
+			if target != p.TargetPort {
+				s.say("port %d leads to %d, and not to %d as well", p.ServicePort, target, p.TargetPort)
+			}
+			continue
+		}
+		targets[p.ServicePort] = p.TargetPort
 		for _, protocol := range []intent.Protocol{intent.TCP, intent.UDP} {
-			all = append(all, intent.Port{
+			s.base.Ports = append(s.base.Ports, intent.Port{
 				Port: uint16(p.ServicePort), Target: uint16(p.TargetPort), Protocol: protocol,
 			})
 		}
 	}
-	return all, nil
+	return nil
 }
 
 var modes = map[workloadapi.LoadBalancing_Mode]intent.Mode{

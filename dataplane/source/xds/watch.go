@@ -12,35 +12,9 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/source/xds/names"
 	"github.com/duomesh/duomesh/internal/istiod"
 )
-
-// Config says which istiod is asked, and as whom.
-type Config struct {
-	Server   istiod.Server
-	Identity istiod.Identity
-	// Network is the node's network; addresses of others are not used.
-	Network string
-	// Wait is the back-off between streams; the zero value is the usual one.
-	Wait istiod.Backoff
-	// Log gets trouble that heals by itself; nil discards.
-	Log *slog.Logger
-}
-
-// Update is a new state, or why none comes. After an error the last Snapshot stays
-// in force, and the source goes on trying.
-type Update struct {
-	Snapshot intent.Snapshot
-	// Version counts the answers that are in the Snapshot.
-	Version string
-	Err     error
-	// Unused lists what istiod asks for and this build does not do, a line each,
-	// for example policies.
-	Unused []string
-	// Policies is the number of policies that istiod sent. None is enforced.
-	Policies int
-}
 
 // Watch asks an istiod for the whole mesh and sends an Update for each change. The
 // first one comes when everything that was asked for has been answered once. A
@@ -57,29 +31,45 @@ func Watch(ctx context.Context, c Config) (<-chan Update, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &watcher{
-		log: c.Log.With("istiod", c.Server.Address), mesh: newMesh(c.Network),
-		unanswered: map[string]bool{addressType: true, authorizationType: true},
-		wake:       make(chan struct{}, 1), updates: make(chan Update),
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics()
 	}
-	s := istiod.Subscription{Node: node, Types: []string{addressType, authorizationType}, Wait: c.Wait}
+	if c.NameWait == 0 {
+		c.NameWait = time.Second
+	}
+	if c.Names.Log == nil {
+		c.Names.Log = c.Log
+	}
+	w := &watcher{
+		log: c.Log.With("istiod", c.Server.Address), config: c, mesh: newMesh(c), resolver: names.New(c.Names),
+		unanswered: map[string]bool{addressType: true, authorizationType: true},
+		wake:       make(chan struct{}, 1), updates: make(chan Update), refused: map[string]error{},
+	}
+	s := istiod.Subscription{
+		Node: node, Types: []string{addressType, authorizationType}, Wait: c.Wait, Token: c.Server.Token,
+	}
 	go w.run(ctx, s, conn)
 	return w.updates, nil
 }
 
-// watcher is one Watch. The subscription writes into the mesh, another goroutine
-// sends what has become of it.
+// watcher is one Watch. The subscription and the resolver write into the mesh,
+// another goroutine sends what has become of it.
 type watcher struct {
-	log     *slog.Logger
-	wake    chan struct{}
-	updates chan Update
+	log      *slog.Logger
+	config   Config
+	resolver *names.Resolver
+	wake     chan struct{}
+	updates  chan Update
 
 	mu         sync.Mutex
 	mesh       *mesh
 	unanswered map[string]bool // types without an answer yet
-	answers    uint64
-	dirty      bool  // there is a state that was not sent
-	problem    error // not sent yet
+	changes    uint64          // answers of istiod and of name servers
+	received   time.Time       // of the first answer that was not sent yet
+	dirty      bool            // there is a state that was not sent
+	patience   time.Time       // until when the first state may wait for names
+	begun      bool            // the first state was sent
+	problem    error           // not sent yet
 	refused    map[string]error
 }
 
@@ -89,6 +79,7 @@ func (w *watcher) run(ctx context.Context, s istiod.Subscription, conn *grpc.Cli
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = s.Run(ctx, conn, w) }) // ends with ctx alone
+	wg.Go(func() { w.resolver.Run(ctx, w.resolved) })
 	for {
 		// What is sent is looked up when somebody takes it, or when there is news.
 		updates, update := w.next()
@@ -106,16 +97,29 @@ func (w *watcher) run(ctx context.Context, s istiod.Subscription, conn *grpc.Cli
 func (w *watcher) next() (chan<- Update, Update) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	version := strconv.FormatUint(w.answers, 10)
+	version := strconv.FormatUint(w.changes, 10)
 	switch {
-	case w.dirty:
+	case w.dirty && !w.waits():
 		return w.updates, Update{
-			Snapshot: w.mesh.snapshot(), Version: version, Unused: w.unused(), Policies: len(w.mesh.policies),
+			Snapshot: w.mesh.snapshot(), Version: version, Unused: w.unused(), Policies: w.mesh.allPolicies(),
+			Received: w.received,
 		}
 	case w.problem != nil:
 		return w.updates, Update{Version: version, Err: w.problem}
 	}
 	return nil, Update{}
+}
+
+// waits reports whether the first state waits for names.
+func (w *watcher) waits() bool {
+	if w.begun || !w.mesh.pending() {
+		return false
+	}
+	if w.patience.IsZero() {
+		w.patience = time.Now().Add(w.config.NameWait)
+		time.AfterFunc(w.config.NameWait, w.news)
+	}
+	return time.Now().Before(w.patience)
 }
 
 // unused lists also what was refused: istiod knows, its users may not.
@@ -133,8 +137,10 @@ func (w *watcher) sent(u Update) {
 	switch {
 	case u.Err != nil:
 		w.problem = nil
-	case u.Version == strconv.FormatUint(w.answers, 10):
-		w.dirty = false
+	case u.Version == strconv.FormatUint(w.changes, 10):
+		w.dirty, w.begun, w.received = false, true, time.Time{}
+	default:
+		w.begun = true
 	}
 }
 
@@ -145,40 +151,66 @@ func (w *watcher) news() {
 	}
 }
 
+// changed marks that there is a state to be sent, once there is a whole one.
+func (w *watcher) changed(at time.Time) {
+	w.changes++
+	if w.received.IsZero() {
+		w.received = at
+	}
+	if len(w.unanswered) == 0 {
+		w.dirty = true
+		w.news()
+	}
+}
+
+// resolved takes the answer for a name.
+func (w *watcher) resolved(name string, a names.Answer) {
+	at := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mesh.resolved(name, a)
+	w.changed(at)
+}
+
 // Connected implements istiod.Handler.
-func (w *watcher) Connected() { w.log.Info("a stream to istiod is open") }
+func (w *watcher) Connected() {
+	w.log.Info("a stream to istiod is open")
+	w.config.Metrics.connected.Set(1)
+}
 
 // Take implements istiod.Handler.
 func (w *watcher) Take(r istiod.Response) map[string]error {
+	at := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	before := w.mesh.renamed
 	refused := w.mesh.take(r)
-	if w.refused == nil {
-		w.refused = map[string]error{}
-	}
-	for _, res := range r.Resources {
-		delete(w.refused, res.Name)
+	if before != w.mesh.renamed {
+		w.resolver.Want(slices.Collect(maps.Keys(w.mesh.names)))
 	}
 	for _, name := range r.Removed {
 		delete(w.refused, name)
+	}
+	for _, res := range r.Resources {
+		delete(w.refused, res.Name)
 	}
 	for name, err := range refused {
 		w.log.Warn("a resource of istiod is refused", "name", name, "err", err)
 		w.refused[name] = err
 	}
+	w.config.Metrics.messages.WithLabelValues(r.TypeURL).Inc()
+	w.config.Metrics.refused.WithLabelValues(r.TypeURL).Add(float64(len(refused)))
 	delete(w.unanswered, r.TypeURL)
-	w.answers++
 	w.problem = nil
-	if len(w.unanswered) == 0 {
-		w.dirty = true
-		w.news()
-	}
+	w.changed(at)
 	return refused
 }
 
 // Disconnected implements istiod.Handler.
 func (w *watcher) Disconnected(err error, wait time.Duration) {
 	w.log.Warn("no stream to istiod, what is known stays in force", "err", err, "retry_in", wait)
+	w.config.Metrics.connected.Set(0)
+	w.config.Metrics.ends.WithLabelValues(string(istiod.ReasonOf(err))).Inc()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problem = err

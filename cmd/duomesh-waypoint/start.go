@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/duomesh/duomesh/dataplane/handoff"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
+)
+
+func (f flags) start(ctx context.Context, s surroundings, out io.Writer) (err error) {
+	log, err := f.logger(s, out)
+	if err != nil {
+		return err
+	}
+	f.istio.tell(s.given, log)
+	config, err := f.config(s, out, log)
+	if err != nil {
+		return err
+	}
+	dir, remove, err := f.directory()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	config.Dir = dir
+	control, err := f.control(ctx, s, &config)
+	if err != nil {
+		return err
+	}
+	return l7.Run(ctx, config, control)
+}
+
+func (f flags) logger(s surroundings, out io.Writer) (*slog.Logger, error) {
+	name := f.logLevel
+	if !s.given("log-level") {
+		istio, err := f.istio.level()
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if istio != "" {
+			name = istio
+		}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(name)); err != nil {
+		return nil, usagef("--log-level %s: want debug, info, warn or error", name)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if f.istio.logAsJSON {
+		return slog.New(slog.NewJSONHandler(out, options)), nil
+	}
+	return slog.New(slog.NewTextHandler(out, options)), nil
+}
+
+// config is all but the directory and who asks.
+func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Config, error) {
+	path := f.envoy
+	if path == "" {
+		var err error
+		if path, err = exec.LookPath("envoy"); err != nil {
+			return l7.Config{}, usagef("no Envoy: --envoy or ENVOY_BIN names one (make tools fetches it)")
+		}
+	}
+	descriptors, err := envoy.Descriptors()
+	if err != nil {
+		return l7.Config{}, err
+	}
+	workers := f.concurrency
+	if limit, err := strconv.ParseFloat(s.env("ISTIO_CPU_LIMIT"), 64); workers == 0 && err == nil && limit > 0 {
+		workers = int(math.Ceil(limit))
+	}
+	c := l7.Config{
+		Name: f.name, Envoy: path, Concurrency: workers, Port: f.port, Descriptors: descriptors,
+		LogLevel: f.istio.proxyLogLevel, ComponentLogLevel: f.istio.proxyComponentLog, Output: out,
+		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
+		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
+	}
+	if !f.hboneOnly {
+		c.HandOff = handoff.Ready
+	}
+	return c, nil
+}
+
+// orNone turns the zero of a flag, which means none, into that of Config.
+func orNone[T ~int64](d T) T {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+// directory returns the one of --dir, or a temporary one that remove takes away.
+func (f flags) directory() (dir string, remove func() error, err error) {
+	if f.dir != "" {
+		if err := os.MkdirAll(f.dir, 0o700); err != nil {
+			return "", nil, usagef("--dir: %w", err)
+		}
+		return f.dir, func() error { return nil }, nil
+	}
+	if dir, err = os.MkdirTemp("", "duomesh-waypoint-"); err != nil {
+		return "", nil, fmt.Errorf("make a directory for sockets: %w", err)
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}
+
+// place is where the waypoint stands.
+func (f flags) place(s surroundings) (intent.Place, error) {
+	p := intent.Place{Node: f.node, Network: s.env("ISTIO_META_NETWORK"), Cluster: s.env("ISTIO_META_CLUSTER_ID")}
+	parts := strings.Split(f.locality, "/")
+	if len(parts) > 3 {
+		return p, usagef("--locality %s: want REGION[/ZONE[/SUBZONE]]", f.locality)
+	}
+	for i, to := range []*string{&p.Locality.Region, &p.Locality.Zone, &p.Locality.Subzone}[:len(parts)] {
+		*to = parts[i]
+	}
+	return p, nil
+}

@@ -1,0 +1,250 @@
+package ads
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Server serves one Envoy. Its zero value is not usable: see NewServer.
+type Server struct {
+	discovery.UnimplementedAggregatedDiscoveryServiceServer
+
+	mu    sync.Mutex
+	state State
+	// stream is the newest one; an Envoy that was restarted opens another.
+	stream *stream
+	// changed is closed, and replaced, when anything above has changed.
+	changed chan struct{}
+}
+
+// NewServer serves nothing until Publish.
+func NewServer() *Server {
+	return &Server{state: State{}, changed: make(chan struct{})}
+}
+
+// order is that of sending.
+var order = [...]string{Clusters, Endpoints, Listeners, Routes, Extensions}
+
+// RefusedError is Envoy's reason for not taking a configuration. It goes on with the
+// last one.
+type RefusedError struct {
+	// Kind is the type, for example "Listener"; Reason is Envoy's.
+	Kind, Reason string
+}
+
+// Error implements error.
+func (r RefusedError) Error() string {
+	return fmt.Sprintf("Envoy refuses the %s resources: %s", strings.ToLower(r.Kind), r.Reason)
+}
+
+// Publish makes next what is served, in the order in which no request meets a name
+// that is not there yet: what is referred to first, then what refers to it. What is
+// not in next stays until Trim. It returns when Envoy has taken everything; when ctx
+// ends before that, next is still what is served.
+func (s *Server) Publish(ctx context.Context, next State) error {
+	s.mu.Lock()
+	union := State{}
+	for _, t := range order {
+		union[t] = Set{}
+		maps.Copy(union[t], s.state[t])
+		maps.Copy(union[t], next[t])
+	}
+	s.mu.Unlock()
+	for _, stage := range [][]string{{Clusters, Endpoints}, {Listeners, Routes, Extensions}} {
+		for _, t := range stage {
+			s.Set(t, union[t])
+		}
+		if err := s.Settle(ctx, next, stage...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Trim takes away what is not in next. What refers goes before what is referred to.
+func (s *Server) Trim(ctx context.Context, next State) error {
+	for _, stage := range [][]string{{Listeners}, {Routes, Extensions}, {Clusters, Endpoints}} {
+		for _, t := range stage {
+			s.Set(t, next[t])
+		}
+		if err := s.Settle(ctx, next, stage...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Set makes have all resources of a type, at once and without waiting.
+func (s *Server) Set(t string, have Set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have == nil {
+		have = Set{}
+	}
+	s.state[t] = have
+	s.wake()
+}
+
+// wake tells everybody who waits. s.mu must be held.
+func (s *Server) wake() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Settle waits until Envoy has asked for all of need, has been sent all that it asked
+// for of some types, and has answered. The error is a RefusedError when it did not take
+// what it was sent.
+func (s *Server) Settle(ctx context.Context, need State, types ...string) error {
+	for {
+		done, changed, err := s.settled(need, types)
+		if done {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for Envoy to take the configuration: %w", context.Cause(ctx))
+		}
+	}
+}
+
+func (s *Server) settled(need State, types []string) (bool, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream == nil {
+		return false, s.changed, nil
+	}
+	var errs []error
+	for _, t := range types {
+		ok, refusal := s.stream.of(t).Settled(s.state[t], need[t])
+		if !ok {
+			return false, s.changed, nil
+		}
+		if refusal != "" {
+			errs = append(errs, RefusedError{t[strings.LastIndex(t, ".")+1:], refusal})
+		}
+	}
+	return true, s.changed, errors.Join(errs...)
+}
+
+// Connected reports whether an Envoy has a stream open.
+func (s *Server) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream != nil
+}
+
+// Asked returns the names that Envoy asks for of a type, other than all, and what is
+// closed when that, or anything else here, has changed.
+func (s *Server) Asked(t string) (names []string, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream == nil {
+		return nil, s.changed
+	}
+	return s.stream.of(t).Names(), s.changed
+}
+
+// stream is what one stream was sent. It is under Server.mu.
+type stream struct{ subs map[string]*Subscription }
+
+func (st *stream) of(t string) *Subscription {
+	if st.subs[t] == nil {
+		st.subs[t] = NewSubscription(t, "")
+	}
+	return st.subs[t]
+}
+
+// DeltaAggregatedResources implements the service.
+func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	st := &stream{subs: map[string]*Subscription{}}
+	s.mu.Lock()
+	s.stream = st
+	s.wake()
+	s.mu.Unlock()
+	defer s.leave(st)
+	requests := Receive(g)
+	for {
+		answers, changed, err := s.next(st)
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			if err := g.Send(a); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-changed:
+		case q, open := <-requests:
+			if !open {
+				return status.Error(codes.Canceled, "the stream has ended")
+			}
+			s.take(st, q)
+		}
+	}
+}
+
+func (s *Server) leave(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream == st {
+		s.stream = nil
+		s.wake()
+	}
+}
+
+func (s *Server) take(st *stream, q *discovery.DeltaDiscoveryRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.of(q.TypeUrl).Ask(q)
+	s.wake()
+}
+
+func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream != st {
+		return nil, nil, status.Error(codes.Aborted, "another stream has taken its place")
+	}
+	var answers []*discovery.DeltaDiscoveryResponse
+	for _, t := range order {
+		if a := st.of(t).Next(s.state[t]); a != nil {
+			answers = append(answers, a)
+		}
+	}
+	return answers, s.changed, nil
+}
+
+// Receive reads a stream of requests; the channel is closed at its end. It reads
+// until the stream's context ends.
+func Receive(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) <-chan *discovery.DeltaDiscoveryRequest {
+	requests := make(chan *discovery.DeltaDiscoveryRequest)
+	go func() {
+		defer close(requests)
+		for {
+			q, err := g.Recv()
+			if err != nil {
+				return
+			}
+			select {
+			case requests <- q:
+			case <-g.Context().Done():
+				return
+			}
+		}
+	}()
+	return requests
+}
+
+// Types are the types that a State may hold, in the order of sending.
+func Types() []string { return slices.Clone(order[:]) }

@@ -1,0 +1,127 @@
+package ads
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+)
+
+// wildcard stands for every resource of a type.
+const wildcard = "*"
+
+// Subscription is what one stream asked for of one type, and what it was sent.
+// It is not safe for concurrent use.
+type Subscription struct {
+	typeURL string
+	// prefix begins the nonces.
+	prefix string
+	all    bool
+	names  map[string]bool
+	held   map[string]string // versions as sent
+	asked  bool
+	sent   uint64
+	// waiting is the nonce that was neither taken nor refused yet; "" is none.
+	waiting string
+	// refusal is Envoy's reason, of what was sent last.
+	refusal string
+}
+
+// NewSubscription begins with nothing asked for. Nonces begin with prefix.
+func NewSubscription(typeURL, prefix string) *Subscription {
+	return &Subscription{typeURL: typeURL, prefix: prefix, names: map[string]bool{}, held: map[string]string{}}
+}
+
+// Ask takes a request of Envoy: what it wants more or no longer, and its answer to
+// what was sent.
+func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
+	if q.ResponseNonce != "" && q.ResponseNonce == s.waiting {
+		s.waiting, s.refusal = "", q.GetErrorDetail().GetMessage()
+	}
+	first := !s.asked
+	s.asked = true
+	if first {
+		// A new stream says what the last one left.
+		maps.Copy(s.held, q.InitialResourceVersions)
+		for name := range q.InitialResourceVersions {
+			s.names[name] = true
+		}
+		// Nothing named in the first request is the old way to ask for all.
+		s.all = len(q.ResourceNamesSubscribe) == 0
+	}
+	for _, name := range q.ResourceNamesSubscribe {
+		if name == wildcard {
+			s.all = true
+			continue
+		}
+		s.names[name] = true
+		if !first || q.InitialResourceVersions[name] == "" {
+			delete(s.held, name) // asked for again: sent again
+		}
+	}
+	for _, name := range q.ResourceNamesUnsubscribe {
+		if name == wildcard {
+			s.all = false
+			continue
+		}
+		delete(s.names, name)
+		if !s.all {
+			delete(s.held, name)
+		}
+	}
+}
+
+// Names are those asked for, other than all, in their order.
+func (s *Subscription) Names() []string { return slices.Sorted(maps.Keys(s.names)) }
+
+// Next is what Envoy must be sent so that it has what it asked for of have; nil when
+// there is nothing, or when the last one was not answered yet.
+func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {
+	if !s.asked || s.waiting != "" {
+		return nil
+	}
+	out := &discovery.DeltaDiscoveryResponse{TypeUrl: s.typeURL}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		body := have[name]
+		if (!s.all && !s.names[name]) || s.held[name] == body.Version {
+			continue
+		}
+		s.held[name] = body.Version
+		out.Resources = append(out.Resources, &discovery.Resource{Name: name, Version: body.Version, Resource: body.Any})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.held)) {
+		if _, there := have[name]; !there {
+			delete(s.held, name)
+			out.RemovedResources = append(out.RemovedResources, name)
+		}
+	}
+	if len(out.Resources)+len(out.RemovedResources) == 0 {
+		return nil
+	}
+	s.sent++
+	s.waiting = s.prefix + strconv.FormatUint(s.sent, 10)
+	out.Nonce, out.SystemVersionInfo = s.waiting, s.waiting
+	return out
+}
+
+// Settled reports whether Envoy has asked for all of need, was sent what have has of
+// what it asked for, and has answered; refusal is its reason when it did not take what
+// was sent last.
+func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
+	if s.waiting != "" {
+		return false, ""
+	}
+	for name, body := range have {
+		_, needed := need[name]
+		if (needed || s.all || s.names[name]) && s.held[name] != body.Version {
+			return false, ""
+		}
+	}
+	for name := range s.held {
+		if _, there := have[name]; !there {
+			return false, ""
+		}
+	}
+	return true, s.refusal
+}

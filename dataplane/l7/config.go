@@ -1,0 +1,119 @@
+package l7
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+)
+
+// The ports of a waypoint, as Istio's own has them, and the hand-off port.
+const (
+	HandOffPort     = 15029
+	MetricsAddress  = ":15020"
+	ReadyAddress    = ":15021"
+	EnvoyMetrics    = ":15090"
+	AdminAddress    = "127.0.0.1:15200"
+	DefaultDrain    = 5 * time.Second
+	DefaultHold     = 5 * time.Second
+	maxSocketPath   = 107
+	defaultLogLevel = "warning"
+)
+
+// Config is a waypoint. Every surrounding is handed in.
+type Config struct {
+	// Name is the waypoint's, "namespace/name", as in the Snapshot.
+	Name string
+	// Node is who Envoy is, to those who configure it.
+	Node *core.Node
+	// Dir is a directory for sockets and the bootstrap, of this waypoint alone. It
+	// exists, and stays the caller's.
+	Dir string
+	// Envoy is the path of the program.
+	Envoy string
+	// Concurrency is the number of Envoy's workers; 0 means one for each processor.
+	Concurrency int
+	// LogLevel and ComponentLogLevel are Envoy's.
+	LogLevel, ComponentLogLevel string
+	// Output takes what Envoy says.
+	Output io.Writer
+	// Port is the hand-off port; 0 means HandOffPort.
+	Port uint16
+	// HandOff asks the kernel's hand-off program for its version; it returns why there
+	// is none. Nil means that nothing is handed over: clients come by HBONE alone.
+	HandOff func() error
+	// Descriptors is the limit of open files that Envoy is started with.
+	Descriptors uint64
+	// MaxConnections bounds Envoy's connections below what Descriptors allows; 0 means
+	// no lower bound.
+	MaxConnections int64
+	// Drain is how long connections have to end when the waypoint ends; Hold how long
+	// destinations that left the configuration are still served. 0 means the default,
+	// below 0 none.
+	Drain, Hold time.Duration
+	// Ready, Metrics, EnvoyMetrics and Admin are addresses to listen on; empty means
+	// not. Admin may be unix:PATH.
+	Ready, Metrics, EnvoyMetrics, Admin string
+	Log                                 *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Port == 0 {
+		c.Port = HandOffPort
+	}
+	if c.LogLevel == "" {
+		c.LogLevel = defaultLogLevel
+	}
+	if c.Drain == 0 {
+		c.Drain = DefaultDrain
+	}
+	if c.Hold == 0 {
+		c.Hold = DefaultHold
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// check reports what keeps a waypoint from being started, before anything is done.
+func (c Config) check() error {
+	switch {
+	case c.Name == "":
+		return errors.New("the waypoint has no name")
+	case c.Node == nil:
+		return errors.New("the waypoint has no node identity")
+	case c.Envoy == "":
+		return errors.New("no Envoy: make tools fetches one, ENVOY_BIN names yours")
+	}
+	if info, err := os.Stat(c.Envoy); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+		return fmt.Errorf("the Envoy at %s is no program", c.Envoy)
+	}
+	if path := c.socket("admin"); len(path) > maxSocketPath {
+		return fmt.Errorf("directory %s: its path is too long for a socket in it", c.Dir)
+	}
+	return nil
+}
+
+func (c Config) socket(name string) string { return filepath.Join(c.Dir, name+".sock") }
+
+func listen(network, address string) (net.Listener, error) {
+	if network == "unix" {
+		// What a killed predecessor left.
+		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(context.Background(), network, address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return l, nil
+}

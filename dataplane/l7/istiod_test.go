@@ -1,0 +1,228 @@
+package l7_test
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/ads"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/internal/istiod"
+)
+
+// Addresses of the recorded services.
+const (
+	echoVIP      = "10.96.10.20"
+	fortioVIP    = "10.96.10.10"
+	echoRoute    = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+	echoV1       = "inbound-vip|80|http|echo-v1.demo.svc.cluster.local"
+	echoV2       = "inbound-vip|80|http|echo-v2.demo.svc.cluster.local"
+	mainInternal = "main_internal"
+	scriptedAt   = "127.0.0.1:15010"
+)
+
+// relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
+// echo services.
+func relayed(t *testing.T) (*waypoint, *scripted) {
+	t.Helper()
+	c := config(t)
+	s := startScripted(t, scriptedAt)
+	address(t, echo1, echo2)
+	backend(t, echo1+":8080", "v1")
+	backend(t, echo2+":8080", "v2")
+	s.set(ads.Endpoints, echoV1, plain(echoV1, echo1))
+	s.set(ads.Endpoints, echoV2, plain(echoV2, echo2))
+	capture(t, echoVIP, fortioVIP)
+	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := run(t, c, control)
+	w.until(t, "ready", ready)
+	return w, s
+}
+
+// plain is one endpoint without HBONE.
+func plain(cluster, addr string) *endpoint.ClusterLoadAssignment {
+	return &endpoint.ClusterLoadAssignment{ClusterName: cluster, Endpoints: []*endpoint.LocalityLbEndpoints{{
+		LbEndpoints: []*endpoint.LbEndpoint{{HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{
+			Address: &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
+				Address: addr, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 8080},
+			}}},
+		}}}},
+	}}}
+}
+
+// edit changes the recorded main_internal.
+func (s *scripted) edit(t *testing.T, change func(l *listener.Listener)) {
+	t.Helper()
+	s.mu.Lock()
+	var l listener.Listener
+	err := s.sets[ads.Listeners][mainInternal].Resource.UnmarshalTo(&l)
+	s.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&l)
+	s.set(ads.Listeners, mainInternal, &l)
+}
+
+// weigh gives the echo route other weights.
+func weigh(t *testing.T, v1 uint32) func(l *listener.Listener) {
+	return func(l *listener.Listener) {
+		for _, c := range l.FilterChains {
+			if c.Name != echoRoute {
+				continue
+			}
+			var h hcm.HttpConnectionManager
+			if err := c.Filters[0].GetTypedConfig().UnmarshalTo(&h); err != nil {
+				t.Fatal(err)
+			}
+			shares := h.GetRouteConfig().VirtualHosts[0].Routes[0].GetRoute().GetWeightedClusters().Clusters
+			shares[0].Weight.Value, shares[1].Weight.Value = v1, 100-v1
+			packed, err := ads.Pack(&h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Filters[0].ConfigType = &listener.Filter_TypedConfig{TypedConfig: packed}
+		}
+	}
+}
+
+// Envoy takes all that istiod was recorded to send, once the relay has changed it, and
+// istiod hears that.
+func TestStockEnvoyTakesRecordedResources(t *testing.T) {
+	w, s := relayed(t)
+	for _, typ := range []string{ads.Clusters, ads.Endpoints, ads.Listeners} {
+		if text := s.answer(typ); text != "" {
+			t.Errorf("%s was refused: %s", typ, text)
+		}
+	}
+	st := w.until(t, "ready", ready)
+	if !slices.Contains(st.Services, "echo.demo.svc.cluster.local") || len(st.Services) < 5 {
+		t.Errorf("services %v", st.Services)
+	}
+	for _, c := range st.Changes {
+		if c.Kind == "drop-stats" && c.Count != 10 {
+			t.Errorf("drop-stats is counted %d times, want 10", c.Count)
+		}
+	}
+}
+
+func TestRecordedSplitAndNewWeights(t *testing.T) {
+	const n = 4000
+	_, s := relayed(t)
+	c := newClient(t)
+	got := c.share("http://"+echoVIP, n)
+	within(t, "v2", got["v2"], n, .1)
+	s.edit(t, weigh(t, 10))
+	if text := s.answer(ads.Listeners); text != "" {
+		t.Fatalf("refused: %s", text)
+	}
+	after := c.share("http://"+echoVIP, n)
+	within(t, "v2 after the change", after["v2"], n, .9)
+	if got["v1"]+got["v2"] != n || after["v1"]+after["v2"] != n || c.dials != 1 {
+		t.Errorf("answers %v, then %v, over %d connections", got, after, c.dials)
+	}
+}
+
+// A rule that names a principal refuses what was handed over: it has none.
+func TestHandOffWithoutPrincipalIsRefusedAndCounted(t *testing.T) {
+	w, _ := relayed(t)
+	if status, body := newClient(t).get("http://" + fortioVIP); status != 0 {
+		t.Errorf("served: %d %s", status, body)
+	}
+	counters, err := w.Counters(context.Background(), `handoff_needs_identity\..*downstream_cx_total$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := slices.Collect(maps.Values(counters))
+	if len(n) != 1 || n[0] != 1 {
+		t.Errorf("counted %v, want 1", counters)
+	}
+}
+
+// While istiod is away requests go on, Envoy's restart included; what changed meanwhile
+// comes when it is back, and it is not told of what is ours.
+func TestIstiodAwayAndBack(t *testing.T) {
+	w, s := relayed(t)
+	c := newClient(t)
+	s.stop()
+	w.until(t, "without istiod", func(st api.Status) bool { return st.Source.Problem != "" })
+	if got := c.share("http://"+echoVIP, 200); got["v1"]+got["v2"] != 200 {
+		t.Errorf("without istiod: %v", got)
+	}
+	before := w.until(t, "ready", ready)
+	kill(t, before.Envoy.PID)
+	w.until(t, "up again", func(st api.Status) bool { return st.Ready && st.Envoy.PID != before.Envoy.PID })
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("an Envoy that was started without istiod: %d %s", status, body)
+	}
+	s.edit(t, weigh(t, 0))
+	s.start()
+	if text := s.answer(ads.Listeners); text != "" {
+		t.Fatalf("refused: %s", text)
+	}
+	if got := newClient(t).share("http://"+echoVIP, 200); got["v2"] != 200 {
+		t.Errorf("after istiod is back: %v", got)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.claimed {
+		if strings.HasPrefix(name, "handoff") {
+			t.Errorf("istiod was told of %s", name)
+		}
+	}
+	if len(s.claimed) == 0 {
+		t.Error("istiod was not told what is there already")
+	}
+}
+
+// What stock Envoy does not know is refused by name, and nothing is lost by it.
+func TestUnknownFilterIsRefusedByName(t *testing.T) {
+	_, s := relayed(t)
+	const alien = "type.googleapis.com/io.istio.something.New"
+	s.edit(t, func(l *listener.Listener) {
+		for _, c := range l.FilterChains {
+			if c.Name == echoRoute {
+				c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = alien
+			}
+		}
+	})
+	if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+		t.Errorf("the answer to istiod is %q", text)
+	}
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+// A service that istiod takes away is served for the time of Hold, and then refused.
+func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
+	_, s := relayed(t)
+	s.edit(t, func(l *listener.Listener) {
+		l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
+	})
+	if text := s.answer(ads.Listeners); text != "" {
+		t.Fatalf("refused: %s", text)
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		if status, _ := newClient(t).get("http://" + echoVIP); status == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is still served")
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	xdscore "github.com/cncf/xds/go/xds/core/v3"
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	state "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
+	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	inputs "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/duomesh/duomesh/dataplane/l7/ads"
+	"github.com/duomesh/duomesh/dataplane/l7/render"
+)
+
+// needsIdentityName begins the counters of chains that refuse for want of a principal,
+// and is the name of their cluster.
+const needsIdentityName = "handoff_needs_identity"
+
+// principal is the filter state in which rules find who the client is: HBONE puts it
+// there, a hand-off cannot.
+const principal = "io.istio.peer_principal"
+
+const inspector = "envoy.filters.listener.http_inspector"
+
+// handOff makes the copy of main_internal that takes handed-over connections: the same
+// chains and the same way to them, on a port of its own.
+func (w *work) handOff(of *listener.Listener) error {
+	l := proto.Clone(of).(*listener.Listener)
+	w.counts[handOffListener]++
+	l.Name, l.StatPrefix, l.ListenerSpecifier, l.BindToPort = render.HandOffListener, render.HandOffListener, nil, nil
+	at := func(a netip.Addr) *core.Address {
+		return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
+			Address: a.String(), PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(w.port)},
+		}}}
+	}
+	l.Address = at(netip.IPv4Unspecified())
+	l.AdditionalAddresses = []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}}
+	for _, c := range l.FilterChains {
+		if err := w.handOffChain(c); err != nil {
+			return fmt.Errorf("chain %s: %w", c.Name, err)
+		}
+	}
+	w.withoutInspector(l)
+	if err := w.withoutOwnPort(l); err != nil {
+		return err
+	}
+	w.view.HandOff = l
+	return nil
+}
+
+func (w *work) handOffChain(c *listener.FilterChain) error {
+	named, err := namesPrincipal(c)
+	if err != nil {
+		return err
+	}
+	if named {
+		w.counts[needsIdentity]++
+		w.view.Refused = append(w.view.Refused, c.Name)
+		c.Filters, err = filters("envoy.filters.network.tcp_proxy", &tcp.TcpProxy{
+			StatPrefix: needsIdentityName + "." + c.Name, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: needsIdentityName},
+		})
+		if err != nil {
+			return err
+		}
+		return w.put(w.view.Clusters, needsIdentityName, refusing())
+	}
+	if !strings.HasPrefix(c.Name, directPrefix) {
+		return nil
+	}
+	w.counts[localAddress]++
+	first, err := filters("handoff_local_address", &tcpstate.Config{OnNewConnection: []*state.FilterStateValue{{
+		Key:                &state.FilterStateValue_ObjectKey{ObjectKey: "envoy.filters.listener.original_dst.local_ip"},
+		SharedWithUpstream: state.FilterStateValue_ONCE,
+		Value: &state.FilterStateValue_FormatString{FormatString: &core.SubstitutionFormatString{
+			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
+				Specifier: &core.DataSource_InlineString{InlineString: "%DOWNSTREAM_LOCAL_ADDRESS%"},
+			}},
+		}},
+	}}})
+	c.Filters = append(first, c.Filters...)
+	return err
+}
+
+func filters(name string, m proto.Message) ([]*listener.Filter, error) {
+	config, err := ads.Pack(m)
+	if err != nil {
+		return nil, err
+	}
+	return []*listener.Filter{{Name: name, ConfigType: &listener.Filter_TypedConfig{TypedConfig: config}}}, nil
+}
+
+// namesPrincipal reports whether a rule of the chain asks who the client is.
+func namesPrincipal(c *listener.FilterChain) (bool, error) {
+	for _, f := range c.Filters {
+		config := f.GetTypedConfig()
+		switch {
+		case config == nil:
+		case config.MessageIs((*tcprbac.RBAC)(nil)):
+			var r tcprbac.RBAC
+			if err := config.UnmarshalTo(&r); err != nil {
+				return false, err
+			}
+			if holds(r.GetRules(), r.GetMatcher()) {
+				return true, nil
+			}
+		case config.MessageIs((*hcm.HttpConnectionManager)(nil)):
+			h := new(hcm.HttpConnectionManager)
+			if err := config.UnmarshalTo(h); err != nil {
+				return false, err
+			}
+			if named, err := httpNamesPrincipal(h); named || err != nil {
+				return named, err
+			}
+		}
+	}
+	return false, nil
+}
+
+func httpNamesPrincipal(h *hcm.HttpConnectionManager) (bool, error) {
+	for _, f := range h.HttpFilters {
+		config := f.GetTypedConfig()
+		if config == nil || !config.MessageIs((*httprbac.RBAC)(nil)) {
+			continue
+		}
+		var r httprbac.RBAC
+		if err := config.UnmarshalTo(&r); err != nil {
+			return false, err
+		}
+		if holds(r.GetRules(), r.GetMatcher()) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// holds looks for the principal in rules, in whatever place. A rule for a dry run alone
+// refuses nobody and is not looked at.
+func holds(rules ...proto.Message) bool {
+	return slices.ContainsFunc(rules, func(m proto.Message) bool {
+		if !m.ProtoReflect().IsValid() {
+			return false
+		}
+		data, err := proto.Marshal(m)
+		return err != nil || bytes.Contains(data, []byte(principal))
+	})
+}
+
+// withoutInspector leaves the HTTP inspector out where no chain is chosen by what it
+// finds: its configuration names every service port, so one more would replace the
+// listener and end its connections.
+func (w *work) withoutInspector(l *listener.Listener) {
+	data, err := proto.Marshal(l.FilterChainMatcher)
+	if err != nil || bytes.Contains(data, []byte("ApplicationProtocolInput")) {
+		return
+	}
+	before := len(l.ListenerFilters)
+	l.ListenerFilters = slices.DeleteFunc(l.ListenerFilters, func(f *listener.ListenerFilter) bool { return f.Name == inspector })
+	if len(l.ListenerFilters) < before {
+		w.counts[noInspector]++
+	}
+}
+
+// withoutOwnPort refuses connections to the hand-off port itself, where whatever is not
+// a service would be passed on to the address that it was for.
+func (w *work) withoutOwnPort(l *listener.Listener) error {
+	if !slices.ContainsFunc(l.FilterChains, func(c *listener.FilterChain) bool { return strings.HasPrefix(c.Name, directPrefix) }) {
+		return nil
+	}
+	w.counts[ownPort]++
+	// No chain has the name: no chain matches, which Envoy refuses and counts.
+	action, err := ads.Pack(wrapperspb.String("no_answer"))
+	if err != nil {
+		return err
+	}
+	port, err := ads.Pack(&inputs.DestinationPortInput{})
+	if err != nil {
+		return err
+	}
+	l.FilterChainMatcher = &xds.Matcher{
+		MatcherType: &xds.Matcher_MatcherTree_{MatcherTree: &xds.Matcher_MatcherTree{
+			Input: &xdscore.TypedExtensionConfig{Name: "port", TypedConfig: port},
+			TreeType: &xds.Matcher_MatcherTree_ExactMatchMap{ExactMatchMap: &xds.Matcher_MatcherTree_MatchMap{
+				Map: map[string]*xds.Matcher_OnMatch{strconv.Itoa(int(w.port)): {
+					OnMatch: &xds.Matcher_OnMatch_Action{Action: &xdscore.TypedExtensionConfig{Name: "no_answer", TypedConfig: action}},
+				}},
+			}},
+		}},
+		OnNoMatch: &xds.Matcher_OnMatch{OnMatch: &xds.Matcher_OnMatch_Matcher{Matcher: l.FilterChainMatcher}},
+	}
+	return nil
+}

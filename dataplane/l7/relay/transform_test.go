@@ -1,0 +1,227 @@
+package relay
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/duomesh/duomesh/dataplane/l7/ads"
+)
+
+const handOffPort = 15029
+
+// recorded are the listeners that an istiod has sent to a waypoint.
+func recorded(t *testing.T) map[string]*anypb.Any {
+	t.Helper()
+	data, err := os.ReadFile("testdata/waypoint-listener.delta.pb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m discovery.DeltaDiscoveryResponse
+	if err := proto.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*anypb.Any{}
+	for _, r := range m.Resources {
+		all[r.Name] = r.Resource
+	}
+	return all
+}
+
+func transformed(t *testing.T, raw map[string]*anypb.Any) View {
+	t.Helper()
+	tr, err := NewTransformer(handOffPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tr.Transform(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// What stock Envoy rejects in the recorded listeners is known by count.
+func TestRecordedChangesAreCounted(t *testing.T) {
+	v := transformed(t, recorded(t))
+	got := map[string]int{}
+	for _, c := range v.Changes {
+		got[c.Kind] = c.Count
+		if c.Why == "" {
+			t.Errorf("%s: no reason is given", c.Kind)
+		}
+	}
+	want := map[string]int{
+		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "hashable-string": 4,
+		"route-by-name": 6, "hand-off-listener": 1, "hand-off-without-http-inspector": 1, "hand-off-local-address": 2,
+		"hand-off-own-port": 1, "hand-off-needs-identity": 1,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("changes: %v, want %v", got, want)
+	}
+}
+
+func TestNothingOfIstiosOwnIsLeft(t *testing.T) {
+	v := transformed(t, recorded(t))
+	for name, body := range v.Listeners {
+		for _, alien := range []string{"io.istio.http.peer_metadata", "stats.PluginConfig", "MetadataExchange", "istio.hashable_string"} {
+			if bytes.Contains(body.Any.Value, []byte(alien)) {
+				t.Errorf("listener %s still has %s", name, alien)
+			}
+		}
+	}
+	// The control: they are there in what came.
+	if !bytes.Contains(recorded(t)[mainInternal].Value, []byte("io.istio.http.peer_metadata")) {
+		t.Error("the recorded listener has nothing that must go")
+	}
+}
+
+func TestWhatNeedsNoChangePassesByteForByte(t *testing.T) {
+	raw := recorded(t)
+	v := transformed(t, raw)
+	for _, name := range []string{"connect_originate", "outer_connect_originate"} {
+		if !bytes.Equal(v.Listeners[name].Any.Value, raw[name].Value) {
+			t.Errorf("listener %s was changed", name)
+		}
+	}
+}
+
+func TestEqualListenersGiveEqualBytes(t *testing.T) {
+	first, second := transformed(t, recorded(t)), transformed(t, recorded(t))
+	for name, body := range first.Listeners {
+		if second.Listeners[name].Version != body.Version {
+			t.Errorf("listener %s has another version the second time", name)
+		}
+	}
+	if len(first.Routes) != 6 || !maps.EqualFunc(first.Routes, second.Routes, func(a, b ads.Body) bool { return a.Version == b.Version }) {
+		t.Errorf("routes %v, then %v", first.Routes, second.Routes)
+	}
+}
+
+func TestHandOffIsACopyOfMainInternal(t *testing.T) {
+	v := transformed(t, recorded(t))
+	var of listener.Listener
+	if err := v.Listeners[mainInternal].Any.UnmarshalTo(&of); err != nil {
+		t.Fatal(err)
+	}
+	l := v.HandOff
+	if l.Address.GetSocketAddress().GetPortValue() != handOffPort || len(l.AdditionalAddresses) != 1 || l.GetInternalListener() != nil {
+		t.Errorf("addresses %v %v, internal %v", l.Address, l.AdditionalAddresses, l.GetInternalListener())
+	}
+	if !slices.Equal(chainNames(l), chainNames(&of)) {
+		t.Errorf("chains %v, want those of main_internal %v", chainNames(l), chainNames(&of))
+	}
+	if names := filterNames(l); !slices.Contains(names, "envoy.filters.listener.original_dst") {
+		t.Errorf("listener filters %v lack original_dst", names)
+	}
+	if !slices.Equal(v.Refused, []string{"inbound-vip|80|http|fortio.demo.svc.cluster.local"}) {
+		t.Errorf("chains that need a principal: %v", v.Refused)
+	}
+	for _, c := range l.FilterChains {
+		if !slices.Contains(v.Refused, c.Name) {
+			continue
+		}
+		if len(c.Filters) != 1 || c.Filters[0].Name != "envoy.filters.network.tcp_proxy" {
+			t.Errorf("chain %s refuses by %v", c.Name, c.Filters)
+		}
+	}
+}
+
+// A weight is in the routes, not in a chain.
+func TestWeightChangesNoListener(t *testing.T) {
+	raw := recorded(t)
+	before := transformed(t, raw)
+	after := transformed(t, reweighed(t, raw, 50))
+	for name, body := range before.Listeners {
+		if after.Listeners[name].Version != body.Version {
+			t.Errorf("listener %s changed with a weight", name)
+		}
+	}
+	const name = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+	if before.Routes[name].Version == after.Routes[name].Version {
+		t.Error("the routes did not change with the weight")
+	}
+}
+
+// reweighed gives the first cluster of the echo route another weight.
+func reweighed(t *testing.T, raw map[string]*anypb.Any, weight uint32) map[string]*anypb.Any {
+	t.Helper()
+	var l listener.Listener
+	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range l.FilterChains {
+		if !strings.HasSuffix(c.Name, "http|echo.demo.svc.cluster.local") {
+			continue
+		}
+		var h hcm.HttpConnectionManager
+		if err := c.Filters[0].GetTypedConfig().UnmarshalTo(&h); err != nil {
+			t.Fatal(err)
+		}
+		shares := h.GetRouteConfig().VirtualHosts[0].Routes[0].GetRoute().GetWeightedClusters().Clusters
+		shares[0].Weight.Value, shares[1].Weight.Value = weight, 100-weight
+		c.Filters[0].ConfigType = &listener.Filter_TypedConfig{TypedConfig: packed(t, &h)}
+	}
+	next := maps.Clone(raw)
+	next[mainInternal] = packed(t, &l)
+	return next
+}
+
+func packed(t *testing.T, m proto.Message) *anypb.Any {
+	t.Helper()
+	a, err := anypb.New(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func chainNames(l *listener.Listener) []string {
+	var all []string
+	for _, c := range l.FilterChains {
+		all = append(all, c.Name)
+	}
+	return all
+}
+
+func filterNames(l *listener.Listener) []string {
+	var all []string
+	for _, f := range l.ListenerFilters {
+		all = append(all, f.Name)
+	}
+	return all
+}
+
+// What has left stays reachable in the joined copy, by address and port.
+func TestJoinKeepsWhatHasLeft(t *testing.T) {
+	raw := recorded(t)
+	before := transformed(t, raw)
+	var l listener.Listener
+	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
+		t.Fatal(err)
+	}
+	const gone = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == gone })
+	next := maps.Clone(raw)
+	next[mainInternal] = packed(t, &l)
+	after := transformed(t, next)
+	if !chainsGone(before.HandOff, after.HandOff) {
+		t.Fatal("no chain has left")
+	}
+	joined := join(after.HandOff, before.HandOff)
+	if !hasChain(joined, gone) {
+		t.Errorf("chains %v lack %s", chainNames(joined), gone)
+	}
+	if hasChain(after.HandOff, gone) {
+		t.Error("join has changed its argument")
+	}
+}

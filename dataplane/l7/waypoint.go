@@ -1,0 +1,199 @@
+package l7
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
+)
+
+// Waypoint is a running waypoint.
+type Waypoint struct {
+	config  Config
+	control Control
+	envoy   *envoy.Process
+	limit   int64
+	servers []*grpc.Server
+	doors   []*http.Server
+	wg      sync.WaitGroup
+}
+
+// Run runs a waypoint until ctx ends, and drains it then. It returns nil when it was
+// ended, and else why it cannot go on.
+func Run(ctx context.Context, c Config, control Control) (err error) {
+	c = c.withDefaults()
+	if err := c.check(); err != nil {
+		return err
+	}
+	w := &Waypoint{config: c, control: control, limit: envoy.MaxConnections(c.Descriptors)}
+	if c.MaxConnections > 0 {
+		w.limit = min(w.limit, c.MaxConnections)
+	}
+	// The control plane and the doors outlive ctx: Envoy drains before they go.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		end()
+		w.stop()
+		err = errors.Join(err, control.close())
+	}()
+	bootstrap, err := w.serve()
+	if err != nil {
+		return err
+	}
+	w.envoy = envoy.Start(life, envoy.Config{
+		Path: c.Envoy, Bootstrap: bootstrap, Admin: c.socket("admin"), Concurrency: concurrency(c),
+		LogLevel: c.LogLevel, ComponentLogLevel: c.ComponentLogLevel, Output: c.Output, Log: c.Log,
+	})
+	defer func() {
+		end()
+		err = errors.Join(err, w.envoy.Err())
+		w.envoy.Admin.Close()
+	}()
+	if err := w.open(); err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	w.wg.Go(func() { failed <- control.run(life) })
+	c.Log.Info("the waypoint runs", "waypoint", c.Name, "source", control.source().Name, "envoy", c.Envoy,
+		"connections", w.limit, "admin", c.Admin)
+	select {
+	case <-ctx.Done():
+		w.drain()
+		return nil
+	case <-w.envoy.Done():
+		return w.envoy.Err()
+	case err := <-failed:
+		return err
+	}
+}
+
+func concurrency(c Config) int {
+	if c.Concurrency > 0 {
+		return c.Concurrency
+	}
+	return runtime.NumCPU()
+}
+
+// serve opens the sockets that Envoy asks, and writes its bootstrap.
+func (w *Waypoint) serve() (string, error) {
+	sds := ""
+	xds := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	w.control.register(xds)
+	if err := w.start(xds, "xds"); err != nil {
+		return "", err
+	}
+	secrets := grpc.NewServer()
+	if w.control.secrets(secrets) {
+		sds = w.config.socket("sds")
+		if err := w.start(secrets, "sds"); err != nil {
+			return "", err
+		}
+	}
+	data, err := envoy.Bootstrap{
+		Node: w.config.Node, XDS: w.config.socket("xds"), SDS: sds, Admin: w.config.socket("admin"), Connections: w.limit,
+	}.JSON()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(w.config.Dir, "bootstrap.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return "", fmt.Errorf("write the bootstrap: %w", err)
+	}
+	return path, nil
+}
+
+// maxMessage bounds a message between Envoy and this process.
+const maxMessage = 512 << 20
+
+func (w *Waypoint) start(s *grpc.Server, name string) error {
+	l, err := listen("unix", w.config.socket(name))
+	if err != nil {
+		return err
+	}
+	w.servers = append(w.servers, s)
+	w.wg.Go(func() { s.Serve(l) }) // ends with Stop
+	return nil
+}
+
+// drain lets connections end, and returns when the time for it is over.
+func (w *Waypoint) drain() {
+	if w.config.Drain <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), w.config.Drain)
+	defer cancel()
+	w.config.Log.Info("draining", "time", w.config.Drain)
+	if err := w.envoy.Admin.Drain(ctx); err != nil {
+		w.config.Log.Warn("Envoy does not drain", "error", err)
+		return
+	}
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for {
+		active, err := w.envoy.Admin.Counters(ctx, `^http\.inbound_.*downstream_cx_active$|^listener\..*:?15029\.downstream_cx_active$|^listener\.`+handOffStat+`\.downstream_cx_active$`)
+		if err == nil && sum(active) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-w.envoy.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+const drainPoll = 100 * time.Millisecond
+
+func sum(all map[string]uint64) uint64 {
+	n := uint64(0)
+	for _, v := range all {
+		n += v
+	}
+	return n
+}
+
+func (w *Waypoint) stop() {
+	for _, d := range w.doors {
+		d.Close()
+	}
+	for _, s := range w.servers {
+		s.Stop()
+	}
+	w.wg.Wait()
+}
+
+// open opens the doors to people, kubelet and Prometheus.
+func (w *Waypoint) open() error {
+	for _, door := range []struct {
+		address string
+		handler http.Handler
+	}{
+		{w.config.Ready, w.readyHandler()},
+		{w.config.Metrics, w.metricsHandler()},
+		{w.config.EnvoyMetrics, w.envoyMetricsHandler()},
+		{w.config.Admin, w.adminHandler()},
+	} {
+		if door.address == "" {
+			continue
+		}
+		l, err := listen(network(door.address))
+		if err != nil {
+			return err
+		}
+		s := &http.Server{Handler: door.handler, ReadHeaderTimeout: 10 * time.Second}
+		w.doors = append(w.doors, s)
+		w.wg.Go(func() { s.Serve(l) }) // ends with Close
+	}
+	return nil
+}

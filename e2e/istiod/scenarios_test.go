@@ -1,0 +1,62 @@
+package istiod
+
+import (
+	"context"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
+	"github.com/duomesh/duomesh/netsim"
+)
+
+// open makes a cluster whose agents ask the suite's istiod.
+func open(ctx context.Context, t scenario.Topology) (scenario.World, error) {
+	return openWith(ctx, netsim.Config{}, t)
+}
+
+func openWith(ctx context.Context, cfg netsim.Config, t scenario.Topology) (*netsim.Cluster, error) {
+	cfg.Agent, cfg.ControlPlane = agentExe, plane
+	return netsim.Open(ctx, cfg, t)
+}
+
+// What is to be shown of istiod does not grow with the number of connections, but a
+// share needs 4000 of them, also before a change.
+const (
+	most       = 6000
+	mostChange = 20_000
+)
+
+func bounded(s scenario.Scenario) scenario.Scenario {
+	for i := range s.Phases {
+		for j := range s.Phases[i].Loads {
+			l := &s.Phases[i].Loads[j]
+			before := l.Connections
+			l.Connections = min(l.Connections, most)
+			if l.Then != nil {
+				l.Connections = min(before, mostChange)
+			}
+		}
+	}
+	return s
+}
+
+func judged(ctx context.Context, s scenario.Scenario) report.Result {
+	GinkgoHelper()
+	return verify.Run(ctx, s, verify.Options{World: "netsim+istiod", Open: open}, 1)
+}
+
+var _ = Describe("scenario", func() {
+	for _, s := range scenario.All() {
+		It(s.Name+": "+s.Summary, func(ctx SpecContext) {
+			r := judged(ctx, bounded(s))
+			if r.Verdict == report.NotRun {
+				Skip("NOT RUN: " + r.Reason)
+			}
+			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
+		}, SpecTimeout(2*time.Minute))
+	}
+})

@@ -1,0 +1,156 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+)
+
+// Manager is the field manager of what is applied here.
+const Manager = "duomesh-netsim"
+
+// parallel bounds the requests that are made side by side.
+const parallel = 8
+
+// Apply applies objects on the server's side, each whole, in no order.
+func (s *Stack) Apply(ctx context.Context, objects ...*unstructured.Unstructured) error {
+	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
+		r, err := s.resource(o)
+		if err != nil {
+			return err
+		}
+		if _, err := r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: Manager, Force: true}); err != nil {
+			return fmt.Errorf("apply %s: %w", name(o), err)
+		}
+		return nil
+	})
+}
+
+// create creates objects that are not there: less work for the server than to apply
+// them.
+func (s *Stack) create(ctx context.Context, objects ...*unstructured.Unstructured) error {
+	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
+		r, err := s.resource(o)
+		if err != nil {
+			return err
+		}
+		_, err = r.Create(ctx, o, metav1.CreateOptions{FieldManager: Manager})
+		if err != nil && !errors.IsAlreadyExists(err) {
+			return fmt.Errorf("create %s: %w", name(o), err)
+		}
+		return nil
+	})
+}
+
+// ApplyYAML applies the objects of a YAML stream.
+func (s *Stack) ApplyYAML(ctx context.Context, data string) error {
+	objects, err := Decode([]byte(data))
+	if err != nil {
+		return err
+	}
+	return s.Apply(ctx, objects...)
+}
+
+// Delete deletes objects at once; one that is not there is no error.
+func (s *Stack) Delete(ctx context.Context, objects ...*unstructured.Unstructured) error {
+	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
+		r, err := s.resource(o)
+		if err != nil {
+			return err
+		}
+		err = r.Delete(ctx, o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+		if err != nil && !errors.IsNotFound(err) {
+			return fmt.Errorf("delete %s: %w", name(o), err)
+		}
+		return nil
+	})
+}
+
+func each(ctx context.Context, objects []*unstructured.Unstructured, f func(context.Context, *unstructured.Unstructured) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, o := range objects {
+		g.Go(func() error { return f(ctx, o) })
+	}
+	return g.Wait()
+}
+
+// name is an object's for people.
+func name(o *unstructured.Unstructured) string {
+	if o.GetNamespace() == "" {
+		return o.GetKind() + " " + o.GetName()
+	}
+	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+}
+
+// resource is the API of an object's kind. One that was defined a moment ago may
+// not be known yet.
+func (s *Stack) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	kind := o.GroupVersionKind()
+	m, err := s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		s.mapper.Reset()
+		m, err = s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name(o), err)
+	}
+	if m.Scope.Name() == meta.RESTScopeNameNamespace {
+		ns := o.GetNamespace()
+		if ns == "" {
+			ns = metav1.NamespaceDefault
+		}
+		return s.dynamic.Resource(m.Resource).Namespace(ns), nil
+	}
+	return s.dynamic.Resource(m.Resource), nil
+}
+
+// define creates definitions of kinds and returns when the API has them.
+func (s *Stack) define(ctx context.Context, crds []*unstructured.Unstructured) error {
+	if err := s.create(ctx, crds...); err != nil {
+		return err
+	}
+	err := each(ctx, crds, s.awaitEstablished)
+	s.mapper.Reset()
+	return err
+}
+
+func (s *Stack) awaitEstablished(ctx context.Context, crd *unstructured.Unstructured) error {
+	r, err := s.resource(crd)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		o, err := r.Get(ctx, crd.GetName(), metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("wait for %s: %w", name(crd), err)
+		}
+		if established(o) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not established: %w", name(crd), context.Cause(ctx))
+		}
+	}
+}
+
+func established(crd *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions") // none: not yet
+	for _, c := range conditions {
+		if c, ok := c.(map[string]any); ok && c["type"] == "Established" && c["status"] == "True" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,131 @@
+package scenario
+
+import (
+	"fmt"
+	"slices"
+)
+
+// WaypointPods are the replicas of a waypoint: those declared, or the pod of that name.
+// There are none where there is no such waypoint.
+func (o Objects) WaypointPods(name string, pods func(name string) bool) ([]string, bool) {
+	for _, w := range o.Waypoints {
+		if w.Name == name {
+			return w.Pods, true
+		}
+	}
+	if pods(name) {
+		return []string{name}, true
+	}
+	return nil, false
+}
+
+// WaypointPods are all pods that are replicas of a waypoint at any time of the scenario.
+func (s Scenario) WaypointPods(name string) []string {
+	is := s.Topology.waypoints()
+	var all []string
+	for _, o := range s.allObjects() {
+		pods, _ := o.WaypointPods(name, func(pod string) bool { return is[pod] })
+		all = append(all, pods...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Waypoints are the names of all pods that are waypoints, in the order of the topology.
+func (t Topology) Waypoints() []string {
+	var all []string
+	for _, n := range t.Nodes {
+		for _, p := range n.Pods {
+			if p.Waypoint {
+				all = append(all, p.Name)
+			}
+		}
+	}
+	return all
+}
+
+// validateWaypoints reports what makes no sense of waypoints and routes.
+func (o Objects) validateWaypoints(pods map[string]bool) error {
+	is := func(name string) bool { return pods[name] }
+	seen := map[string]bool{}
+	for _, w := range o.Waypoints {
+		if w.Name == "" || seen[w.Name] {
+			return fmt.Errorf("waypoint %q: no name, or declared twice", w.Name)
+		}
+		seen[w.Name] = true
+		for _, p := range w.Pods {
+			if !is(p) {
+				return fmt.Errorf("waypoint %s: pod %s is no waypoint of the topology", w.Name, p)
+			}
+		}
+	}
+	for _, svc := range o.Services {
+		if svc.Waypoint == "" {
+			if len(svc.Routes) > 0 {
+				return fmt.Errorf("service %s: routes without a waypoint: nobody carries them out", svc.Name)
+			}
+			continue
+		}
+		if _, there := o.WaypointPods(svc.Waypoint, is); !there {
+			return fmt.Errorf("service %s: waypoint %s is declared nowhere", svc.Name, svc.Waypoint)
+		}
+		if err := o.validateRoutes(svc); err != nil {
+			return fmt.Errorf("service %s: %w", svc.Name, err)
+		}
+	}
+	return nil
+}
+
+func (o Objects) validateRoutes(svc Service) error {
+	for i, r := range svc.Routes {
+		if (r.Header == "") != (r.Exact == "") {
+			return fmt.Errorf("route %d: header and exact go together", i+1)
+		}
+		if len(r.Backends) == 0 {
+			return fmt.Errorf("route %d: no backend", i+1)
+		}
+		for _, b := range r.Backends {
+			at := slices.IndexFunc(o.Services, func(s Service) bool { return s.Name == b.Service })
+			if at < 0 {
+				return fmt.Errorf("route %d: backend %s: no such service", i+1, b.Service)
+			}
+			if !slices.ContainsFunc(o.Services[at].Ports, func(p Port) bool { return p.Port == b.Port && p.Protocol != UDP }) {
+				return fmt.Errorf("route %d: backend %s: no port %d", i+1, b.Service, b.Port)
+			}
+		}
+	}
+	return nil
+}
+
+// MaxRequests bounds the requests of one load: all are kept for the verdict.
+const MaxRequests = 1_000_000
+
+// http reports what HTTP has and others have not, and the other way round.
+func (l Load) http() error {
+	if l.Interrupted && l.Then == nil {
+		return fmt.Errorf("interrupted: then says what comes after it")
+	}
+	if l.Requests == 0 {
+		if l.Close || len(l.Headers) > 0 {
+			return fmt.Errorf("headers and close are for HTTP: requests says how many on each connection")
+		}
+		if l.ServerFirst && l.To.Protocol == UDP {
+			return fmt.Errorf("a UDP server does not speak first")
+		}
+		return nil
+	}
+	switch {
+	case l.Requests < 0 || l.Connections*l.Requests > MaxRequests:
+		return fmt.Errorf("%d requests on each of %d connections: at most %d together", l.Requests, l.Connections, MaxRequests)
+	case l.Close && l.Requests != 1:
+		return fmt.Errorf("close: one request on each connection, not %d", l.Requests)
+	case l.To.Protocol == UDP || l.ServerFirst || l.To.Family == Mapped:
+		return fmt.Errorf("HTTP is for TCP, where the client speaks first, to an IPv4 or IPv6 address")
+	}
+	for _, w := range l.wants() {
+		if w.Outcome == Connected && w.Via != ViaWaypoint {
+			return fmt.Errorf("HTTP is judged behind a waypoint only: via must be %s", ViaWaypoint)
+		}
+	}
+	return nil
+}

