@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,16 +69,23 @@ func plan(full bool) []program {
 	return runs
 }
 
-// verifyArgs asks for every scenario but those of the DNAT baseline: that one is
-// iptables' work and not the mesh's, and a machine here has no iptables.
+// verifyArgs asks for every scenario that needs nothing but this module: not those
+// of the DNAT baseline, which are iptables' work and not the mesh's, nor those with a
+// waypoint, which is an Envoy.
 func verifyArgs() []string {
 	args := []string{"verify", "--single", "--seed", "1", "-o", "json", "--evidence", ""}
 	for _, s := range scenario.All() {
-		if s.Topology.Mesh != scenario.DNAT {
+		if s.Topology.Mesh != scenario.DNAT && !hasWaypoint(s.Topology) {
 			args = append(args, s.Name)
 		}
 	}
 	return args
+}
+
+func hasWaypoint(t scenario.Topology) bool {
+	return slices.ContainsFunc(t.Nodes, func(n scenario.Node) bool {
+		return slices.ContainsFunc(n.Pods, func(p scenario.Pod) bool { return p.Waypoint })
+	})
 }
 
 // judgedBy begins the names of the runs that judge a scenario twice.
