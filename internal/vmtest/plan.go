@@ -50,7 +50,8 @@ func plan(full bool) []program {
 		{
 			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 15 * time.Minute,
 			run: "^Test(Decisions|Protocols|Getpeername|Reconnect|NonBlocking|Enrol|Pods|TakeOver|Two|Audit|Grace|Open|" +
-				"Unsupported|Datagrams|Choice|Flow|UDP|HidePeer|Connected|Forgotten|Replacement|Flips|Deleting|KernelAgrees|KernelThat)",
+				"Unsupported|Datagrams|Choice|Flow|UDP|HidePeer|Connected|Forgotten|Replacement|Flips|Deleting|KernelAgrees|KernelThat|" +
+				"HandoffToAnOlder|ConnectionsWithoutHandoff)",
 			// Few, and still each exit, each change and each reuse of a map's memory.
 			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000"},
 		},
