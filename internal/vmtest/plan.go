@@ -59,7 +59,7 @@ func plan(full bool) []program {
 			name: "internal/probe", pkg: "internal/probe", test: true, timeout: 15 * time.Minute,
 			run: "^Test(Providers|Rewritten|Endings|Reused|Wire|UDP|Ladder|Asked|Packets)",
 		},
-		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 5 * time.Minute},
+		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 15 * time.Minute},
 		{name: verifyRun, pkg: command, args: verifyArgs(), timeout: 20 * time.Minute},
 	}
 	if full {
