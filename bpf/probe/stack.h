@@ -101,11 +101,14 @@ static __always_inline void turn(struct sighting *e)
 	e->dport = sport;
 }
 
-/* packet_called reports a function that was called with a packet that came in. */
-static __always_inline void
-packet_called(const struct sk_buff *skb, __u32 function, enum trace_shape shape)
+/* packet_called reports a function that was called with a packet that came in. On
+ * the way to a listener it has no interface any more: the listener's namespace. */
+static __always_inline void packet_called(const struct sk_buff *skb,
+					  const struct sock *listener,
+					  __u32 function,
+					  enum trace_shape shape)
 {
-	__u32 *pod = pod_of(skb);
+	__u32 *pod = listener ? pod_of_netns(netns_of(listener)) : pod_of(skb);
 	struct sighting *e;
 
 	if (!pod)
@@ -141,13 +144,15 @@ static __always_inline int called(__u64 cookie, const __u64 args[4])
 		sock_called((void *)args[0], function, shape);
 		break;
 	case SHAPE_SKB1:
-		packet_called((void *)args[0], function, shape);
+		packet_called((void *)args[0], NULL, function, shape);
 		break;
 	case SHAPE_SKB2:
-		packet_called((void *)args[1], function, shape);
+		packet_called((void *)args[1], (void *)args[0], function,
+			      shape);
 		break;
 	case SHAPE_SKB4:
-		packet_called((void *)args[3], function, shape);
+		packet_called((void *)args[3], (void *)args[2], function,
+			      shape);
 		break;
 	}
 	return 0;

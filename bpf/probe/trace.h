@@ -19,9 +19,9 @@ enum trace_shape {
 	SHAPE_SOCK,	/* struct sock * first, of a socket that connects */
 	SHAPE_TRANSMIT, /* the same, where SYNs alone matter */
 	SHAPE_SKB1,	/* struct sk_buff * first: SYN and RST matter */
-	SHAPE_SKB2,	/* struct sk_buff * second, fourth: every one */
-	SHAPE_SKB4,
-	SHAPE_RETURN, /* returns struct sock *, accepted */
+	SHAPE_SKB2,	/* a listener first, struct sk_buff * second */
+	SHAPE_SKB4,	/* the same third and fourth */
+	SHAPE_RETURN,	/* returns struct sock *, accepted */
 };
 
 struct sighting {

@@ -11,8 +11,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 var errClosed = errors.New("the engine is closed")
@@ -198,7 +199,7 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 }
 
 func haveHelper(f asm.BuiltinFunc) (bool, error) {
-	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, f)
+	err := kernel.HaveHelper(ebpf.CGroupSockAddr, f)
 	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
 		return false, fmt.Errorf("try helper %s: %w", f, explain(err))
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 )
@@ -31,7 +30,7 @@ func (e *Engine) tryHandoff() error {
 
 // sockOpsCookie lets the program of a connection know its network namespace.
 var sockOpsCookie = kernel.Feature{Name: "netns cookie in sockops", Since: "5.15", Probe: func() error {
-	return features.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie)
+	return kernel.HaveHelper(ebpf.SockOps, asm.FnGetNetnsCookie)
 }}
 
 // attachSockOps attaches the program of both ends of the hand-off. It is done when

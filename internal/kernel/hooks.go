@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -134,8 +136,33 @@ func pass(t ebpf.ProgramType) int32 {
 
 func helperFeature(name, since string, t ebpf.ProgramType, helper asm.BuiltinFunc) Feature {
 	return Feature{Name: name, Since: since, Probe: func() error {
-		return features.HaveProgramHelper(t, helper)
+		return HaveHelper(t, helper)
 	}}
+}
+
+// HaveHelper is [features.HaveProgramHelper], and takes a verifier that complains of
+// the trial's arguments for one that knows the helper, whatever its error number is
+// (Linux 7.3: EINVAL for bpf_set_retval).
+func HaveHelper(t ebpf.ProgramType, helper asm.BuiltinFunc) error {
+	err := features.HaveProgramHelper(t, helper)
+	if err == nil || errors.Is(err, ebpf.ErrNotSupported) || !knowsHelper(err) {
+		return err
+	}
+	return nil
+}
+
+// knowsHelper: the verifier has read the call, and found another fault than that it
+// may not be made.
+func knowsHelper(err error) bool {
+	var verifier *ebpf.VerifierError
+	if !errors.As(err, &verifier) {
+		return false
+	}
+	log := strings.Join(verifier.Log, "\n")
+	return strings.Contains(log, ") call ") &&
+		!slices.ContainsFunc([]string{"unknown func", "invalid func", "cannot use helper"}, func(s string) bool {
+			return strings.Contains(log, s)
+		})
 }
 
 func probeNetnsCookie() error {

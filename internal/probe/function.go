@@ -54,7 +54,9 @@ func (s *stateFentry) Open(o *objects, _ Target) error {
 	if err := o.load(&s.progs); err != nil {
 		return fmt.Errorf("load programs: %w", err)
 	}
-	return s.attach(o, s.progs.First, s.progs.Second, attachTracing)
+	// At a function's entry the newest program runs first (kernel/bpf/trampoline.c).
+	order := []*ebpf.Program{s.progs.Second, s.progs.First}
+	return s.attachInOrder(o, s.progs.First, order, attachTracing)
 }
 
 func attachTracing(p *ebpf.Program) (link.Link, error) {

@@ -63,9 +63,16 @@ type twice struct {
 // attach attaches the first copy first: programs of one tracepoint run in the
 // order in which they came. It owns both from then on.
 func (t *twice) attach(o *objects, first, second *ebpf.Program, attach func(*ebpf.Program) (link.Link, error)) error {
+	return t.attachInOrder(o, first, []*ebpf.Program{first, second}, attach)
+}
+
+// attachInOrder attaches the copies, of which first is the one that is to run first.
+func (t *twice) attachInOrder(o *objects, first *ebpf.Program, order []*ebpf.Program, attach func(*ebpf.Program) (link.Link, error)) error {
 	t.first, t.objects = first, o
-	t.closers = closers{first, second}
-	for _, p := range []*ebpf.Program{first, second} {
+	for _, p := range order {
+		t.closers = append(t.closers, p)
+	}
+	for _, p := range order {
 		l, err := attach(p)
 		if err != nil {
 			return errors.Join(fmt.Errorf("attach: %w", err), t.Close())

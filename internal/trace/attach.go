@@ -173,7 +173,11 @@ func attachTyped(o *objects, program string, places []place) (*attached, error) 
 		if err != nil {
 			return nil, err
 		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: prog, Cookie: p.cookie})
+		at := ebpf.AttachTraceFEntry
+		if p.atReturn {
+			at = ebpf.AttachTraceFExit
+		}
+		l, err := link.AttachTracing(link.TracingOptions{Program: prog, AttachType: at, Cookie: p.cookie})
 		if err != nil {
 			return nil, undo(fmt.Errorf("attach %s: %w", program, err), prog)
 		}

@@ -5,6 +5,7 @@ import (
 	"runtime"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 )
@@ -26,6 +27,9 @@ var registers = map[string]struct {
 type objects struct {
 	spec *ebpf.CollectionSpec
 	maps traceMaps
+	// types are the kernel's, read once and not for each program; nil where it has
+	// none, which the programs then say.
+	types *btf.Spec
 }
 
 // newObjects makes the maps, with room for the counts of some functions.
@@ -44,6 +48,7 @@ func newObjects(functions int) (*objects, error) {
 		}
 	}
 	o := &objects{spec: spec}
+	o.types, _ = btf.LoadKernelSpec()
 	if err := spec.LoadAndAssign(&o.maps, nil); err != nil {
 		return nil, fmt.Errorf("make the maps: %w", err)
 	}
@@ -62,13 +67,16 @@ func (o *objects) program(name, at string) (*ebpf.Program, error) {
 	if at != "" {
 		spec.Programs[name].AttachTo = at
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	shared := map[string]*ebpf.Map{
 		traceMapLinks:       o.maps.Links,
 		traceMapTraceCounts: o.maps.TraceCounts,
 		traceMapTraceEvents: o.maps.TraceEvents,
 		traceMapTraceFull:   o.maps.TraceFull,
 		traceMapWatched:     o.maps.Watched,
-	}})
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: shared, Programs: ebpf.ProgramOptions{KernelTypes: o.types},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, err)
 	}

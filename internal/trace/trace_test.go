@@ -159,6 +159,9 @@ func TestFunctionsAreCounted(t *testing.T) {
 			}
 			counts, err := tr.Counts()
 			must(t, err)
+			if len(tr.Left) > 0 {
+				t.Errorf("left out: %v", tr.Left)
+			}
 			if counts[0].Function != "tcp_v4_connect" || counts[0].Watched != 5 || counts[1].Watched != 0 {
 				t.Errorf("%+v, want 5 calls of tcp_v4_connect in watched tasks and none of the other", counts)
 			}

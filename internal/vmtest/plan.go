@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +50,8 @@ func plan(full bool) []program {
 		{
 			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 15 * time.Minute,
 			run: "^Test(Decisions|Protocols|Getpeername|Reconnect|NonBlocking|Enrol|Pods|TakeOver|Two|Audit|Grace|Open|" +
-				"Unsupported|Datagrams|Choice|Flow|UDP|HidePeer|Connected|Forgotten|Replacement|Flips|Deleting|KernelAgrees|KernelThat)",
+				"Unsupported|Datagrams|Choice|Flow|UDP|HidePeer|Connected|Forgotten|Replacement|Flips|Deleting|KernelAgrees|KernelThat|" +
+				"HandoffToAnOlder|ConnectionsWithoutHandoff)",
 			// Few, and still each exit, each change and each reuse of a map's memory.
 			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000"},
 		},
@@ -57,7 +59,7 @@ func plan(full bool) []program {
 			name: "internal/probe", pkg: "internal/probe", test: true, timeout: 15 * time.Minute,
 			run: "^Test(Providers|Rewritten|Endings|Reused|Wire|UDP|Ladder|Asked|Packets)",
 		},
-		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 5 * time.Minute},
+		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 15 * time.Minute},
 		{name: verifyRun, pkg: command, args: verifyArgs(), timeout: 20 * time.Minute},
 	}
 	if full {
@@ -68,16 +70,23 @@ func plan(full bool) []program {
 	return runs
 }
 
-// verifyArgs asks for every scenario but those of the DNAT baseline: that one is
-// iptables' work and not the mesh's, and a machine here has no iptables.
+// verifyArgs asks for every scenario that needs nothing but this module: not those
+// of the DNAT baseline, which are iptables' work and not the mesh's, nor those with a
+// waypoint, which is an Envoy.
 func verifyArgs() []string {
 	args := []string{"verify", "--single", "--seed", "1", "-o", "json", "--evidence", ""}
 	for _, s := range scenario.All() {
-		if s.Topology.Mesh != scenario.DNAT {
+		if s.Topology.Mesh != scenario.DNAT && !hasWaypoint(s.Topology) {
 			args = append(args, s.Name)
 		}
 	}
 	return args
+}
+
+func hasWaypoint(t scenario.Topology) bool {
+	return slices.ContainsFunc(t.Nodes, func(n scenario.Node) bool {
+		return slices.ContainsFunc(n.Pods, func(p scenario.Pod) bool { return p.Waypoint })
+	})
 }
 
 // judgedBy begins the names of the runs that judge a scenario twice.
