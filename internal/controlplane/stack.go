@@ -59,7 +59,7 @@ func Open(ctx context.Context, cfg Config) (_ *Stack, err error) {
 }
 
 func (s *Stack) component(name string, ready func(context.Context) error) *component {
-	return &component{name: name, start: s.cfg.Start, logs: s.cfg.Logs, ready: ready}
+	return &component{name: name, start: s.cfg.Start, logs: s.cfg.Logs, ready: ready, said: s.cfg.Log}
 }
 
 func (s *Stack) open(ctx context.Context) error {
