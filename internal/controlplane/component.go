@@ -20,7 +20,7 @@ type component struct {
 	// ready returns nil when the program serves.
 	ready func(ctx context.Context) error
 
-	said  *slog.Logger
+	said *slog.Logger
 
 	mu     sync.Mutex
 	proc   Process // nil: none was started
