@@ -64,6 +64,16 @@ func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }
 
+// ServeWaypoint answers SO_ORIGINAL_DST for the connections that a waypoint pod
+// accepts at the hand-off port; see l4.Engine.ServeWaypoint. The descriptors stay
+// the caller's and may be closed afterwards.
+func (n *Node) ServeWaypoint(cgroup, netns *os.File, port uint16) error {
+	return n.engine.ServeWaypoint(cgroup, netns, port)
+}
+
+// StopWaypoint ends that. A pod that is not served is no error.
+func (n *Node) StopWaypoint(netns *os.File) error { return n.engine.StopWaypoint(netns) }
+
 // EndStale ends the connected UDP sockets in these network namespaces whose
 // endpoint has left its service; see l4.Engine.EndStale. Whoever calls Apply calls
 // it afterwards for the enrolled pods.

@@ -14,11 +14,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define AF_INET 2
+#define AF_INET6 10
+
 /* One load, for what another CPU may be writing. */
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
 enum mesh_abi {
-	MESH_ABI = 2,
+	MESH_ABI = 3,
 };
 
 /* What a connection's run ended with. */
@@ -34,7 +37,7 @@ enum mesh_exit {
 	EXIT_REFUSE_NO_PORT,
 	/* No slot where the frontend said that there is one, twice. */
 	EXIT_REFUSE_SLOT_MISS,
-	/* No memory for a flow: nobody could tell what its replies answer. */
+	/* No memory for what was asked: nobody could tell a reply or a waypoint. */
 	EXIT_REFUSE_NO_FLOW,
 	/* Events, counted beside the exit of the same run: */
 	/* a frontend was read again, */
@@ -45,6 +48,22 @@ enum mesh_exit {
 	EVENT_FLOW_EVICTED,
 	/* one socket that asked two addresses and got one endpoint for both. */
 	EVENT_FLOW_SHARED,
+	/* Of the client's end of a hand-off, once for each connection: */
+	/* the address or its id has left in the SYN, or found no room there; */
+	EVENT_HANDOFF_FULL,
+	EVENT_HANDOFF_SHORT,
+	EVENT_HANDOFF_UNSENT,
+	/* the waypoint asked to have it again, having kept no SYN. */
+	EVENT_HANDOFF_RESENT,
+	/* Of the waypoint's end, once for each connection: */
+	/* SO_ORIGINAL_DST is answered, */
+	EVENT_HANDOFF_ANSWERED,
+	/* or not: nothing came with the connection, */
+	EVENT_HANDOFF_NO_ANSWER,
+	/* an id that leads to no address, */
+	EVENT_HANDOFF_UNKNOWN_ID,
+	/* no memory. */
+	EVENT_HANDOFF_LOST,
 	MESH_EXITS,
 };
 
@@ -53,6 +72,11 @@ enum frontend_flag {
 	FRONTEND_ADDR_ONLY = 1,
 	/* Leave the connection as it was asked for. */
 	FRONTEND_PASSTHROUGH = 2,
+	/*
+	 * The slots are replicas of a waypoint. At port 0: of a workload's address,
+	 * whatever the port.
+	 */
+	FRONTEND_WAYPOINT = 4,
 };
 
 struct frontend_key {
@@ -75,9 +99,11 @@ struct frontend {
 	__u32 slots;	    /* how many; 0: no endpoint */
 	__be16 target_port; /* 0: each slot has its own */
 	__u16 flags;	    /* enum frontend_flag */
+	__u32 id;	    /* of the address and port in a hand-off; 0: none */
+	__u32 pad;
 	__u64 check;
 };
-_Static_assert(sizeof(struct frontend) == 24, "frontend is ABI");
+_Static_assert(sizeof(struct frontend) == 32, "frontend is ABI");
 
 /*
  * One column of an alias table (Vose 1991): the first outcome with probability
@@ -103,6 +129,47 @@ struct origin {
 	__be16 target_port;
 };
 _Static_assert(sizeof(struct origin) == 36, "origin is ABI");
+
+/* How far the hand-off of a client's socket has come. */
+enum handoff_state {
+	HANDOFF_ASKED,	    /* connect() was decided */
+	HANDOFF_CONNECTING, /* the same connect() makes its SYN */
+	HANDOFF_SENT,	    /* a SYN has left */
+	HANDOFF_AGAIN,	    /* the waypoint wants it in the packets that follow */
+};
+
+/* What a socket that goes to a waypoint asked for, for its SYN. */
+struct handoff {
+	struct origin origin;
+	__u32 id;    /* of the frontend */
+	__u32 state; /* enum handoff_state */
+};
+_Static_assert(sizeof(struct handoff) == 44, "handoff is ABI");
+
+/* Where a connection was going that a waypoint has accepted. */
+struct destination {
+	__be32 addr[4];
+	__be16 port;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct destination) == 20, "destination is ABI");
+
+/* What an id stands for. check binds the words, as in struct frontend. */
+struct name {
+	struct destination to;
+	__u32 pad;
+	__u64 check;
+};
+_Static_assert(sizeof(struct name) == 32, "name is ABI");
+
+/* What mesh_prepare writes for each listener of a waypoint that it found. */
+struct prepared {
+	__s32 save_syn; /* what bpf_setsockopt returned */
+	__s32 callbacks;
+	__u16 family;
+	__u16 port; /* host byte order */
+};
+_Static_assert(sizeof(struct prepared) == 12, "prepared is ABI");
 
 /* A place for the origin of one socket, by the low bits of its cookie. */
 struct origin_place {
@@ -158,6 +225,12 @@ struct late {
 };
 _Static_assert(sizeof(struct late) == 20, "late is ABI");
 
+/* The hand-off: see package dataplane/handoff, which has the same. */
+enum mesh_handoff {
+	HANDOFF_VERSION = 1,
+	HANDOFF_VERSION_OPTION = 0x646d,
+};
+
 /* In pods: several enrolled pods share the place, ask managed. */
 #define POD_PLACE_SHARED (~0ULL)
 
@@ -166,6 +239,6 @@ struct cpu_state {
 	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
 	__u64 random; /* state of the generator, 0 before its first use */
 };
-_Static_assert(sizeof(struct cpu_state) == 128, "cpu_state is ABI");
+_Static_assert(sizeof(struct cpu_state) == 192, "cpu_state is ABI");
 
 #endif

@@ -13,6 +13,7 @@
 #define CHECK_K4 0x27d4eb2f165667c5ULL
 #define CHECK_K5 0xbf58476d1ce4e5b9ULL
 #define CHECK_K6 0x94d049bb133111ebULL
+#define CHECK_K7 0xd6e8feb86659fd93ULL
 
 /*
  * A value that was torn or that belongs to another key passes with probability
@@ -28,7 +29,7 @@ static __always_inline __u64 frontend_check(const struct frontend_key *k,
 	return k->addr[0] * CHECK_K0 + k->addr[1] * CHECK_K1 +
 	       k->addr[2] * CHECK_K2 + k->addr[3] * CHECK_K3 +
 	       (k->port | (__u32)k->proto << 16) * CHECK_K4 + id * CHECK_K5 +
-	       rest * CHECK_K6;
+	       rest * CHECK_K6 + f->id * CHECK_K7;
 }
 
 /* read_frontend copies a value; false when it was not whole, or not k's. */
@@ -41,6 +42,7 @@ static __always_inline bool read_frontend(const struct frontend_key *k,
 	f->slots = READ_ONCE(from->slots);
 	f->target_port = READ_ONCE(from->target_port);
 	f->flags = READ_ONCE(from->flags);
+	f->id = READ_ONCE(from->id);
 	return READ_ONCE(from->check) == frontend_check(k, f);
 }
 
@@ -49,11 +51,12 @@ struct choice {
 	/*
 	 * Of a slot: it stays whole until the program ends, since user space
 	 * reuses slots a grace period after the last frontend that named them.
-	 * NULL unless exit is EXIT_REDIRECT.
+	 * NULL unless exit is EXIT_REDIRECT or EXIT_REDIRECT_WAYPOINT.
 	 */
 	const __be32 *addr;
 	__be16 port;
 	__u32 exit;
+	__u32 id; /* of the frontend */
 };
 
 /*
@@ -69,6 +72,7 @@ static __always_inline __u32 pick_slot(__u64 r, __u32 n, __u32 *fraction)
 	return high >> 32;
 }
 
+/* choose_slot leaves the exit as it is, unless what it read was changing. */
 static __always_inline void
 choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 {
@@ -82,7 +86,7 @@ choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 		c->exit = EVENT_RETRY;
 		return;
 	}
-	c->exit = EXIT_REDIRECT;
+	c->id = f->id;
 	if (fraction < s->threshold) {
 		c->addr = s->first;
 		c->port = s->first_port;
@@ -130,42 +134,54 @@ find_frontend(struct cpu_state *cpu, const struct frontend_key *k)
 }
 
 /*
- * no_frontend tells a service's undeclared port from an unknown address. It does
- * not for UDP: who declares ports need not have known of datagrams.
+ * exit_of is the exit of what k leads to. EVENT_RETRY says that what was read was
+ * changing; for EXIT_REDIRECT and EXIT_REDIRECT_WAYPOINT f is the frontend.
  */
-static __always_inline enum mesh_exit no_frontend(struct cpu_state *cpu,
-						  const struct frontend_key *k)
+static __always_inline enum mesh_exit exit_of(const struct frontend_key *k,
+					      const struct frontend *from,
+					      struct frontend *f)
 {
-	struct frontend_key addr_only = *k;
-
-	if (k->proto != IPPROTO_TCP)
-		return EXIT_PASS_NO_VIP;
-	addr_only.port = 0;
-	if (find_frontend(cpu, &addr_only))
-		return EXIT_REFUSE_NO_PORT;
-	return EXIT_PASS_NO_VIP;
-}
-
-/*
- * find is the exit of a connection to k. For EXIT_REDIRECT f is its frontend;
- * EVENT_RETRY says that what was read was changing.
- */
-static __always_inline enum mesh_exit
-find(struct cpu_state *cpu, const struct frontend_key *k, struct frontend *f)
-{
-	const struct frontend *from = find_frontend(cpu, k);
-
-	if (!from)
-		return no_frontend(cpu, k);
 	if (!read_frontend(k, from, f))
 		return EVENT_RETRY;
 	if (f->flags & FRONTEND_ADDR_ONLY)
 		return EXIT_REFUSE_NO_PORT;
 	if (f->flags & FRONTEND_PASSTHROUGH)
 		return EXIT_PASS_PASSTHROUGH;
-	if (!f->slots)
-		return EXIT_REFUSE_NO_ENDPOINT;
-	return EXIT_REDIRECT;
+	if (f->flags & FRONTEND_WAYPOINT)
+		return f->slots ? EXIT_REDIRECT_WAYPOINT
+				: EXIT_REFUSE_NO_WAYPOINT;
+	return f->slots ? EXIT_REDIRECT : EXIT_REFUSE_NO_ENDPOINT;
+}
+
+/* find_exact is the exit of what k itself leads to. */
+static __always_inline enum mesh_exit find_exact(struct cpu_state *cpu,
+						 const struct frontend_key *k,
+						 struct frontend *f)
+{
+	const struct frontend *from = find_frontend(cpu, k);
+
+	return from ? exit_of(k, from, f) : EXIT_PASS_NO_VIP;
+}
+
+/*
+ * find is the exit of a connection to k. Where k is no frontend, its address at
+ * port 0 tells a service's undeclared port, and a workload with a waypoint, from
+ * an unknown address. It does not for UDP: who declares ports need not have known
+ * of datagrams, and they go to no waypoint.
+ */
+static __always_inline enum mesh_exit
+find(struct cpu_state *cpu, const struct frontend_key *k, struct frontend *f)
+{
+	const struct frontend *from = find_frontend(cpu, k);
+	struct frontend_key addr_only = *k;
+
+	if (from)
+		return exit_of(k, from, f);
+	if (k->proto != IPPROTO_TCP)
+		return EXIT_PASS_NO_VIP;
+	addr_only.port = 0;
+	from = find_frontend(cpu, &addr_only);
+	return from ? exit_of(&addr_only, from, f) : EXIT_PASS_NO_VIP;
 }
 
 static __always_inline void try_choose(struct cpu_state *cpu,
@@ -175,7 +191,7 @@ static __always_inline void try_choose(struct cpu_state *cpu,
 	struct frontend f;
 
 	c->exit = find(cpu, k, &f);
-	if (c->exit == EXIT_REDIRECT)
+	if (c->exit == EXIT_REDIRECT || c->exit == EXIT_REDIRECT_WAYPOINT)
 		choose_slot(cpu, &f, c);
 }
 

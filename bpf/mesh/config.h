@@ -18,10 +18,12 @@ volatile const bool cfg_places = true;
 /* The kernel has bpf_set_retval (5.18): refuse with ECONNREFUSED, not EPERM. */
 volatile const bool cfg_set_retval = true;
 
-/* Not read by the programs: makes the enums part of the object's types. */
+/* Not read by the programs: makes the types part of the object's. */
 volatile const enum mesh_abi cfg_abi = MESH_ABI;
 volatile const enum mesh_exit cfg_exit = 0;
 volatile const enum frontend_flag cfg_frontend_flag = 0;
 volatile const enum mesh_size cfg_size = 0;
+volatile const enum mesh_handoff cfg_handoff = 0;
+volatile const struct prepared cfg_prepared = {};
 
 #endif

@@ -133,7 +133,7 @@ static __always_inline void try_send(struct bpf_sock_addr *ctx,
 {
 	struct frontend f;
 
-	c->exit = find(cpu, k, &f);
+	c->exit = find_exact(cpu, k, &f);
 	if (c->exit == EXIT_REDIRECT)
 		use_flow(ctx, cpu, k, &f, c);
 	else if (c->exit == EXIT_PASS_NO_VIP)

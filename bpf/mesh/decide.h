@@ -4,6 +4,7 @@
 #define MESH_DECIDE_H
 
 #include "datagram.h"
+#include "handoff.h"
 #include "origin.h"
 
 #define ECONNREFUSED 111
@@ -67,6 +68,8 @@ static __always_inline void decide(struct bpf_sock_addr *ctx,
 	choose(cpu, k, c);
 	if (k->proto == IPPROTO_UDP)
 		keep_udp(ctx, k, c);
+	else if (c->exit == EXIT_REDIRECT_WAYPOINT)
+		keep_handoff(ctx, k, c);
 	count(cpu, c->exit);
 	if (!cfg_keep_peer || k->proto == IPPROTO_UDP)
 		return;

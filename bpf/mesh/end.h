@@ -12,7 +12,6 @@
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
-#define AF_INET 2
 
 /* is_peer is true when a UDP socket is connected to this target. */
 static __always_inline bool is_peer(struct udp_sock *udp, const struct flow *w)
@@ -38,7 +37,7 @@ static __always_inline bool has_left(struct cpu_state *cpu,
 	__u32 exit;
 
 	copy_addr(k.addr, w->asked);
-	exit = find(cpu, &k, &f);
+	exit = find_exact(cpu, &k, &f);
 	if (exit == EVENT_RETRY)
 		return false; /* being replaced: the caller comes again after it */
 	return exit != EXIT_REDIRECT || !still_leads(&f, w);

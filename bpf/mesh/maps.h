@@ -86,6 +86,40 @@ struct {
 	__type(value, struct origin);
 } spilled SEC(".maps");
 
+/* handoffs: of sockets that go to a waypoint, written by connect and sockops. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct handoff);
+} handoffs SEC(".maps");
+
+/* answers: of sockets that a waypoint accepted, written by sockops. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct destination);
+} answers SEC(".maps");
+
+/* waypoints: netns cookie of a waypoint of this node -> its hand-off port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u32);
+} waypoints SEC(".maps");
+
+/* names: the ids of frontends with a waypoint. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct name);
+} names SEC(".maps");
+
 /* udp_flows: of UDP sockets, written by connect and sendmsg, freed with the socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

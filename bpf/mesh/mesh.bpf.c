@@ -6,6 +6,8 @@
 #include "abi.h"
 #include "decide.h"
 #include "end.h"
+#include "prepare.h"
+#include "sockops.h"
 
 static __always_inline void key4(struct frontend_key *k,
 				 const struct bpf_sock_addr *ctx)
@@ -187,6 +189,43 @@ SEC("cgroup/sock_release")
 int mesh_sock_release(struct bpf_sock *ctx)
 {
 	give_back(bpf_get_socket_cookie(ctx));
+	return 1;
+}
+
+SEC("sockops")
+int mesh_sockops(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		begin_handoff(ctx);
+		break;
+	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
+		reserve_option(ctx);
+		break;
+	case BPF_SOCK_OPS_WRITE_HDR_OPT_CB:
+		write_option(ctx);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		end_or_repeat(ctx);
+		break;
+	case BPF_SOCK_OPS_PARSE_HDR_OPT_CB:
+		end_repeat(ctx);
+		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		prepare_listener(ctx);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		accept_handoff(ctx);
+		break;
+	}
+	return 1;
+}
+
+SEC("cgroup/getsockopt")
+int mesh_getsockopt(struct bpf_sockopt *ctx)
+{
+	if (!answer_option(ctx) && ctx->optlen > LARGEST_OPTION)
+		ctx->optlen = 0; /* the kernel's answer is left as it is */
 	return 1;
 }
 

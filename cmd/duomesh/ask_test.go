@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +39,9 @@ func TestAskRunningCluster(t *testing.T) {
 	c.wantAsk(t, 0, "default/fortio", "dump", "services")
 	c.wantAsk(t, 0, "10.96.0.10:80/TCP", "dump", "endpoints", "--node", "b")
 	c.wantAsk(t, 0, "frontends", "dump", "maps", "--cluster", id)
+	c.wantAsk(t, 0, "default/v1", "dump", "workloads", "--node", "a")
+	c.wantAsk(t, 0, "POLICY", "dump", "policies", "--node", "a")
+	c.wantAsk(t, 0, "the kernel's maps are what was applied", "diff")
 
 	c.wantAsk(t, 0, "one of 2 endpoints is chosen", "explain", "--from", "client", "--to", "10.96.0.10:80")
 	c.wantAsk(t, 0, "declares no port 81/TCP", "explain", "--from", "default/client", "--to", "10.96.0.10:81")
@@ -66,6 +71,58 @@ func TestAskRunningCluster(t *testing.T) {
 	c.wantAsk(t, 2, `no cluster "x" is running`, "status", "--cluster", "x")
 	c.wantAsk(t, 2, "must be table or json", "status", "-o", "xml")
 	c.wantAsk(t, 2, "names one agent", "status", "--admin", "127.0.0.1:1", "--node", "a")
+}
+
+// fakeAdmin is an admin API that gives the same answer at each path.
+func fakeAdmin(t *testing.T, answers map[string]any) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(answers[r.URL.Path]) // fails when the asker has gone
+	}))
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func TestDiff(t *testing.T) {
+	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
+	header := api.Header{Schema: api.AuditSchema, Version: api.Version}
+	same := fakeAdmin(t, map[string]any{"/audit": api.Audit{Header: header}})
+	other := fakeAdmin(t, map[string]any{"/audit": api.Audit{Header: header, Differences: []api.Difference{
+		{Map: "frontends", Entry: "10.9.0.1:80/TCP", Want: "a", Have: ""},
+	}}})
+	c.wantAsk(t, 0, "the kernel's maps are what was applied", "diff", "--admin", same)
+	c.wantAsk(t, 1, "map frontends, entry 10.9.0.1:80/TCP: applied a, the kernel has nothing", "diff", "--admin", other)
+	c.wantAsk(t, 1, `"entry": "10.9.0.1:80/TCP"`, "diff", "--admin", other, "-o", "json")
+	c.wantAsk(t, 1, "ask admin API at 127.0.0.1:1: ", "diff", "--admin", "127.0.0.1:1")
+}
+
+func TestPoliciesInWords(t *testing.T) {
+	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
+	header := func(schema string) api.Header { return api.Header{Schema: schema, Version: api.Version} }
+	admin := fakeAdmin(t, map[string]any{
+		"/status": api.Status{Header: header(api.StatusSchema), Source: api.Source{
+			UnenforcedPolicies: 2, UnenforcedWorkloads: 7, Unenforced: []api.Unenforced{
+				{Policy: "demo/allow", Workloads: 7, Some: []string{"demo/a", "demo/b"}}, {Policy: "demo/try", DryRun: true},
+			},
+		}},
+		"/policies": api.Policies{Header: header(api.PoliciesSchema), Policies: []api.Policy{
+			{Name: "demo/allow", Action: "ALLOW", Scope: "workload", Workloads: []string{"demo/a"}, Rules: []string{"destinationPorts 80"}},
+		}},
+		"/workloads": api.Workloads{Header: header(api.WorkloadsSchema), Workloads: []api.Workload{
+			{Name: "demo/a", Gateway: true, Refused: true, Unenforced: []string{"demo/allow"}},
+		}},
+	})
+	for text, args := range map[string][]string{
+		"2 received, NOT ENFORCED; they name 7 workloads, connections to them are NOT refused":                    {"status"},
+		"demo/allow received, NOT ENFORCED, names 7 workloads: demo/a, demo/b and 5 more, see `duomesh dump poli": {"status"},
+		"demo/try received, dry run, names 0 workloads":                                                           {"status"},
+		"destinationPorts 80":          {"dump", "policies"},
+		"not ready, waypoint, refused": {"dump", "workloads"},
+		"POLICIES, NOT ENFORCED":       {"dump", "workloads"},
+		`"enforced": false`:            {"dump", "policies", "-o", "json"},
+	} {
+		c.wantAsk(t, 0, text, append(args, "--admin", admin)...)
+	}
 }
 
 func TestDumpNothing(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -184,6 +185,7 @@ func (a *Agent) audit(ctx context.Context) {
 	tick, settled := time.NewTicker(a.cfg.Audit), time.NewTimer(time.Hour)
 	defer tick.Stop()
 	defer settled.Stop()
+	known := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,7 +204,23 @@ func (a *Agent) audit(ctx context.Context) {
 			a.cfg.Log.Warn("the kernel is not what was applied", "differences", len(found), "first", found[0].String())
 		}
 		a.state.audited(len(found), err)
+		known = a.tidyMemory(known)
 	}
+}
+
+// many workloads at once, as in the first state of a large mesh, leave memory behind
+// that is not needed again.
+const many = 10_000
+
+// tidyMemory gives memory back to the machine when there are many more or fewer
+// workloads than were known.
+func (a *Agent) tidyMemory(known int) int {
+	s, _ := a.state.applies()
+	if n := len(s.Workloads); max(n-known, known-n) >= many {
+		debug.FreeOSMemory()
+		return n
+	}
+	return known
 }
 
 // Close lets go of the node. What is pinned goes on redirecting.

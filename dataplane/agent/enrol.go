@@ -89,7 +89,7 @@ func (a *Agent) handle(c *net.UnixConn) ([]api.Pod, error) {
 		return nil, fmt.Errorf("the request has version %d, this agent knows %d", r.Version, api.Version)
 	}
 	switch r.Op {
-	case api.OpEnrol:
+	case api.OpEnrol, api.OpWaypoint:
 		err = a.enrolPod(r, files)
 	case api.OpLeave:
 		err = a.pods.leave(r.Pod, files[api.FileNetns])
@@ -97,7 +97,8 @@ func (a *Agent) handle(c *net.UnixConn) ([]api.Pod, error) {
 		pods, _, err := a.pods.list()
 		return pods, err
 	default:
-		err = fmt.Errorf("operation %q is unknown: want %s, %s or %s", r.Op, api.OpEnrol, api.OpLeave, api.OpList)
+		err = fmt.Errorf("operation %q is unknown: want %s, %s, %s or %s",
+			r.Op, api.OpEnrol, api.OpWaypoint, api.OpLeave, api.OpList)
 	}
 	if err == nil {
 		a.cfg.Log.Info(r.Op, "pod", r.Pod)
@@ -105,20 +106,24 @@ func (a *Agent) handle(c *net.UnixConn) ([]api.Pod, error) {
 	return nil, err
 }
 
+// enrolPod is for enrol and waypoint, which differ in the port.
 func (a *Agent) enrolPod(r api.Request, files api.Files) error {
 	if !podName.MatchString(r.Pod) {
 		return fmt.Errorf("pod %q: want namespace/name", r.Pod)
 	}
 	ns := files[api.FileNetns]
 	if ns == nil {
-		return fmt.Errorf("enrol pod %s: its network namespace did not come along", r.Pod)
+		return fmt.Errorf("%s pod %s: its network namespace did not come along", r.Op, r.Pod)
+	}
+	if (r.Port != 0) != (r.Op == api.OpWaypoint) {
+		return fmt.Errorf("%s pod %s: the hand-off port is for %s, and needed there", r.Op, r.Pod, api.OpWaypoint)
 	}
 	cgroup, err := openCgroup(r.Cgroup, files[api.FileCgroup])
 	if err != nil {
-		return fmt.Errorf("enrol pod %s: %w", r.Pod, err)
+		return fmt.Errorf("%s pod %s: %w", r.Op, r.Pod, err)
 	}
 	defer cgroup.Close()
-	if err := a.pods.enrol(r.Pod, ns, cgroup); err != nil {
+	if err := a.pods.enrol(r.Pod, ns, cgroup, r.Port); err != nil {
 		return err
 	}
 	files.Take(api.FileNetns) // it is a.pods' now

@@ -17,6 +17,8 @@ type kept struct {
 	CgroupID cgroupID `json:"cgroup_id"`
 	Netns    uint64   `json:"netns"`
 	Cookie   uint64   `json:"cookie"`
+	// Waypoint is the hand-off port of a waypoint's pod, 0 for an enrolled one.
+	Waypoint uint16 `json:"waypoint,omitempty"`
 }
 
 // keptFile is the form of Config.State.

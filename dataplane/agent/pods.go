@@ -18,11 +18,13 @@ import (
 type enroller interface {
 	Enrol(dataplane.Pod) error
 	Leave(dataplane.Pod) error
+	ServeWaypoint(cgroup, netns *os.File, port uint16) error
+	StopWaypoint(netns *os.File) error
 	EndStale(...*os.File) ([]dataplane.Ended, error)
 	Usage() ([]dataplane.Usage, error)
 }
 
-// pods knows the enrolled pods by name, and sees their end.
+// pods knows the enrolled pods, and the waypoints, by name, and sees their end.
 type pods struct {
 	node enroller
 	file string
@@ -33,7 +35,7 @@ type pods struct {
 	known map[string]*pod
 }
 
-// pod is one enrolled pod. The netns descriptor is this package's: it is what
+// pod is one enrolled pod, or one waypoint. The netns descriptor is this package's: it is what
 // the entry in the kernel is taken away by.
 type pod struct {
 	kept
@@ -86,25 +88,39 @@ func (p *pods) find(e *pod) error {
 	if err != nil {
 		return err
 	}
-	if err := p.confirm(e.Name, ns, e.Cgroup); err != nil {
+	if err := p.confirm(e.kept, ns); err != nil {
 		return errors.Join(err, ns.Close())
 	}
 	e.netns = ns
 	return nil
 }
 
-func (p *pods) confirm(name string, ns *os.File, cgroup string) error {
-	dir, err := os.Open(cgroup)
+func (p *pods) confirm(k kept, ns *os.File) error {
+	dir, err := os.Open(k.Cgroup)
 	if err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	return p.node.Enrol(dataplane.Pod{Name: name, Netns: ns, Cgroup: dir})
+	return p.tell(k, ns, dir)
 }
 
-// enrol puts a pod under management. On success ns is p's; cgroup stays the
-// caller's, and has its path as its name.
-func (p *pods) enrol(name string, ns, cgroup *os.File) error {
+// tell tells the engine of a pod or waypoint.
+func (p *pods) tell(k kept, ns, cgroup *os.File) error {
+	if k.Waypoint != 0 {
+		return p.node.ServeWaypoint(cgroup, ns, k.Waypoint)
+	}
+	return p.node.Enrol(dataplane.Pod{Name: k.Name, Netns: ns, Cgroup: cgroup})
+}
+
+// untell takes back what was told, whichever it was.
+func (p *pods) untell(name string, ns *os.File) error {
+	return errors.Join(p.node.StopWaypoint(ns), p.node.Leave(dataplane.Pod{Name: name, Netns: ns}))
+}
+
+// enrol puts a pod under management, or with a hand-off port serves it as a
+// waypoint. On success ns is p's; cgroup stays the caller's, and has its path as its
+// name.
+func (p *pods) enrol(name string, ns, cgroup *os.File, port uint16) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	inode, err := netnsInode(ns)
@@ -114,14 +130,14 @@ func (p *pods) enrol(name string, ns, cgroup *os.File) error {
 	if inode == p.own {
 		return errors.New("its network namespace is the node's own: a pod on the host's network is never managed")
 	}
-	k := kept{Name: name, Cgroup: cgroup.Name(), Netns: inode}
+	k := kept{Name: name, Cgroup: cgroup.Name(), Netns: inode, Waypoint: port}
 	if k.CgroupID, err = idOf(cgroup); err != nil {
 		return err
 	}
 	if k.Cookie, err = kernel.NetnsCookie(ns); err != nil {
 		return err
 	}
-	if err := p.node.Enrol(dataplane.Pod{Name: name, Netns: ns, Cgroup: cgroup}); err != nil {
+	if err := p.tell(k, ns, cgroup); err != nil {
 		return err
 	}
 	if old := p.known[name]; old != nil {
@@ -132,8 +148,8 @@ func (p *pods) enrol(name string, ns, cgroup *os.File) error {
 	return nil
 }
 
-// leave ends the management of a pod, by its namespace or by its name. ns stays
-// the caller's.
+// leave ends the management of a pod, or the service of a waypoint, by its namespace
+// or by its name. ns stays the caller's.
 func (p *pods) leave(name string, ns *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -143,7 +159,7 @@ func (p *pods) leave(name string, ns *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := p.node.Leave(dataplane.Pod{Name: name, Netns: ns}); err != nil {
+		if err := p.untell(name, ns); err != nil {
 			return err
 		}
 		for _, other := range p.known {
@@ -160,7 +176,7 @@ func (p *pods) leave(name string, ns *os.File) error {
 	case e.netns == nil:
 		return fmt.Errorf("pod %s was enrolled by an earlier agent and has no process: give its network namespace", name)
 	}
-	if err := p.node.Leave(dataplane.Pod{Name: name, Netns: e.netns}); err != nil {
+	if err := p.untell(name, e.netns); err != nil {
 		return err
 	}
 	p.forget(e, false)
@@ -185,7 +201,7 @@ func (p *pods) forget(e *pod, tell bool) {
 		return
 	}
 	if tell {
-		if err := p.node.Leave(dataplane.Pod{Name: e.Name, Netns: e.netns}); err != nil {
+		if err := p.untell(e.Name, e.netns); err != nil {
 			p.log.Error("the entry of a pod stays", "pod", e.Name, "err", err)
 		}
 	}
@@ -244,22 +260,27 @@ func (p *pods) list() (_ []api.Pod, unknown int, err error) {
 	defer p.mu.Unlock()
 	all := []api.Pod{}
 	for _, e := range p.known {
-		all = append(all, api.Pod{Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Watched: e.netns != nil})
+		all = append(all, api.Pod{Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil})
 	}
 	slices.SortFunc(all, func(a, b api.Pod) int { return strings.Compare(a.Name, b.Name) })
 	entries, err := p.entries()
 	return all, max(0, entries-len(all)), err
 }
 
-// entries is the number of enrolments in the kernel.
-func (p *pods) entries() (int, error) {
+// entries is the number of enrolments and waypoints in the kernel.
+func (p *pods) entries() (n int, _ error) {
 	usage, err := p.node.Usage()
+	maps := 0
 	for _, u := range usage {
-		if u.Map == "managed" {
-			return int(u.Used), err
+		if u.Map == "managed" || u.Map == "waypoints" {
+			n += int(u.Used)
+			maps++
 		}
 	}
-	return 0, errors.Join(err, errors.New("the engine has no map of managed pods"))
+	if maps != 2 {
+		err = errors.Join(err, errors.New("the engine has no map of managed pods and waypoints"))
+	}
+	return n, err
 }
 
 // Close lets go of the namespaces. The entries in the kernel stay.

@@ -80,11 +80,17 @@ type running struct {
 	cancel  context.CancelFunc
 	ended   chan error
 	stopped bool
+	atStop  func() // before the agent is told
 }
 
 func (g *ground) start(t *testing.T) *running {
 	t.Helper()
-	a, err := Open(g.config(t))
+	return g.startAs(t, g.config(t))
+}
+
+func (g *ground) startAs(t *testing.T, cfg Config) *running {
+	t.Helper()
+	a, err := Open(cfg)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{
@@ -102,6 +108,9 @@ func (g *ground) start(t *testing.T) *running {
 
 // stop ends the agent as SIGTERM does, and returns what Run and Close say.
 func (r *running) stop() error {
+	if r.atStop != nil {
+		r.atStop()
+	}
 	r.cancel()
 	r.stopped = true
 	return errors.Join(<-r.ended, r.client.Close(), r.Close())
@@ -263,6 +272,9 @@ func TestMain(m *testing.M) {
 		a := netip.MustParseAddrPort(to)
 		_ = unix.Connect(fd, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
 		os.Exit(0)
+	}
+	if os.Getenv(versionEnv) != "" {
+		exitWithVersion()
 	}
 	os.Exit(m.Run())
 }

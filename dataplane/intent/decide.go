@@ -77,8 +77,11 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
-	if w := s.workloadAt(addr); w != nil && !w.HostNetwork {
-		return decideWorkload(w, addr, from.Place)
+	if s.unprotectedAt(addr) {
+		return Decision{Exit: RefusePolicy}
+	}
+	if w := s.waypointAt(addr); w != nil {
+		return decideWaypoint(w, "", addr, from.Place)
 	}
 	return Decision{Exit: PassNoVIP}
 }
@@ -102,17 +105,6 @@ func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decisi
 		return Decision{Exit: RefusePolicy, Service: svc.Key()}
 	}
 	return Decision{Exit: Redirect, Service: svc.Key(), Targets: targets}
-}
-
-// decideWorkload is for a connection to a workload's own address.
-func decideWorkload(w *Workload, addr netip.Addr, from Place) Decision {
-	switch {
-	case w.Unprotected:
-		return Decision{Exit: RefusePolicy}
-	case w.Waypoint != nil:
-		return decideWaypoint(w.Waypoint, "", addr, from)
-	}
-	return Decision{Exit: PassNoVIP}
 }
 
 func decideWaypoint(w *Waypoint, service string, addr netip.Addr, from Place) Decision {
@@ -140,13 +132,25 @@ func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	return nil
 }
 
-func (s Snapshot) workloadAt(addr netip.Addr) *Workload {
+// waypointAt is the waypoint of the workload that has the address. Of several that
+// have one and a waypoint the first by UID counts.
+func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
+	var first *Workload
 	for _, w := range s.Workloads {
-		for _, a := range w.Addresses {
-			if a == addr {
-				return w
-			}
+		if w.OwnWaypoint() != nil && slices.Contains(w.Addresses, addr) && (first == nil || w.UID < first.UID) {
+			first = w
 		}
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	return first.Waypoint
+}
+
+// unprotectedAt reports whether a workload that has the address as its own, and
+// which connections must not reach, is among those of the Snapshot.
+func (s Snapshot) unprotectedAt(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Workloads, func(w *Workload) bool {
+		return w.Unprotected && !w.HostNetwork && slices.Contains(w.Addresses, addr)
+	})
 }

@@ -39,11 +39,20 @@ func table() intent.Snapshot {
 	near.Balance = intent.Balance{Mode: intent.Strict, Prefer: []intent.Scope{intent.ScopeNode}}
 	throughWay := service("through-way", "10.0.0.8", "fd00::8", one)
 	throughWay.Balance.Mode, throughWay.Waypoint = intent.Passthrough, way
+	barred := but(pod("barred", "10.1.0.5", "fd01::5"), func(w *intent.Workload) { w.Unprotected, w.Waypoint = true, way })
+	hostBarred := but(pod("host-barred", "10.9.0.2"), func(w *intent.Workload) { w.Unprotected, w.HostNetwork = true, true })
+	barredWay := service("barred-way", "10.0.0.10", "fd00::10", one, barred)
+	barredWay.Waypoint = way
+	far := service("barred-far", "10.0.0.11", "fd00::11", one, but(barred, func(w *intent.Workload) { w.Node = "b" }))
+	far.Balance = intent.Balance{Mode: intent.Failover, Prefer: []intent.Scope{intent.ScopeNode}}
+	guarded := service("guarded", "10.0.0.12", "fd00::12", one)
+	guarded.Waypoint = &intent.Waypoint{Name: "guarded", Codec: intent.OriginalDst, Port: 15029, Endpoints: endpoints(proxy, barred)}
 	return intent.Snapshot{
-		Workloads: []*intent.Workload{one, two, six, proxy, dead, behind, orphan, host},
+		Workloads: []*intent.Workload{one, two, six, proxy, dead, behind, orphan, host, barred, hostBarred},
 		Services: []*intent.Service{
 			service("plain", "10.0.0.1", "fd00::1", one, two), waited, unmanned, through,
 			service("empty", "10.0.0.5", "fd00::5"), near, service("v6", "10.0.0.7", "fd00::7", six), throughWay,
+			service("barred", "10.0.0.9", "fd00::9", one, barred), barredWay, far, guarded,
 		},
 	}
 }
@@ -90,6 +99,15 @@ func TestDecisionTable(t *testing.T) {
 		{"pod with waypoint without live replica", true, "10.1.0.4:80", intent.TCP, intent.RefuseNoWaypoint, "", nil},
 		{"pod with waypoint, UDP", true, "10.1.0.3:53", intent.UDP, intent.PassNoVIP, "", nil},
 		{"pod without waypoint", true, "10.1.0.1:8080", intent.TCP, intent.PassNoVIP, "", nil},
+		{"an endpoint is named by a policy", true, "10.0.0.9:80", intent.TCP, intent.RefusePolicy, "default/barred", nil},
+		{"an endpoint is named by a policy, UDP", true, "10.0.0.9:53", intent.UDP, intent.Redirect, "default/barred", []string{"10.1.0.1:5353", "10.1.0.5:5353"}},
+		{"an endpoint is named by a policy, port not declared", true, "10.0.0.9:81", intent.TCP, intent.RefuseNoPort, "default/barred", nil},
+		{"an endpoint behind a waypoint is named by a policy", true, "10.0.0.10:80", intent.TCP, intent.RefusePolicy, "default/barred-way", nil},
+		{"a replica of the waypoint is named by a policy", true, "10.0.0.12:80", intent.TCP, intent.RefusePolicy, "default/guarded", nil},
+		{"an endpoint that is not chosen is named by a policy", true, "10.0.0.11:80", intent.TCP, intent.Redirect, "default/barred-far", []string{"10.1.0.1:8080"}},
+		{"pod that is named by a policy, with waypoint", true, "10.1.0.5:1", intent.TCP, intent.RefusePolicy, "", nil},
+		{"pod that is named by a policy, UDP", true, "10.1.0.5:1", intent.UDP, intent.PassNoVIP, "", nil},
+		{"hostNetwork pod that is named by a policy", true, "10.9.0.2:80", intent.TCP, intent.PassNoVIP, "", nil},
 		{"hostNetwork pod with waypoint", true, "10.9.0.1:80", intent.TCP, intent.PassNoVIP, "", nil},
 		{"unknown address", true, "192.0.2.1:80", intent.TCP, intent.PassNoVIP, "", nil},
 	} {
@@ -117,7 +135,7 @@ func TestRefused(t *testing.T) {
 	for exit, want := range map[intent.Exit]bool{
 		intent.PassUnmanaged: false, intent.PassProtocol: false, intent.PassNoVIP: false, intent.PassPassthrough: false,
 		intent.Redirect: false, intent.RedirectWaypoint: false,
-		intent.RefuseNoWaypoint: true, intent.RefuseNoEndpoint: true, intent.RefuseNoPort: true,
+		intent.RefuseNoWaypoint: true, intent.RefuseNoEndpoint: true, intent.RefuseNoPort: true, intent.RefusePolicy: true,
 	} {
 		if exit.Refused() != want {
 			t.Errorf("%s: refused %t, want %t", exit, exit.Refused(), want)

@@ -181,6 +181,15 @@ func (s Scope) same(from Place, w *Workload) bool {
 	return false
 }
 
+// OwnWaypoint is what handles connections to the workload's own addresses, if
+// anything: a hostNetwork pod's are the node's, and never taken.
+func (w *Workload) OwnWaypoint() *Waypoint {
+	if w.HostNetwork {
+		return nil
+	}
+	return w.Waypoint
+}
+
 // Replicas returns the live replicas of a waypoint of one family that a caller
 // at the given place is sent to, each with the hand-off port.
 func (w *Waypoint) Replicas(v6 bool, from Place) []Target {

@@ -26,6 +26,20 @@ func (s Snapshot) Validate() error {
 	return errors.Join(v.problems...)
 }
 
+// Validate reports what makes no sense in one workload alone.
+func (w *Workload) Validate() error {
+	var v validator
+	v.contents("workload "+w.UID, w)
+	return errors.Join(v.problems...)
+}
+
+// Validate reports what makes no sense in one service alone.
+func (s *Service) Validate() error {
+	v := validator{services: map[string]bool{}}
+	v.service(s)
+	return errors.Join(v.problems...)
+}
+
 type validator struct {
 	uids     map[string]bool
 	services map[string]bool
@@ -45,6 +59,11 @@ func (v *validator) workload(w *Workload) {
 		v.add("%s: declared twice", name)
 	}
 	v.uids[w.UID] = true
+	v.contents(name, w)
+}
+
+// contents is all but the identity of a workload.
+func (v *validator) contents(name string, w *Workload) {
 	for _, a := range w.Addresses {
 		if reason := Unusable(a); reason != "" {
 			v.add("%s: address %s: %s", name, a, reason)

@@ -55,12 +55,13 @@ func seal(k meshFrontendKey, v meshFrontend) meshFrontend {
 		k4 = 0x27d4eb2f165667c5
 		k5 = 0xbf58476d1ce4e5b9
 		k6 = 0x94d049bb133111eb
+		k7 = 0xd6e8feb86659fd93
 	)
 	id := uint64(v.Generation)<<32 | uint64(v.Set)
 	rest := uint64(v.Flags)<<48 | uint64(v.TargetPort)<<32 | uint64(v.Slots)
 	v.Check = uint64(k.Addr[0])*k0 + uint64(k.Addr[1])*k1 +
 		uint64(k.Addr[2])*k2 + uint64(k.Addr[3])*k3 +
-		uint64(uint32(k.Port)|uint32(k.Proto)<<16)*k4 + id*k5 + rest*k6
+		uint64(uint32(k.Port)|uint32(k.Proto)<<16)*k4 + id*k5 + rest*k6 + uint64(v.Id)*k7
 	return v
 }
 

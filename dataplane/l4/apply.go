@@ -42,7 +42,7 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c); err != nil {
+	if err := supported(s, c, e.noHandoff); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -64,6 +64,9 @@ func (e *Engine) fits(p *plan) error {
 	if need := uint64(len(e.state.fronts)) + uint64(p.added); need > uint64(e.limits.Frontends) {
 		return CapacityError{Map: e.frontends.name, Need: uint32(need), Have: e.limits.Frontends}
 	}
+	if need := len(e.state.names) - len(e.state.lingering) + len(p.putNames); need > int(e.limits.Names) {
+		return CapacityError{Map: e.names.name, Need: uint32(need), Have: e.limits.Names}
+	}
 	return nil
 }
 
@@ -71,6 +74,11 @@ func (e *Engine) fits(p *plan) error {
 // without its slots.
 func (e *Engine) carryOut(p *plan) error {
 	e.staleUDP = e.staleUDP || p.endsUDP
+	if p.handsOff {
+		if err := e.attachSockOps(); err != nil {
+			return err
+		}
+	}
 	err := e.show(p)
 	if err == nil {
 		err = e.settle(p)
@@ -95,6 +103,9 @@ func (e *Engine) show(p *plan) error {
 			e.state.dropLoose() // no frontend has named them
 			return err
 		}
+	}
+	if err := e.putNames(p.putNames); err != nil {
+		return err
 	}
 	if p.replaces {
 		if err := e.flipping(true); err != nil {
@@ -125,7 +136,7 @@ func (e *Engine) settle(p *plan) error {
 		}
 	}
 	e.state.dropLoose()
-	return nil
+	return e.dropNames(p)
 }
 
 // flipping tells the programs whether frontends are being replaced. It stays on
@@ -166,6 +177,9 @@ func (e *Engine) reread() error {
 		}
 	})
 	if err = errors.Join(append(wrong, err)...); err != nil {
+		return err
+	}
+	if err := e.names.each(func(id uint32, n meshName) { fresh.names[id] = n }); err != nil {
 		return err
 	}
 	e.state.mirror = fresh

@@ -56,7 +56,35 @@ func (e *Engine) Audit() ([]Difference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	return slices.Concat(fronts, slots, managed, places), nil
+	waypoints, err := e.auditHandoff()
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return slices.Concat(fronts, slots, managed, places, waypoints), nil
+}
+
+func (e *Engine) auditHandoff() ([]Difference, error) {
+	want := map[uint32]meshName{}
+	for id := range e.state.lingering {
+		want[id] = e.state.names[id]
+	}
+	for k, v := range e.state.fronts {
+		if v.Id != 0 {
+			want[v.Id] = nameOf(v.Id, k)
+		}
+	}
+	names, err := compare(&e.names, want, func(id uint32) string { return fmt.Sprintf("id %08x", id) }, whole)
+	if err != nil {
+		return nil, err
+	}
+	ports := map[uint64]uint32{}
+	for cookie, s := range e.served {
+		ports[cookie] = uint32(s.port)
+	}
+	waypoints, err := compare(&e.waypoints, ports, func(cookie uint64) string {
+		return fmt.Sprintf("waypoint of netns cookie %d", cookie)
+	}, whole)
+	return slices.Concat(names, waypoints), err
 }
 
 func (e *Engine) auditPlaces() ([]Difference, error) {
@@ -71,15 +99,25 @@ func (e *Engine) auditPlaces() ([]Difference, error) {
 
 func (e *Engine) wantedSlots() map[uint32]meshSlot {
 	want := make(map[uint32]meshSlot, e.state.slots)
-	for _, c := range e.state.byName {
-		for _, set := range c.sets {
-			if e.state.sizes[set.id] == 0 {
-				continue // no frontend of its service has it
+	seen := map[setID]bool{}
+	add := func(sets []*slotSet) {
+		for _, set := range sets {
+			if e.state.sizes[set.id] == 0 || seen[set.id] {
+				continue // no frontend of its service has it, or another service does, too
 			}
+			seen[set.id] = true
 			keys, values := slotsOf(set)
 			for i, k := range keys {
 				want[k] = values[i]
 			}
+		}
+	}
+	for _, c := range e.state.byName {
+		add(c.sets)
+	}
+	for _, c := range e.state.uids {
+		if c != nil {
+			add(c.sets)
 		}
 	}
 	return want

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -44,6 +45,9 @@ type call struct {
 	To     netip.AddrPort
 	All    []netip.AddrPort
 	N      int
+
+	Listening listenHow
+	Asking    asking
 }
 
 type answer struct {
@@ -52,6 +56,7 @@ type answer struct {
 	Peer  netip.AddrPort
 	Heard heard
 	Tally []tally
+	Asked asked
 }
 
 // tally counts connections by what was asked and what came of it.
@@ -159,6 +164,14 @@ func perform(q call) (a answer) {
 	case "connected datagram":
 		a.Heard, err = askOnce(q.Domain, q.To, true)
 		a.Peer = a.Heard.At
+	case "waypoint":
+		err = listenWaypoint(q.Listening)
+	case "ask":
+		a.Asked = ask(q.Asking)
+	case "options":
+		err = askOptions()
+	case "version":
+		a.FD, err = handoff.InstalledVersion()
 	case "dial":
 		a.Peer, err = dialOnce(q.Domain, q.Type, q.Proto, q.To)
 	case "repeat":

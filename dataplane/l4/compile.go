@@ -7,9 +7,13 @@ import (
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
-// compiled is one service in the form of the maps, before sets are placed.
+// compiled is one service, or the waypoint of one workload's own addresses, in the
+// form of the maps, before sets are placed.
 type compiled struct {
-	service *intent.Service
+	service  *intent.Service
+	workload *intent.Workload // when there is no service
+	// way is the waypoint of fronts, if one has one.
+	way *way
 	// addresses are the keys, at port 0 of TCP, under which the service's
 	// addresses are known.
 	addresses []meshFrontendKey
@@ -26,9 +30,10 @@ type front struct {
 	flags      uint16
 }
 
-// value is the front's entry, once its set has a place.
-func (f front) value() meshFrontend {
-	v := meshFrontend{TargetPort: f.targetPort, Flags: f.flags}
+// value is the front's entry, once its set has a place. id is that of the hand-off,
+// 0 when it has none.
+func (f front) value(id uint32) meshFrontend {
+	v := meshFrontend{TargetPort: f.targetPort, Flags: f.flags, Id: id}
 	if f.set != nil {
 		v.Set, v.Generation = f.set.id.set, f.set.id.generation
 		v.Slots = uint32(len(f.set.targets))
@@ -44,13 +49,17 @@ type slotSet struct {
 
 // compile works out the frontends and sets of a service as seen from a place.
 // Ports whose targets differ in nothing but one common port share a set.
-func compile(svc *intent.Service, from intent.Place) *compiled {
+func compile(svc *intent.Service, from intent.Place, w *way) *compiled {
 	c := &compiled{service: svc}
 	for _, addr := range svc.Addresses {
 		c.addresses = append(c.addresses, frontendKey(intent.Frontend{Addr: addr, Protocol: intent.TCP}))
 	}
 	for _, port := range svc.Ports {
-		c.port(port, from)
+		if w != nil && port.Protocol == intent.TCP {
+			c.through(w, port.Port, svc.Addresses)
+		} else {
+			c.port(port, from)
+		}
 	}
 	return c
 }
@@ -95,6 +104,13 @@ func (c *compiled) share(wanted []intent.Target) (*slotSet, uint16) {
 	if len(wanted) == 0 {
 		return nil, 0
 	}
+	targets, common := targetsOf(wanted)
+	return c.setOf(targets), common
+}
+
+// targetsOf returns targets in the order of a set, and the port that all of them
+// have in network byte order, 0 when each has its own.
+func targetsOf(wanted []intent.Target) ([]target, uint16) {
 	common := wanted[0].Addr.Port()
 	for _, t := range wanted {
 		if t.Addr.Port() != common {
@@ -110,7 +126,7 @@ func (c *compiled) share(wanted []intent.Target) (*slotSet, uint16) {
 		}
 	}
 	slices.SortFunc(targets, target.compare) // is_member of bpf/mesh searches
-	return c.setOf(targets), swapPort(common)
+	return targets, swapPort(common)
 }
 
 func (c *compiled) setOf(targets []target) *slotSet {

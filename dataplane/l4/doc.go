@@ -8,4 +8,4 @@
 // address for getpeername costs a tenth, and works for MPTCP.
 package l4
 
-//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -no-global-types -type mesh_abi -type mesh_exit -type frontend_flag -type frontend_key -type frontend -type slot -type origin_place -type flow -type flows -type late_key -type late -type cpu_state -type mesh_size mesh ../../bpf/mesh/mesh.bpf.c -- -I../../bpf/include
+//go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -no-global-types -type mesh_abi -type mesh_exit -type frontend_flag -type frontend_key -type frontend -type slot -type origin_place -type flow -type flows -type late_key -type late -type cpu_state -type mesh_size -type mesh_handoff -type handoff -type destination -type name -type prepared mesh ../../bpf/mesh/mesh.bpf.c -- -I../../bpf/include

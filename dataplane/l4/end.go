@@ -33,6 +33,13 @@ func (e *Engine) loadEnder(program *ebpf.ProgramSpec, spec *ebpf.CollectionSpec)
 	case err != nil:
 		return fmt.Errorf("try %s: %w", kernel.SockDestroy.Name, err)
 	}
+	var err error
+	e.ender, err = e.loadIter(meshProgMeshEndUdp, program, spec)
+	return err
+}
+
+// loadIter loads and attaches an iterator that works on the engine's maps.
+func (e *Engine) loadIter(name string, program *ebpf.ProgramSpec, spec *ebpf.CollectionSpec) (*link.Iter, error) {
 	replaced := map[string]*ebpf.Map{}
 	for name, m := range e.coll.Maps {
 		if !ofOneLoad(name) {
@@ -41,17 +48,18 @@ func (e *Engine) loadEnder(program *ebpf.ProgramSpec, spec *ebpf.CollectionSpec)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
 		Maps: spec.Maps, Variables: spec.Variables, ByteOrder: spec.ByteOrder, Types: spec.Types,
-		Programs: map[string]*ebpf.ProgramSpec{meshProgMeshEndUdp: program},
+		Programs: map[string]*ebpf.ProgramSpec{name: program},
 	}, ebpf.CollectionOptions{MapReplacements: replaced})
 	if err != nil {
-		return fmt.Errorf("load program %s: %w", meshProgMeshEndUdp, explain(err))
+		return nil, fmt.Errorf("load program %s: %w", name, explain(err))
 	}
 	defer coll.Close()
-	if e.ender, err = link.AttachIter(link.IterOptions{Program: coll.Programs[meshProgMeshEndUdp]}); err != nil {
-		return fmt.Errorf("attach program %s: %w", meshProgMeshEndUdp, explain(err))
+	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[name]})
+	if err != nil {
+		return nil, fmt.Errorf("attach program %s: %w", name, explain(err))
 	}
-	e.closers = append(e.closers, e.ender)
-	return nil
+	e.closers = append(e.closers, it)
+	return it, nil
 }
 
 // EndStale ends the connected UDP sockets in these network namespaces whose

@@ -33,6 +33,16 @@ type Engine struct {
 	flips     table[uint32, uint32]
 	cpus      *ebpf.Map
 	ender     *link.Iter // nil: the kernel cannot end UDP sockets
+	names     table[uint32, meshName]
+	waypoints table[uint64, uint32]
+	// served has the waypoint pods of this node by the cookies of their netns.
+	served map[uint64]*served
+	// noHandoff is why this kernel hands off no connection, nil when it does.
+	noHandoff error
+	// preparer is nil where the kernel cannot prepare listeners; noPreparer says
+	// why.
+	preparer   *link.Iter
+	noPreparer error
 	// staleUDP is set while connected UDP sockets may lead to endpoints that
 	// have left.
 	staleUDP  bool
@@ -54,7 +64,7 @@ type Engine struct {
 func Open(h Host, o Options) (_ *Engine, err error) {
 	e := &Engine{
 		host: h, limits: o.Limits.withDefaults(), log: h.Log,
-		enrolled: map[uint64]string{},
+		enrolled: map[uint64]string{}, served: map[uint64]*served{},
 	}
 	e.state = newState(e.limits.Slots)
 	if e.log == nil {
@@ -83,6 +93,10 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	if err := e.attach(o); err != nil {
 		return nil, err
 	}
+	e.closers = append(e.closers, closer(e.closeServed))
+	if err := e.adoptServed(); err != nil {
+		return nil, err
+	}
 	if e.neighbors, err = neighboursOf(h.Cgroup, e.hooks); err != nil {
 		return nil, err
 	}
@@ -101,8 +115,16 @@ func (e *Engine) load(o Options) error {
 	if err := e.configure(spec, o); err != nil {
 		return err
 	}
-	ender := spec.Programs[meshProgMeshEndUdp]
+	ender, preparer := spec.Programs[meshProgMeshEndUdp], spec.Programs[meshProgMeshPrepare]
 	delete(spec.Programs, meshProgMeshEndUdp)
+	delete(spec.Programs, meshProgMeshPrepare)
+	if err := e.tryHandoff(); err != nil {
+		return err
+	}
+	if e.noHandoff != nil {
+		delete(spec.Programs, meshProgMeshSockops)
+		delete(spec.Programs, meshProgMeshGetsockopt)
+	}
 	var options ebpf.CollectionOptions
 	if e.pins != nil {
 		if err := e.pins.prepare(spec); err != nil {
@@ -120,11 +142,16 @@ func (e *Engine) load(o Options) error {
 	e.slots = table[uint32, meshSlot]{name: meshMapSlots, m: e.coll.Maps[meshMapSlots]}
 	e.pods = table[uint32, uint64]{name: meshMapPods, m: e.coll.Maps[meshMapPods]}
 	e.flips = table[uint32, uint32]{name: meshMapFlips, m: e.coll.Maps[meshMapFlips]}
+	e.names = table[uint32, meshName]{name: meshMapNames, m: e.coll.Maps[meshMapNames]}
+	e.waypoints = table[uint64, uint32]{name: meshMapWaypoints, m: e.coll.Maps[meshMapWaypoints]}
 	e.cpus = e.coll.Maps[meshMapCpus]
 	if e.grace, err = newGrace(); err != nil {
 		return err
 	}
 	e.closers = append(e.closers, e.grace)
+	if err := e.loadPreparer(preparer, spec); err != nil {
+		return err
+	}
 	return e.loadEnder(ender, spec)
 }
 
@@ -133,6 +160,8 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	spec.Maps[meshMapManaged].MaxEntries = e.limits.Managed
 	spec.Maps[meshMapFrontends].MaxEntries = e.limits.Frontends
 	spec.Maps[meshMapSlots].MaxEntries = e.limits.Slots
+	spec.Maps[meshMapNames].MaxEntries = e.limits.Names
+	spec.Maps[meshMapWaypoints].MaxEntries = e.limits.Waypoints
 	retval, err := haveHelper(asm.FnSetRetval)
 	if err != nil {
 		return err

@@ -51,6 +51,9 @@ func (e *Engine) enrol(p Pod) error {
 	if err != nil {
 		return err
 	}
+	if e.served[cookie] != nil {
+		return errors.New("its network namespace is a waypoint's, which is never managed")
+	}
 	if err := e.manage(cookie); err != nil {
 		return err
 	}

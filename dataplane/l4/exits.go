@@ -20,8 +20,9 @@ const (
 	// OriginLost: a connection was redirected, but the kernel had no memory to
 	// keep the asked address: getpeername answers the endpoint.
 	OriginLost Event = "origin-lost"
-	// RefuseNoFlow: a UDP connect or send was refused, since the kernel had no
-	// memory to keep what it asked for: its replies would show the endpoint.
+	// RefuseNoFlow: a UDP connect or send, or a connection to a waypoint, was
+	// refused, since the kernel had no memory to keep what it asked for: its replies
+	// would show the endpoint, and the waypoint could not know where it was going.
 	RefuseNoFlow Event = "refuse-no-flow"
 	// FlowEvicted: a UDP socket sends to more addresses than are kept for it, so
 	// its next datagram to the one it used least recently is chosen anew.
@@ -29,6 +30,31 @@ const (
 	// FlowShared: a UDP socket sends to two addresses that lead to one endpoint,
 	// and there was no other: replies show the address that it used last.
 	FlowShared Event = "flow-shared"
+)
+
+// The events of a hand-off, each at most once for a connection: the first four at
+// the client's node, the others at the waypoint's.
+const (
+	// HandoffFull: the SYN has the asked address and port.
+	HandoffFull Event = "handoff-full"
+	// HandoffShort: it has the id of both, for want of room.
+	HandoffShort Event = "handoff-short"
+	// HandoffUnsent: it had room for neither, or there is no id. The waypoint
+	// refuses the connection.
+	HandoffUnsent Event = "handoff-unsent"
+	// HandoffResent: the waypoint answered with a SYN cookie, and got the same in
+	// the packet after the SYN.
+	HandoffResent Event = "handoff-resent"
+	// HandoffAnswered: SO_ORIGINAL_DST answers the asked address.
+	HandoffAnswered Event = "handoff-answered"
+	// HandoffNoAnswer: a connection at the hand-off port said nothing of where it
+	// was going. The kernel's own answer stands.
+	HandoffNoAnswer Event = "handoff-no-answer"
+	// HandoffUnknownID: it had an id that this node does not know, or that several
+	// addresses have.
+	HandoffUnknownID Event = "handoff-unknown-id"
+	// HandoffLost: there was no memory to keep it.
+	HandoffLost Event = "handoff-lost"
 )
 
 var exitNames = map[meshMeshExit]intent.Exit{
@@ -50,6 +76,15 @@ var eventNames = map[meshMeshExit]Event{
 	meshMeshExitEVENT_FLOW_SHARED:     FlowShared,
 	meshMeshExitEVENT_RETRY:           Retry,
 	meshMeshExitEVENT_ORIGIN_LOST:     OriginLost,
+
+	meshMeshExitEVENT_HANDOFF_FULL:       HandoffFull,
+	meshMeshExitEVENT_HANDOFF_SHORT:      HandoffShort,
+	meshMeshExitEVENT_HANDOFF_UNSENT:     HandoffUnsent,
+	meshMeshExitEVENT_HANDOFF_RESENT:     HandoffResent,
+	meshMeshExitEVENT_HANDOFF_ANSWERED:   HandoffAnswered,
+	meshMeshExitEVENT_HANDOFF_NO_ANSWER:  HandoffNoAnswer,
+	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID: HandoffUnknownID,
+	meshMeshExitEVENT_HANDOFF_LOST:       HandoffLost,
 }
 
 // Exits returns how many connects, and sends of unconnected UDP sockets, ended with each exit since the maps were made.

@@ -43,9 +43,14 @@ type Limits struct {
 	Frontends uint32
 	// Slots is the number of endpoints of all services, times the different
 	// target-port mappings and address families of a service; while a service
-	// is replaced, its old and new endpoints both count. Default 122880, taken
+	// is replaced, its old and new endpoints both count. Default 118784, taken
 	// from the start: 48 bytes each.
 	Slots uint32
+	// Names is the number of service addresses times their TCP ports of services
+	// with a waypoint: default 16384, 112 bytes each.
+	Names uint32
+	// Waypoints is the number of waypoint pods of this node: default 256.
+	Waypoints uint32
 }
 
 func (l Limits) withDefaults() Limits {
@@ -56,7 +61,13 @@ func (l Limits) withDefaults() Limits {
 		l.Frontends = 65536
 	}
 	if l.Slots == 0 {
-		l.Slots = 122880
+		l.Slots = 118784
+	}
+	if l.Names == 0 {
+		l.Names = 16384
+	}
+	if l.Waypoints == 0 {
+		l.Waypoints = 256
 	}
 	return l
 }

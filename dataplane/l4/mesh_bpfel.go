@@ -15,8 +15,15 @@ import (
 
 type meshCpuState struct {
 	_      structs.HostLayout
-	Exits  [15]uint64
+	Exits  [23]uint64
 	Random uint64
+}
+
+type meshDestination struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+	Port uint16
+	Pad  [2]uint8
 }
 
 type meshFlow struct {
@@ -44,6 +51,8 @@ type meshFrontend struct {
 	Slots      uint32
 	TargetPort uint16
 	Flags      uint16
+	Id         uint32
+	Pad        uint32
 	Check      uint64
 }
 
@@ -52,6 +61,7 @@ type meshFrontendFlag uint32
 const (
 	meshFrontendFlagFRONTEND_ADDR_ONLY   meshFrontendFlag = 1
 	meshFrontendFlagFRONTEND_PASSTHROUGH meshFrontendFlag = 2
+	meshFrontendFlagFRONTEND_WAYPOINT    meshFrontendFlag = 4
 )
 
 type meshFrontendKey struct {
@@ -60,6 +70,19 @@ type meshFrontendKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   [5]uint8
+}
+
+type meshHandoff struct {
+	_      structs.HostLayout
+	Origin struct {
+		_          structs.HostLayout
+		Asked      [4]uint32
+		Target     [4]uint32
+		AskedPort  uint16
+		TargetPort uint16
+	}
+	Id    uint32
+	State uint32
 }
 
 type meshLate struct {
@@ -80,28 +103,43 @@ type meshLateKey struct {
 type meshMeshAbi uint32
 
 const (
-	meshMeshAbiMESH_ABI meshMeshAbi = 2
+	meshMeshAbiMESH_ABI meshMeshAbi = 3
 )
 
 type meshMeshExit uint32
 
 const (
-	meshMeshExitEXIT_PASS_UNMANAGED     meshMeshExit = 0
-	meshMeshExitEXIT_PASS_PROTOCOL      meshMeshExit = 1
-	meshMeshExitEXIT_PASS_NO_VIP        meshMeshExit = 2
-	meshMeshExitEXIT_PASS_PASSTHROUGH   meshMeshExit = 3
-	meshMeshExitEXIT_REDIRECT           meshMeshExit = 4
-	meshMeshExitEXIT_REDIRECT_WAYPOINT  meshMeshExit = 5
-	meshMeshExitEXIT_REFUSE_NO_WAYPOINT meshMeshExit = 6
-	meshMeshExitEXIT_REFUSE_NO_ENDPOINT meshMeshExit = 7
-	meshMeshExitEXIT_REFUSE_NO_PORT     meshMeshExit = 8
-	meshMeshExitEXIT_REFUSE_SLOT_MISS   meshMeshExit = 9
-	meshMeshExitEXIT_REFUSE_NO_FLOW     meshMeshExit = 10
-	meshMeshExitEVENT_RETRY             meshMeshExit = 11
-	meshMeshExitEVENT_ORIGIN_LOST       meshMeshExit = 12
-	meshMeshExitEVENT_FLOW_EVICTED      meshMeshExit = 13
-	meshMeshExitEVENT_FLOW_SHARED       meshMeshExit = 14
-	meshMeshExitMESH_EXITS              meshMeshExit = 15
+	meshMeshExitEXIT_PASS_UNMANAGED      meshMeshExit = 0
+	meshMeshExitEXIT_PASS_PROTOCOL       meshMeshExit = 1
+	meshMeshExitEXIT_PASS_NO_VIP         meshMeshExit = 2
+	meshMeshExitEXIT_PASS_PASSTHROUGH    meshMeshExit = 3
+	meshMeshExitEXIT_REDIRECT            meshMeshExit = 4
+	meshMeshExitEXIT_REDIRECT_WAYPOINT   meshMeshExit = 5
+	meshMeshExitEXIT_REFUSE_NO_WAYPOINT  meshMeshExit = 6
+	meshMeshExitEXIT_REFUSE_NO_ENDPOINT  meshMeshExit = 7
+	meshMeshExitEXIT_REFUSE_NO_PORT      meshMeshExit = 8
+	meshMeshExitEXIT_REFUSE_SLOT_MISS    meshMeshExit = 9
+	meshMeshExitEXIT_REFUSE_NO_FLOW      meshMeshExit = 10
+	meshMeshExitEVENT_RETRY              meshMeshExit = 11
+	meshMeshExitEVENT_ORIGIN_LOST        meshMeshExit = 12
+	meshMeshExitEVENT_FLOW_EVICTED       meshMeshExit = 13
+	meshMeshExitEVENT_FLOW_SHARED        meshMeshExit = 14
+	meshMeshExitEVENT_HANDOFF_FULL       meshMeshExit = 15
+	meshMeshExitEVENT_HANDOFF_SHORT      meshMeshExit = 16
+	meshMeshExitEVENT_HANDOFF_UNSENT     meshMeshExit = 17
+	meshMeshExitEVENT_HANDOFF_RESENT     meshMeshExit = 18
+	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 19
+	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 20
+	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 21
+	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 22
+	meshMeshExitMESH_EXITS               meshMeshExit = 23
+)
+
+type meshMeshHandoff uint32
+
+const (
+	meshMeshHandoffHANDOFF_VERSION        meshMeshHandoff = 1
+	meshMeshHandoffHANDOFF_VERSION_OPTION meshMeshHandoff = 25709
 )
 
 type meshMeshSize uint32
@@ -112,6 +150,13 @@ const (
 	meshMeshSizeFLOWS         meshMeshSize = 16
 	meshMeshSizeLATE_FLOWS    meshMeshSize = 2048
 )
+
+type meshName struct {
+	_     structs.HostLayout
+	To    meshDestination
+	Pad   uint32
+	Check uint64
+}
 
 type meshOriginPlace struct {
 	_      structs.HostLayout
@@ -124,6 +169,14 @@ type meshOriginPlace struct {
 		TargetPort uint16
 	}
 	Pad uint32
+}
+
+type meshPrepared struct {
+	_         structs.HostLayout
+	SaveSyn   int32
+	Callbacks int32
+	Family    uint16
+	Port      uint16
 }
 
 type meshSlot struct {
@@ -141,31 +194,40 @@ type meshSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	meshMapAnswers           = "answers"
 	meshMapCpus              = "cpus"
 	meshMapFlips             = "flips"
 	meshMapFrontends         = "frontends"
+	meshMapHandoffs          = "handoffs"
 	meshMapLates             = "lates"
 	meshMapManaged           = "managed"
+	meshMapNames             = "names"
 	meshMapOrigins           = "origins"
 	meshMapPods              = "pods"
 	meshMapSlots             = "slots"
 	meshMapSpilled           = "spilled"
 	meshMapUdpFlows          = "udp_flows"
+	meshMapWaypoints         = "waypoints"
 	meshProgMeshConnect4     = "mesh_connect4"
 	meshProgMeshConnect6     = "mesh_connect6"
 	meshProgMeshEndUdp       = "mesh_end_udp"
 	meshProgMeshGetpeername4 = "mesh_getpeername4"
 	meshProgMeshGetpeername6 = "mesh_getpeername6"
+	meshProgMeshGetsockopt   = "mesh_getsockopt"
+	meshProgMeshPrepare      = "mesh_prepare"
 	meshProgMeshRecvmsg4     = "mesh_recvmsg4"
 	meshProgMeshRecvmsg6     = "mesh_recvmsg6"
 	meshProgMeshSendmsg4     = "mesh_sendmsg4"
 	meshProgMeshSendmsg6     = "mesh_sendmsg6"
 	meshProgMeshSockRelease  = "mesh_sock_release"
+	meshProgMeshSockops      = "mesh_sockops"
 	meshVarCfgAbi            = "cfg_abi"
 	meshVarCfgExit           = "cfg_exit"
 	meshVarCfgFrontendFlag   = "cfg_frontend_flag"
+	meshVarCfgHandoff        = "cfg_handoff"
 	meshVarCfgKeepPeer       = "cfg_keep_peer"
 	meshVarCfgPlaces         = "cfg_places"
+	meshVarCfgPrepared       = "cfg_prepared"
 	meshVarCfgSetRetval      = "cfg_set_retval"
 	meshVarCfgSize           = "cfg_size"
 )
@@ -217,27 +279,34 @@ type meshProgramSpecs struct {
 	MeshEndUdp       *ebpf.ProgramSpec `ebpf:"mesh_end_udp"`
 	MeshGetpeername4 *ebpf.ProgramSpec `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.ProgramSpec `ebpf:"mesh_getpeername6"`
+	MeshGetsockopt   *ebpf.ProgramSpec `ebpf:"mesh_getsockopt"`
+	MeshPrepare      *ebpf.ProgramSpec `ebpf:"mesh_prepare"`
 	MeshRecvmsg4     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg4"`
 	MeshRecvmsg6     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg6"`
 	MeshSendmsg4     *ebpf.ProgramSpec `ebpf:"mesh_sendmsg4"`
 	MeshSendmsg6     *ebpf.ProgramSpec `ebpf:"mesh_sendmsg6"`
 	MeshSockRelease  *ebpf.ProgramSpec `ebpf:"mesh_sock_release"`
+	MeshSockops      *ebpf.ProgramSpec `ebpf:"mesh_sockops"`
 }
 
 // meshMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type meshMapSpecs struct {
+	Answers   *ebpf.MapSpec `ebpf:"answers"`
 	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
 	Flips     *ebpf.MapSpec `ebpf:"flips"`
 	Frontends *ebpf.MapSpec `ebpf:"frontends"`
+	Handoffs  *ebpf.MapSpec `ebpf:"handoffs"`
 	Lates     *ebpf.MapSpec `ebpf:"lates"`
 	Managed   *ebpf.MapSpec `ebpf:"managed"`
+	Names     *ebpf.MapSpec `ebpf:"names"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Pods      *ebpf.MapSpec `ebpf:"pods"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Spilled   *ebpf.MapSpec `ebpf:"spilled"`
 	UdpFlows  *ebpf.MapSpec `ebpf:"udp_flows"`
+	Waypoints *ebpf.MapSpec `ebpf:"waypoints"`
 }
 
 // meshVariableSpecs contains global variables before they are loaded into the kernel.
@@ -247,8 +316,10 @@ type meshVariableSpecs struct {
 	CfgAbi          *ebpf.VariableSpec `ebpf:"cfg_abi"`
 	CfgExit         *ebpf.VariableSpec `ebpf:"cfg_exit"`
 	CfgFrontendFlag *ebpf.VariableSpec `ebpf:"cfg_frontend_flag"`
+	CfgHandoff      *ebpf.VariableSpec `ebpf:"cfg_handoff"`
 	CfgKeepPeer     *ebpf.VariableSpec `ebpf:"cfg_keep_peer"`
 	CfgPlaces       *ebpf.VariableSpec `ebpf:"cfg_places"`
+	CfgPrepared     *ebpf.VariableSpec `ebpf:"cfg_prepared"`
 	CfgSetRetval    *ebpf.VariableSpec `ebpf:"cfg_set_retval"`
 	CfgSize         *ebpf.VariableSpec `ebpf:"cfg_size"`
 }
@@ -273,30 +344,38 @@ func (o *meshObjects) Close() error {
 //
 // It can be passed to loadMeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type meshMaps struct {
+	Answers   *ebpf.Map `ebpf:"answers"`
 	Cpus      *ebpf.Map `ebpf:"cpus"`
 	Flips     *ebpf.Map `ebpf:"flips"`
 	Frontends *ebpf.Map `ebpf:"frontends"`
+	Handoffs  *ebpf.Map `ebpf:"handoffs"`
 	Lates     *ebpf.Map `ebpf:"lates"`
 	Managed   *ebpf.Map `ebpf:"managed"`
+	Names     *ebpf.Map `ebpf:"names"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Pods      *ebpf.Map `ebpf:"pods"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Spilled   *ebpf.Map `ebpf:"spilled"`
 	UdpFlows  *ebpf.Map `ebpf:"udp_flows"`
+	Waypoints *ebpf.Map `ebpf:"waypoints"`
 }
 
 func (m *meshMaps) Close() error {
 	return _MeshClose(
+		m.Answers,
 		m.Cpus,
 		m.Flips,
 		m.Frontends,
+		m.Handoffs,
 		m.Lates,
 		m.Managed,
+		m.Names,
 		m.Origins,
 		m.Pods,
 		m.Slots,
 		m.Spilled,
 		m.UdpFlows,
+		m.Waypoints,
 	)
 }
 
@@ -307,8 +386,10 @@ type meshVariables struct {
 	CfgAbi          *ebpf.Variable `ebpf:"cfg_abi"`
 	CfgExit         *ebpf.Variable `ebpf:"cfg_exit"`
 	CfgFrontendFlag *ebpf.Variable `ebpf:"cfg_frontend_flag"`
+	CfgHandoff      *ebpf.Variable `ebpf:"cfg_handoff"`
 	CfgKeepPeer     *ebpf.Variable `ebpf:"cfg_keep_peer"`
 	CfgPlaces       *ebpf.Variable `ebpf:"cfg_places"`
+	CfgPrepared     *ebpf.Variable `ebpf:"cfg_prepared"`
 	CfgSetRetval    *ebpf.Variable `ebpf:"cfg_set_retval"`
 	CfgSize         *ebpf.Variable `ebpf:"cfg_size"`
 }
@@ -322,11 +403,14 @@ type meshPrograms struct {
 	MeshEndUdp       *ebpf.Program `ebpf:"mesh_end_udp"`
 	MeshGetpeername4 *ebpf.Program `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.Program `ebpf:"mesh_getpeername6"`
+	MeshGetsockopt   *ebpf.Program `ebpf:"mesh_getsockopt"`
+	MeshPrepare      *ebpf.Program `ebpf:"mesh_prepare"`
 	MeshRecvmsg4     *ebpf.Program `ebpf:"mesh_recvmsg4"`
 	MeshRecvmsg6     *ebpf.Program `ebpf:"mesh_recvmsg6"`
 	MeshSendmsg4     *ebpf.Program `ebpf:"mesh_sendmsg4"`
 	MeshSendmsg6     *ebpf.Program `ebpf:"mesh_sendmsg6"`
 	MeshSockRelease  *ebpf.Program `ebpf:"mesh_sock_release"`
+	MeshSockops      *ebpf.Program `ebpf:"mesh_sockops"`
 }
 
 func (p *meshPrograms) Close() error {
@@ -336,11 +420,14 @@ func (p *meshPrograms) Close() error {
 		p.MeshEndUdp,
 		p.MeshGetpeername4,
 		p.MeshGetpeername6,
+		p.MeshGetsockopt,
+		p.MeshPrepare,
 		p.MeshRecvmsg4,
 		p.MeshRecvmsg6,
 		p.MeshSendmsg4,
 		p.MeshSendmsg6,
 		p.MeshSockRelease,
+		p.MeshSockops,
 	)
 }
 

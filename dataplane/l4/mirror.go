@@ -1,6 +1,9 @@
 package l4
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // mirror is what the engine has written to the kernel. Only entries whose system
 // call succeeded are in it, so that a failed Apply can be followed by another.
@@ -16,6 +19,10 @@ type mirror struct {
 	loose  map[setID]struct{}
 	slots  uint32 // sum of sizes
 	ranges *ranges
+	// names has what was written; lingering those that no frontend has any more, and
+	// since when.
+	names     map[uint32]meshName
+	lingering map[uint32]time.Time
 
 	lastGeneration uint32
 }
@@ -28,6 +35,7 @@ func newMirror(slots uint32) mirror {
 		refs:   map[setID]int{},
 		loose:  map[setID]struct{}{},
 		ranges: newRanges(slots),
+		names:  map[uint32]meshName{}, lingering: map[uint32]time.Time{},
 	}
 }
 

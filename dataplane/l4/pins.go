@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -88,6 +89,30 @@ func (p *pins) onlyOurABI() error {
 		}
 	}
 	return nil
+}
+
+// served is the link of a waypoint pod, by the cookie of its netns.
+func (p *pins) served(cookie uint64) string {
+	return filepath.Join(p.dir, servedPrefix+strconv.FormatUint(cookie, 10))
+}
+
+const servedPrefix = "served_"
+
+// servedCookies lists the waypoint pods that have a link.
+func (p *pins) servedCookies() ([]uint64, error) {
+	paths, err := filepath.Glob(p.served(0)[:len(p.served(0))-1] + "*")
+	if err != nil {
+		return nil, fmt.Errorf("list pins of waypoints: %w", err)
+	}
+	var all []uint64
+	for _, path := range paths {
+		cookie, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(path), servedPrefix), 10, 64)
+		if err != nil {
+			return nil, PinError{path, "it is no pin of a waypoint"}
+		}
+		all = append(all, cookie)
+	}
+	return all, nil
 }
 
 func (p *pins) link(program string) string { return filepath.Join(p.dir, "link_"+program) }

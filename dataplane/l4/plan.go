@@ -17,12 +17,22 @@ func newState(slots uint32) *state { return &state{newWanted(), newMirror(slots)
 // plan is what one Apply has to write.
 type plan struct {
 	changes
-	compiled []*compiled // the services that were added
+	from     intent.Place
+	compiled []*compiled // the services, and workloads with a waypoint, that were added
+	ways     map[*intent.Waypoint]*way
 	// holders has, for each frontend that a changed service claims or did claim,
 	// who claims it now; keys has the same frontends in an order that is always
 	// the same.
 	holders map[meshFrontendKey][]holder
 	keys    []meshFrontendKey
+
+	// ids has who has an id, where that changes; named are those in use.
+	ids       map[uint32][]meshFrontendKey
+	named     map[uint32]bool
+	putNames  map[uint32]meshName
+	dropNames []uint32
+	// handsOff is set when a frontend leads to a waypoint.
+	handsOff bool
 
 	sets   []*slotSet
 	placed map[*slotSet]bool // those in sets
@@ -46,22 +56,31 @@ type plan struct {
 // changed, but for generations, which are never given twice.
 func (s *state) plan(c changes, from intent.Place) *plan {
 	p := &plan{
-		changes: c, ranges: s.ranges.clone(),
+		changes: c, from: from, ranges: s.ranges.clone(), ways: map[*intent.Waypoint]*way{},
 		holders: map[meshFrontendKey][]holder{}, placed: map[*slotSet]bool{},
+		ids: map[uint32][]meshFrontendKey{}, named: map[uint32]bool{}, putNames: map[uint32]meshName{},
 	}
 	for _, svc := range c.services.gone {
 		p.release(s, s.byName[svc.Key()])
 	}
+	for _, w := range c.workloads.gone {
+		if old := s.uids[w.UID]; old != nil {
+			p.release(s, old)
+		}
+	}
 	for _, svc := range c.services.added {
-		now := compile(svc, from)
-		s.inherit(now)
-		p.compiled = append(p.compiled, now)
-		p.claim(s, now)
+		p.add(s, compile(svc, from, p.way(s, svc.Waypoint)), s.byName[svc.Key()])
+	}
+	for _, w := range c.workloads.added {
+		if through := w.OwnWaypoint(); through != nil {
+			p.add(s, compileWorkload(w, p.way(s, through)), s.uids[w.UID])
+		}
 	}
 	if s.torn {
 		p.touchAll(s)
 		p.replaces = len(s.fronts)+len(s.loose) > 0 // perhaps nobody waited
 	}
+	p.countIDs(s)
 	for _, k := range p.keys {
 		if list := p.holders[k]; len(list) > 0 {
 			p.want(s, k, list[0])
@@ -69,17 +88,28 @@ func (s *state) plan(c changes, from intent.Place) *plan {
 			p.unwant(s, k)
 		}
 	}
+	if s.torn {
+		p.forgetNames(s)
+	}
 	return p
 }
 
-// inherit gives c's sets the identity that the service's last version had for
-// equal targets.
-func (s *state) inherit(c *compiled) {
-	old := s.byName[c.service.Key()]
+// add claims what one that was added has; old is its last version, if any.
+func (p *plan) add(s *state, now, old *compiled) {
+	s.inherit(now, old)
+	p.compiled = append(p.compiled, now)
+	p.claim(s, now)
+}
+
+// inherit gives c's sets the identity that the last version had for equal targets.
+func (s *state) inherit(c, old *compiled) {
 	if old == nil {
 		return
 	}
 	for _, mine := range c.sets {
+		if s.sizes[mine.id] > 0 {
+			continue // a waypoint's, which others have
+		}
 		if same := findSet(old.sets, mine.targets); same != nil {
 			mine.id = same.id
 		}
@@ -133,7 +163,9 @@ func (p *plan) want(s *state, k meshFrontendKey, h holder) {
 	if h.front != nil {
 		p.place(s, h.front.set)
 	}
-	v := h.value(k)
+	v := h.value(k, p.id(s, k))
+	p.handsOff = p.handsOff || h.front != nil && h.front.waypoint()
+	p.rename(s, k, v)
 	old, ok := s.fronts[k]
 	if ok && old == v {
 		return
@@ -152,6 +184,7 @@ func (p *plan) unwant(s *state, k meshFrontendKey) {
 	if _, there := s.fronts[k]; !there {
 		return
 	}
+	p.rename(s, k, meshFrontend{})
 	p.drop = append(p.drop, k)
 	p.replaces = true
 	p.endsUDP = p.endsUDP || isUDP(k)

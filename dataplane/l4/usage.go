@@ -29,12 +29,16 @@ func (e *Engine) Usage() ([]Usage, error) {
 		{Map: meshMapManaged, Used: uint32(len(e.enrolled)), Limit: e.limits.Managed},
 		{Map: meshMapFrontends, Used: uint32(len(e.state.fronts)), Limit: e.limits.Frontends},
 		{Map: meshMapSlots, Used: e.state.slots, Limit: e.limits.Slots},
+		{Map: meshMapNames, Used: uint32(len(e.state.names)), Limit: e.limits.Names},
+		{Map: meshMapWaypoints, Used: uint32(len(e.served)), Limit: e.limits.Waypoints},
 		{Map: meshMapPods},
 		{Map: meshMapFlips},
 		{Map: meshMapCpus},
 		{Map: meshMapOrigins},
 		{Map: meshMapSpilled},
 		{Map: meshMapUdpFlows},
+		{Map: meshMapHandoffs},
+		{Map: meshMapAnswers},
 		{Map: meshMapLates},
 	}
 	for i := range all {

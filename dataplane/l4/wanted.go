@@ -17,7 +17,13 @@ type wanted struct {
 	byName    map[string]*compiled
 	holders   map[meshFrontendKey][]holder
 	workloads []*intent.Workload
-	uids      map[string]struct{}
+	// uids has the workloads, with what there is of those that have a waypoint.
+	uids map[string]*compiled
+	ways map[*intent.Waypoint]*way
+	// ids has the TCP frontends of services by their ids in a hand-off.
+	ids map[uint32][]meshFrontendKey
+	// id is handoffID; a test has another one.
+	id func(network string, k meshFrontendKey) uint32
 	// gateways counts the workloads by the names, as in Pod, of what may not be
 	// enrolled.
 	gateways map[string]int
@@ -27,30 +33,39 @@ func newWanted() wanted {
 	return wanted{
 		byName:   map[string]*compiled{},
 		holders:  map[meshFrontendKey][]holder{},
-		uids:     map[string]struct{}{},
+		uids:     map[string]*compiled{},
+		ways:     map[*intent.Waypoint]*way{},
+		ids:      map[uint32][]meshFrontendKey{},
+		id:       handoffID,
 		gateways: map[string]int{},
 	}
 }
 
-// holder is a service that claims a frontend. A list of them is in the order of
-// intent.Precedence: the first has it.
+// holder is a service or workload that claims a frontend. A list of them is in the
+// order of compare: the first has it.
 type holder struct {
 	*compiled
 	front *front // nil: an address, at port 0
 }
 
-func (h holder) value(k meshFrontendKey) meshFrontend {
+// value is the entry; id is what a hand-off to k has.
+func (h holder) value(k meshFrontendKey, id uint32) meshFrontend {
 	if h.front == nil {
 		return seal(k, meshFrontend{Flags: uint16(meshFrontendFlagFRONTEND_ADDR_ONLY)})
 	}
-	return h.front.value()
+	if !h.front.waypoint() {
+		id = 0
+	}
+	return h.front.value(id)
 }
+
+func (f front) waypoint() bool { return f.flags&uint16(meshFrontendFlagFRONTEND_WAYPOINT) != 0 }
 
 // insert adds a claim, unless its service has one already: an address may be
 // listed twice.
 func insert(list []holder, h holder) []holder {
 	at, found := slices.BinarySearchFunc(list, h, func(a, b holder) int {
-		return intent.Precedence(a.service, b.service)
+		return a.compare(b.compiled)
 	})
 	if found {
 		return list
@@ -85,11 +100,26 @@ func uidOf(w *intent.Workload) string { return w.UID }
 func (w *wanted) adopt(p *plan) {
 	w.applied = true
 	w.services = p.services.list(w.services)
+	for _, c := range p.compiled {
+		w.use(c)
+	}
 	for _, svc := range p.services.gone {
+		w.drop(w.byName[svc.Key()])
 		delete(w.byName, svc.Key())
 	}
+	for _, gone := range p.workloads.gone {
+		w.drop(w.uids[gone.UID])
+		delete(w.uids, gone.UID)
+	}
+	for _, added := range p.workloads.added {
+		w.uids[added.UID] = nil
+	}
 	for _, c := range p.compiled {
-		w.byName[c.service.Key()] = c
+		if c.service != nil {
+			w.byName[c.service.Key()] = c
+		} else {
+			w.uids[c.workload.UID] = c
+		}
 	}
 	for k, list := range p.holders {
 		if len(list) == 0 {
@@ -98,13 +128,13 @@ func (w *wanted) adopt(p *plan) {
 			w.holders[k] = list
 		}
 	}
+	w.adoptIDs(p)
 	w.adoptWorkloads(p.workloads)
 }
 
 func (w *wanted) adoptWorkloads(c change[intent.Workload]) {
 	w.workloads = c.list(w.workloads)
 	for _, gone := range c.gone {
-		delete(w.uids, gone.UID)
 		if name := gone.Namespace + "/" + gone.Name; gone.Gateway {
 			if w.gateways[name]--; w.gateways[name] == 0 {
 				delete(w.gateways, name)
@@ -112,7 +142,6 @@ func (w *wanted) adoptWorkloads(c change[intent.Workload]) {
 		}
 	}
 	for _, added := range c.added {
-		w.uids[added.UID] = struct{}{}
 		if added.Gateway {
 			w.gateways[added.Namespace+"/"+added.Name]++
 		}

@@ -36,6 +36,7 @@ var floors = []floor{
 	{level: 0, pattern: "dataplane/intent", neverDirect: map[string]string{
 		"net": whyPure, "net/http": whyPure, "os": whyPure, "os/exec": whyPure, "io/fs": whyPure, "syscall": whyPure,
 	}},
+	{level: 0, pattern: "dataplane/handoff"},
 	{level: 0, pattern: "internal/report/..."},
 	{level: 0, pattern: "internal/testsum/..."},
 	{level: 0, pattern: "internal/arch"},
@@ -46,11 +47,11 @@ var floors = []floor{
 
 	{
 		level: 2, pattern: "dataplane/l4/...",
-		may:   []string{"dataplane/intent", "internal/kernel/..."},
+		may:   []string{"dataplane/intent", "dataplane/handoff", "internal/kernel/..."},
 		never: map[string]string{"netsim/...": whyProduct, "internal/probe/...": whyProduct},
 	},
-	{level: 2, pattern: "dataplane/l7/...", may: []string{"dataplane/intent", "internal/istiod/..."}},
-	{level: 2, pattern: "dataplane/source/...", may: []string{"dataplane/intent", "internal/istiod/..."}},
+	{level: 2, pattern: "dataplane/l7/...", may: []string{"dataplane/intent", "dataplane/handoff", "internal/istiod/..."}},
+	{level: 2, pattern: "dataplane/source/...", may: []string{"dataplane/intent", "dataplane/handoff", "internal/istiod/..."}},
 	{
 		level: 2, pattern: "internal/probe/...",
 		may:   []string{"internal/kernel/..."},
@@ -60,7 +61,7 @@ var floors = []floor{
 
 	{
 		level: 3, pattern: "dataplane",
-		may:   []string{"dataplane/intent", "dataplane/l4/...", "dataplane/l7/..."},
+		may:   []string{"dataplane/intent", "dataplane/handoff", "dataplane/l4/...", "dataplane/l7/..."},
 		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
 	},
 	{level: 2, pattern: "dataplane/agent/api", may: []string{"internal/kernel/..."}},
@@ -83,8 +84,8 @@ var floors = []floor{
 	{
 		level: 4, pattern: "dataplane/agent/...",
 		may: []string{
-			"dataplane", "dataplane/intent", "dataplane/source/...", "dataplane/agent/api", "dataplane/agent/admin",
-			"internal/kernel/...",
+			"dataplane", "dataplane/intent", "dataplane/handoff", "dataplane/source/...", "dataplane/agent/api",
+			"dataplane/agent/admin", "internal/kernel/...",
 		},
 		never: map[string]string{"internal/probe/...": whyProduct, "internal/scenario/...": whyProduct, "netsim/...": whyProduct},
 	},
@@ -96,8 +97,8 @@ var floors = []floor{
 	{
 		level: 4, pattern: "netsim/...",
 		may: []string{
-			"dataplane", "dataplane/intent", "dataplane/source/...", "dataplane/agent/api", "dataplane/agent/admin",
-			"internal/scenario/...", "internal/traffic/...", "internal/kernel/...", "internal/controlplane/...",
+			"dataplane", "dataplane/intent", "dataplane/handoff", "dataplane/source/...", "dataplane/agent/api",
+			"dataplane/agent/admin", "internal/scenario/...", "internal/traffic/...", "internal/kernel/...", "internal/controlplane/...",
 		},
 		never: map[string]string{"internal/probe/...": whyJudge},
 	},

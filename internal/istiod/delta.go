@@ -160,9 +160,11 @@ func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]m
 		return reply
 	}
 	r := Response{TypeURL: answer.TypeUrl, Removed: answer.RemovedResources}
+	r.Resources = make([]Resource, 0, len(answer.Resources))
 	for _, res := range answer.Resources {
 		r.Resources = append(r.Resources, Resource{res.Name, res.Version, res.Resource})
 	}
+	answer.Resources = nil // a handler that lets go of bodies lets go of memory
 	refused := h.Take(r)
 	for _, name := range r.Removed {
 		delete(versions, name)

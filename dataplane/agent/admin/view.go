@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"net/netip"
+
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -24,6 +26,9 @@ func NewView(s intent.Snapshot, policies []*intent.Policy) *View {
 	for i, p := range policies {
 		byName[p.Key()] = i
 		v.unenforced = append(v.unenforced, api.Unenforced{Policy: p.Key(), DryRun: p.DryRun})
+	}
+	if len(policies) == 0 {
+		return v
 	}
 	general := without(policies, intent.ScopeSelector)
 	for _, w := range s.Workloads {
@@ -90,9 +95,26 @@ func (v *View) Workloads() int { return v.workloads }
 // Refused is to how many workloads connections are refused for that reason.
 func (v *View) Refused() int { return v.refused }
 
+// conflicts looks closely only at services that share an address.
 func conflicts(s intent.Snapshot) []api.Conflict {
 	var all []api.Conflict
-	_, found := s.Claims()
+	first, sharing := map[netip.Addr]*intent.Service{}, map[*intent.Service]bool{}
+	for _, svc := range s.Services {
+		for _, a := range svc.Addresses {
+			if other := first[a]; other == nil {
+				first[a] = svc
+			} else if other != svc {
+				sharing[other], sharing[svc] = true, true
+			}
+		}
+	}
+	var some intent.Snapshot
+	for _, svc := range s.Services {
+		if sharing[svc] {
+			some.Services = append(some.Services, svc)
+		}
+	}
+	_, found := some.Claims()
 	for _, c := range found {
 		all = append(all, api.Conflict{Frontend: c.Frontend.String(), Services: c.Services})
 	}

@@ -22,6 +22,9 @@ const (
 	OpEnrol = "enrol"
 	OpLeave = "leave"
 	OpList  = "list"
+	// OpWaypoint is for the pod of a waypoint: the engine answers there for what
+	// connections asked. Its management, if any, ends.
+	OpWaypoint = "waypoint"
 )
 
 // Names of descriptors that come with a request.
@@ -37,12 +40,14 @@ type Request struct {
 	// Version is that of the forms; an agent refuses others by name.
 	Version int    `json:"version"`
 	Op      string `json:"op"`
-	// Pod is "namespace/name", needed by enrol. Leave takes the name of an
-	// enrolled pod, or its network namespace.
+	// Pod is "namespace/name", needed by enrol and waypoint. Leave takes the name of
+	// an enrolled pod or waypoint, or its network namespace.
 	Pod string `json:"pod,omitempty"`
 	// Cgroup is the pod's cgroup v2 directory, for people, and what is opened
 	// when no descriptor of it comes along.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Port is the hand-off port of a waypoint.
+	Port uint16 `json:"port,omitempty"`
 	// Files names the descriptors, in their order.
 	Files []string `json:"files,omitempty"`
 }
@@ -90,7 +95,20 @@ func Enrol(ctx context.Context, socket, pod string, netns, cgroup *os.File) erro
 	return err
 }
 
-// Leave asks the agent at socket to end the management of a pod. netns may be
+// ServeWaypoint asks the agent at socket to serve the hand-off to a waypoint pod at
+// a port, and returns when the kernel has confirmed it. Asking again is no error;
+// Leave ends it. The descriptors stay the caller's.
+func ServeWaypoint(ctx context.Context, socket, pod string, netns, cgroup *os.File, port uint16) error {
+	r := Request{
+		Op: OpWaypoint, Pod: pod, Cgroup: cgroup.Name(), Port: port,
+		Files: []string{FileNetns, FileCgroup},
+	}
+	_, err := ask(ctx, socket, r, netns, cgroup)
+	return err
+}
+
+// Leave asks the agent at socket to end the management of a pod, or the service of a
+// waypoint. netns may be
 // nil: then the agent must know the pod by its name.
 func Leave(ctx context.Context, socket, pod string, netns *os.File) error {
 	r := Request{Op: OpLeave, Pod: pod}

@@ -110,6 +110,9 @@ type Pod struct {
 	Cgroup string `json:"cgroup,omitempty"`
 	// Netns is the inode of its network namespace, as in "net:[4026532281]".
 	Netns uint64 `json:"netns,omitempty"`
+	// Waypoint is the hand-off port of a waypoint's pod, which is served and not
+	// managed; 0 for others.
+	Waypoint uint16 `json:"waypoint,omitempty"`
 	// Watched is set when the agent sees the pod's end by itself. It does not
 	// for a pod without processes that an earlier agent enrolled.
 	Watched bool `json:"watched"`

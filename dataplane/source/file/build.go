@@ -19,13 +19,6 @@ var scopes = []string{
 	string(intent.ScopeSubzone), string(intent.ScopeNode), string(intent.ScopeCluster),
 }
 
-// handoffPorts are the default hand-off ports, by codec.
-var handoffPorts = map[string]uint16{
-	string(intent.OriginalDst): 15029,
-	string(intent.ProxyV2):     15039,
-	string(intent.KmeshTLV):    15019,
-}
-
 // builder makes a Snapshot of a document: it resolves references and checks
 // what needs more than one value. A value that the reader could not read is
 // zero here, and not complained about again.
@@ -102,7 +95,7 @@ func (b *builder) allWaypoints(all []waypoint) {
 		b.waypoints[w.Name] = &intent.Waypoint{
 			Name:      w.Name,
 			Codec:     intent.Codec(w.Codec),
-			Port:      cmp.Or(w.Port, handoffPorts[w.Codec]),
+			Port:      cmp.Or(w.Port, intent.Codec(w.Codec).Port()),
 			Endpoints: b.endpoints(path, w.Endpoints, defaultNamespace),
 			Balance:   b.balance(path+".balance", w.Balance),
 		}

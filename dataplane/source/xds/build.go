@@ -37,7 +37,7 @@ func (m *mesh) change(w *workload) {
 }
 
 func (m *mesh) buildWorkload(w *workload) {
-	if m.workloads[w.base.UID] != w { // it is gone
+	if w.base == none.base { // it is gone
 		m.published.workloads.remove(&w.at)
 		return
 	}
@@ -61,24 +61,26 @@ func (m *mesh) buildWorkload(w *workload) {
 // derive adds what follows from other resources. The same comes back when nothing
 // has changed.
 func (m *mesh) derive(w *workload) *intent.Workload {
-	out := *w.base
-	out.Gateway = w.serves > 0
-	if p := m.waypoints[w.waypoint]; p != nil && !out.Gateway {
-		out.Waypoint = p.out
+	gateway, addresses := w.serves > 0, w.base.Addresses
+	var way *intent.Waypoint
+	if p := m.waypoints[w.waypoint]; p != nil && !gateway {
+		way = p.out
 	}
-	if h := m.names[out.Hostname]; h != nil {
-		out.Addresses = h.addresses
+	if h := m.names[w.base.Hostname]; h != nil {
+		addresses = h.addresses
 	}
-	out.Unprotected = m.config.RefuseUnenforced && m.named(w.base)
+	unprotected := m.config.RefuseUnenforced && m.named(w.base)
 	switch last := w.out; {
-	case last != nil && w.of == w.base && last.Gateway == out.Gateway && last.Waypoint == out.Waypoint &&
-		last.Unprotected == out.Unprotected && slices.Equal(last.Addresses, out.Addresses):
+	case last != nil && w.of == w.base && last.Gateway == gateway && last.Waypoint == way &&
+		last.Unprotected == unprotected && slices.Equal(last.Addresses, addresses):
 		return last
-	case !out.Gateway && out.Waypoint == nil && !out.Unprotected && out.Hostname == "":
+	case !gateway && way == nil && !unprotected && w.base.Hostname == "":
 		w.of = w.base
 		return w.base
 	}
 	w.of = w.base
+	out := *w.base
+	out.Gateway, out.Waypoint, out.Unprotected, out.Addresses = gateway, way, unprotected, addresses
 	return &out
 }
 

@@ -1,11 +1,11 @@
 package xds
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -113,7 +113,7 @@ func (m *mesh) address(res istiod.Resource) error {
 			err = errors.New("a service has this name")
 		}
 		if err == nil {
-			m.setWorkload(w)
+			m.setWorkload(res.Name, w)
 		}
 		return err
 	case a.GetService() != nil:
@@ -157,31 +157,36 @@ func decode(body *anypb.Any, into proto.Message) error {
 // sameValue compares what was decoded.
 func sameValue[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
 
-func (m *mesh) setWorkload(now *workload) {
-	name := now.base.UID
+// none is what is sent of a workload that is not there.
+var none = sentWorkload{base: &intent.Workload{}}
+
+func (m *mesh) setWorkload(name string, now sentWorkload) {
 	w := m.workloads[name]
 	switch {
 	case w == nil:
-		w = &workload{base: &intent.Workload{UID: name}}
+		w = &workload{sentWorkload: none}
 		m.workloads[name] = w
-	case w.same(now):
+	case w.same(&now):
 		return
 	}
 	m.changeWorkload(w, now)
 }
 
-// changeWorkload makes a workload what is sent now; nothing when it is gone.
-func (m *mesh) changeWorkload(w, now *workload) {
+// changeWorkload makes a workload what is sent now.
+func (m *mesh) changeWorkload(w *workload, now sentWorkload) {
 	m.changed.add(w)
-	m.lookAt(nil, slices.Concat(w.base.Addresses, now.base.Addresses)...)
+	m.lookAt(nil, w.base.Addresses...)
+	m.lookAt(nil, now.base.Addresses...)
 	for _, s := range w.services {
 		m.part(s.service, w)
 	}
 	m.use(w.waypoint, now.waypoint,
 		func(p *waypoint) { p.workloads[w] = struct{}{} }, func(p *waypoint) { delete(p.workloads, w) })
 	m.resolve(w, w.base.Hostname, now.base.Hostname)
-	m.notices.set("workload "+w.base.UID, w.notices, now.notices)
-	w.base, w.services, w.waypoint, w.notices = now.base, now.services, now.waypoint, now.notices
+	if len(w.notices)+len(now.notices) > 0 {
+		m.notices.set("workload "+cmp.Or(w.base.UID, now.base.UID), w.notices, now.notices)
+	}
+	w.sentWorkload = now
 	for _, s := range w.services {
 		m.meet(s.service, w)
 	}
@@ -252,7 +257,7 @@ func (m *mesh) remove(typeURL, name string) {
 	}
 	if w := m.workloads[name]; w != nil {
 		delete(m.workloads, name)
-		m.changeWorkload(w, &workload{base: &intent.Workload{UID: name}})
+		m.changeWorkload(w, none)
 		return
 	}
 	if s := m.services[name]; s != nil && s.base != nil {

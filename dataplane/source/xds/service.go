@@ -71,7 +71,7 @@ func (m *mesh) decodeService(name string, s *workloadapi.Service) (_ *service, e
 	if s.Visibility == workloadapi.Service_NAMESPACE {
 		out.say("it is to be seen by its own namespace only: connections of others are not refused")
 	}
-	return out, intent.Snapshot{Services: []*intent.Service{out.base}}.Validate()
+	return out, out.base.Validate()
 }
 
 // nameOf is the service's own name where its hostname is Kubernetes' form of it;

@@ -6,42 +6,56 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unique"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
 )
 
-// reference is how a service or workload names its waypoint: by the key of a
-// service, or by an address on a network. The zero value names none.
-type reference struct {
+// reference is how a service or workload names its waypoint; the zero value names
+// none. There is one copy of each, for all that name it.
+type reference = unique.Handle[gateway]
+
+// gateway is the key of a service, or an address on a network.
+type gateway struct {
 	service string
 	network string
 	addr    netip.Addr
 }
 
-func referenceOf(g *workloadapi.GatewayAddress) (r reference, err error) {
+func referenceOf(g *workloadapi.GatewayAddress) (none reference, err error) {
+	if g == nil {
+		return none, nil
+	}
+	r, err := gatewayOf(g)
+	if err != nil {
+		return none, fmt.Errorf("waypoint: %w", err)
+	}
+	return unique.Make(r), nil
+}
+
+func gatewayOf(g *workloadapi.GatewayAddress) (r gateway, err error) {
 	switch {
-	case g == nil:
 	case g.GetHostname() != nil:
 		h := g.GetHostname()
 		if h.Hostname == "" {
-			return r, errors.New("waypoint: the hostname is empty")
+			return r, errors.New("the hostname is empty")
 		}
-		r.service = shared(h.Namespace + "/" + h.Hostname)
+		r.service = h.Namespace + "/" + h.Hostname
 	case g.GetAddress() != nil:
 		a, ok := netip.AddrFromSlice(g.GetAddress().Address)
 		if !ok {
-			return r, fmt.Errorf("waypoint: an address of %d bytes", len(g.GetAddress().Address))
+			return r, fmt.Errorf("an address of %d bytes", len(g.GetAddress().Address))
 		}
-		r.network, r.addr = shared(g.GetAddress().Network), a.Unmap()
+		r.network, r.addr = g.GetAddress().Network, a.Unmap()
 	default:
-		return r, errors.New("waypoint: neither a hostname nor an address")
+		return r, errors.New("neither a hostname nor an address")
 	}
 	return r, nil
 }
 
-// String names the waypoint for people.
-func (r reference) String() string {
+// String names it for people.
+func (r gateway) String() string {
 	if r.service != "" {
 		return r.service
 	}
@@ -50,7 +64,7 @@ func (r reference) String() string {
 
 // gatewayName writes the address of a gateway for people.
 func gatewayName(g *workloadapi.GatewayAddress) string {
-	r, err := referenceOf(g)
+	r, err := gatewayOf(g)
 	if err != nil {
 		return "of unknown form"
 	}
@@ -59,7 +73,7 @@ func gatewayName(g *workloadapi.GatewayAddress) string {
 
 // waypoint is one waypoint that services or workloads name.
 type waypoint struct {
-	reference
+	gateway
 	// users are those who name it.
 	services  map[*service]struct{}
 	workloads map[*workload]struct{}
@@ -88,8 +102,8 @@ func (m *mesh) use(old, now reference, put func(*waypoint), drop func(*waypoint)
 		return
 	}
 	if m.waypoints[now] == nil {
-		m.waypoints[now] = &waypoint{reference: now, services: map[*service]struct{}{}, workloads: map[*workload]struct{}{}}
-		if now.addr.IsValid() {
+		m.waypoints[now] = &waypoint{gateway: now.Value(), services: map[*service]struct{}{}, workloads: map[*workload]struct{}{}}
+		if now.Value().addr.IsValid() {
 			m.byAddress = append(m.byAddress, m.waypoints[now])
 		}
 	}
@@ -100,8 +114,8 @@ func (m *mesh) use(old, now reference, put func(*waypoint), drop func(*waypoint)
 // lookAt marks the waypoints that a change may concern: those that the services
 // are, and those that are known by one of the addresses.
 func (m *mesh) lookAt(s *service, addrs ...netip.Addr) {
-	if s != nil {
-		if w := m.waypoints[reference{service: s.key}]; w != nil {
+	if s != nil && len(m.waypoints) > 0 {
+		if w := m.waypoints[unique.Make(gateway{service: s.key})]; w != nil {
 			m.looked.add(w)
 		}
 	}
@@ -119,7 +133,7 @@ func (m *mesh) find(w *waypoint) {
 	w.behind, w.replicas = nil, nil
 	switch {
 	case len(w.services)+len(w.workloads) == 0:
-		delete(m.waypoints, w.reference)
+		delete(m.waypoints, unique.Make(w.gateway))
 		m.byAddress = slices.DeleteFunc(m.byAddress, func(o *waypoint) bool { return o == w })
 	case w.service != "":
 		if s := m.services[w.service]; s != nil && s.base != nil {
@@ -165,7 +179,7 @@ func (m *mesh) serve(w *workload, by int) {
 // publish makes the intent of a waypoint, and marks its users when it is another
 // one.
 func (m *mesh) publish(w *waypoint) {
-	if m.waypoints[w.reference] != w {
+	if m.waypoints[unique.Make(w.gateway)] != w {
 		return // nobody names it any more
 	}
 	out := &intent.Waypoint{Name: w.name(), Codec: m.config.handoff(), Port: m.config.handoff().Port()}

@@ -13,13 +13,10 @@ import (
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
 )
 
-// workload is one workload that istiod has sent. Only base is as sent; what
-// follows from other resources is in out.
+// workload is one workload that istiod has sent, and what follows from that and other
+// resources.
 type workload struct {
-	base     *intent.Workload
-	services []membership // in the order of their keys
-	waypoint reference
-	notices  []string
+	sentWorkload
 
 	// out is what the Snapshot has: base, where nothing else has a say.
 	// It was made of the base in of.
@@ -30,6 +27,14 @@ type workload struct {
 	serves int
 }
 
+// sentWorkload is what istiod has sent of one.
+type sentWorkload struct {
+	base     *intent.Workload
+	services []membership // in the order of their keys
+	waypoint reference
+	notices  []string
+}
+
 // membership is a workload's part in one service.
 type membership struct {
 	service string
@@ -37,7 +42,7 @@ type membership struct {
 }
 
 // same holds what was sent against what was sent before.
-func (w *workload) same(o *workload) bool {
+func (w *sentWorkload) same(o *sentWorkload) bool {
 	return sameValue(w.base, o.base) && sameValue(w.services, o.services) && w.waypoint == o.waypoint &&
 		slices.Equal(w.notices, o.notices)
 }
@@ -58,14 +63,14 @@ func byUID(a, b *workload) int { return cmp.Compare(a.base.UID, b.base.UID) }
 func shared(text string) string { return unique.Make(text).Value() }
 
 // decodeWorkload takes a workload as it is sent under a name.
-func (m *mesh) decodeWorkload(name string, w *workloadapi.Workload) (_ *workload, err error) {
+func (m *mesh) decodeWorkload(name string, w *workloadapi.Workload) (out sentWorkload, err error) {
 	if w.Uid == "" {
-		return nil, errors.New("workload without a uid")
+		return out, errors.New("workload without a uid")
 	}
 	if w.Uid != name {
-		return nil, fmt.Errorf("the workload in it has another uid: %s", w.Uid)
+		return out, fmt.Errorf("the workload in it has another uid: %s", w.Uid)
 	}
-	out := &workload{base: &intent.Workload{
+	out.base = &intent.Workload{
 		UID: name, Name: w.Name, Namespace: shared(w.Namespace), Hostname: w.Hostname, Weight: 1,
 		Node: shared(w.Node), Network: shared(w.Network), Cluster: shared(w.ClusterId),
 		Locality: intent.Locality{
@@ -74,20 +79,18 @@ func (m *mesh) decodeWorkload(name string, w *workloadapi.Workload) (_ *workload
 			Subzone: shared(w.GetLocality().GetSubzone()),
 		},
 		HostNetwork: w.NetworkMode == workloadapi.NetworkMode_HOST_NETWORK,
-	}}
+	}
 	if w.Capacity != nil {
 		out.base.Weight = w.Capacity.Value
 	}
 	for _, p := range w.AuthorizationPolicies {
 		out.base.Policies = append(out.base.Policies, shared(p))
 	}
-	for _, decode := range []func(*workloadapi.Workload) error{out.addresses, out.enums, out.way, m.memberships(out)} {
-		if err := decode(w); err != nil {
-			return nil, err
-		}
+	if err := cmp.Or(out.addresses(w), out.enums(w), out.way(w), m.memberships(&out, w)); err != nil {
+		return out, err
 	}
-	if err := (intent.Snapshot{Workloads: []*intent.Workload{out.base}}).Validate(); err != nil {
-		return nil, err
+	if err := out.base.Validate(); err != nil {
+		return out, err
 	}
 	if w.NetworkGateway != nil {
 		out.say("network gateway %s is not used: workloads of other networks are never chosen", gatewayName(w.NetworkGateway))
@@ -98,11 +101,11 @@ func (m *mesh) decodeWorkload(name string, w *workloadapi.Workload) (_ *workload
 	return out, nil
 }
 
-func (w *workload) say(format string, args ...any) {
+func (w *sentWorkload) say(format string, args ...any) {
 	w.notices = append(w.notices, shared(fmt.Sprintf(format, args...)))
 }
 
-func (w *workload) addresses(sent *workloadapi.Workload) error {
+func (w *sentWorkload) addresses(sent *workloadapi.Workload) error {
 	for _, b := range sent.Addresses {
 		a, ok := netip.AddrFromSlice(b)
 		if !ok {
@@ -116,7 +119,7 @@ func (w *workload) addresses(sent *workloadapi.Workload) error {
 	return nil
 }
 
-func (w *workload) enums(sent *workloadapi.Workload) error {
+func (w *sentWorkload) enums(sent *workloadapi.Workload) error {
 	switch sent.Status {
 	case workloadapi.WorkloadStatus_HEALTHY:
 	case workloadapi.WorkloadStatus_UNHEALTHY:
@@ -130,22 +133,24 @@ func (w *workload) enums(sent *workloadapi.Workload) error {
 	return nil
 }
 
-func (w *workload) way(sent *workloadapi.Workload) (err error) {
+func (w *sentWorkload) way(sent *workloadapi.Workload) (err error) {
 	w.waypoint, err = referenceOf(sent.Waypoint)
 	return err
 }
 
-func (m *mesh) memberships(w *workload) func(*workloadapi.Workload) error {
-	return func(sent *workloadapi.Workload) error {
-		for _, key := range slices.Sorted(maps.Keys(sent.Services)) {
-			ports, err := ownPorts(sent.Services[key])
-			if err != nil {
-				return fmt.Errorf("service %s: %w", key, err)
-			}
-			w.services = append(w.services, membership{shared(key), m.sharedPorts(ports)})
-		}
-		return nil
+func (m *mesh) memberships(w *sentWorkload, sent *workloadapi.Workload) error {
+	if len(sent.Services) > 0 {
+		w.services = make([]membership, 0, len(sent.Services))
 	}
+	for key, list := range sent.Services {
+		ports, err := ownPorts(list)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", key, err)
+		}
+		w.services = append(w.services, membership{shared(key), m.sharedPorts(ports)})
+	}
+	slices.SortFunc(w.services, func(a, b membership) int { return cmp.Compare(a.service, b.service) })
+	return nil
 }
 
 func ownPorts(l *workloadapi.PortList) (map[uint16]uint16, error) {

@@ -1,0 +1,98 @@
+package l4
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+// tryHandoff finds whether this kernel can hand connections off.
+func (e *Engine) tryHandoff() error {
+	for _, f := range []kernel.Feature{kernel.CgroupSockOps, kernel.CgroupSockopt, kernel.HeaderOptions, sockOpsCookie} {
+		switch err := f.Probe(); {
+		case kernel.Missing(err):
+			e.noHandoff = fmt.Errorf("this kernel has no %s, which Linux has since %s", f.Name, f.Since)
+			e.log.Warn("connections cannot be handed off to a waypoint: services that have one are refused", "err", e.noHandoff)
+			return nil
+		case err != nil:
+			return fmt.Errorf("try %s: %w", f.Name, err)
+		}
+	}
+	return nil
+}
+
+// sockOpsCookie lets the program of a connection know its network namespace.
+var sockOpsCookie = kernel.Feature{Name: "netns cookie in sockops", Since: "5.15", Probe: func() error {
+	return features.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie)
+}}
+
+// attachSockOps attaches the program of both ends of the hand-off. It is done when
+// the first service with a waypoint, or the first waypoint of this node, comes, and
+// stays until Remove: it costs each connection of the node something.
+func (e *Engine) attachSockOps() error {
+	if e.noHandoff != nil {
+		return e.noHandoff
+	}
+	for _, h := range e.hooks {
+		if h.program == meshProgMeshSockops {
+			return nil
+		}
+	}
+	return e.attachOne(meshProgMeshSockops, ebpf.AttachCGroupSockOps)
+}
+
+// loadPreparer loads the iterator for listeners that are older than the engine's
+// entry for their waypoint, where the kernel can.
+func (e *Engine) loadPreparer(program *ebpf.ProgramSpec, spec *ebpf.CollectionSpec) error {
+	if e.noHandoff != nil {
+		return nil
+	}
+	var err error
+	if err = kernel.BTF.Probe(); err == nil {
+		e.preparer, err = e.loadIter(meshProgMeshPrepare, program, spec)
+	}
+	if err != nil {
+		e.noPreparer = err
+		e.log.Info("a waypoint's listener must be younger than its entry in the engine: this kernel cannot prepare older ones",
+			"err", kernel.Innermost(err))
+	}
+	return nil
+}
+
+// prepareListeners has a waypoint's listeners that are there already keep SYNs. It
+// returns how many there were. An error says that one cannot be prepared: what it
+// accepts has no answer.
+func (e *Engine) prepareListeners(netns *os.File) (int, error) {
+	if e.preparer == nil {
+		return 0, nil
+	}
+	var r io.ReadCloser
+	if err := kernel.InNetns(netns, func() (err error) {
+		r, err = e.preparer.Open()
+		return err
+	}); err != nil {
+		return 0, fmt.Errorf("look for its listeners: %w", explain(err))
+	}
+	defer r.Close()
+	for n := 0; ; n++ {
+		var p meshPrepared
+		err := binary.Read(r, binary.LittleEndian, &p)
+		switch {
+		case errors.Is(err, io.EOF):
+			return n, nil
+		case err != nil:
+			return n, fmt.Errorf("look for its listeners: %w", err)
+		case p.SaveSyn != 0 || p.Callbacks != 0:
+			return n, fmt.Errorf("its listener at port %d is older than this and cannot be prepared on this kernel (%d, %d): start it anew",
+				p.Port, p.SaveSyn, p.Callbacks)
+		}
+	}
+}
