@@ -38,9 +38,10 @@ type Cluster struct {
 	servers servers
 	witness witness
 
-	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired, declared and vips
+	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns what follows, and vips
 	desired  *desired
 	declared kube.Rendered
+	unsure   bool // labels of pods may be other than declared
 
 	mu      sync.Mutex
 	closed  bool

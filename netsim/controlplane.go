@@ -97,7 +97,10 @@ func OpenControlPlane(ctx context.Context, cfg ControlPlaneConfig) (_ *ControlPl
 	if p.run, err = claimRunDir(base); err != nil {
 		return nil, err
 	}
-	return p, p.open(ctx)
+	if err := p.open(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *ControlPlane) open(ctx context.Context) error {

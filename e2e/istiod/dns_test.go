@@ -113,7 +113,7 @@ func askName(network string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	addrs, err := r.LookupNetIP(ctx, "ip4", askedName+".")
-	fmt.Println(addrs)
+	fmt.Fprintln(os.Stdout, addrs)
 	return err
 }
 

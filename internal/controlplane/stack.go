@@ -55,7 +55,10 @@ func Open(ctx context.Context, cfg Config) (_ *Stack, err error) {
 			s.Close()
 		}
 	}()
-	return s, s.open(ctx)
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *Stack) component(name string, ready func(context.Context) error) *component {
