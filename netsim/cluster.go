@@ -41,9 +41,10 @@ type Cluster struct {
 	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
 	waypoints map[string]*waypoint
 
-	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns desired, declared and vips
+	applying sync.Mutex // one Apply, Enrol, Leave at a time; owns what follows, and vips
 	desired  *desired
 	declared kube.Rendered
+	unsure   bool // labels of pods may be other than declared
 
 	mu      sync.Mutex
 	closed  bool

@@ -97,7 +97,10 @@ func OpenControlPlane(ctx context.Context, cfg ControlPlaneConfig) (_ *ControlPl
 	if p.run, err = claimRunDir(base); err != nil {
 		return nil, err
 	}
-	return p, p.open(ctx)
+	if err := p.open(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *ControlPlane) open(ctx context.Context) error {
@@ -119,7 +122,7 @@ func (p *ControlPlane) open(ctx context.Context) error {
 		Addresses: p.addresses(), Services: p.ranges(), IstiodEnv: p.cfg.IstiodEnv, Log: p.cfg.Log,
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, p.keepLogs())
 	}
 	if p.relay, err = openRelay(func() (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), relayTime)
@@ -137,6 +140,29 @@ func (p *ControlPlane) open(ctx context.Context) error {
 		return fmt.Errorf("write kubeconfig: %w", err)
 	}
 	return nil
+}
+
+// keepLogs saves the logs of a control plane that did not come up from the end of its
+// directory, where nobody has named another place for them.
+func (p *ControlPlane) keepLogs() error {
+	logs, err := filepath.Glob(filepath.Join(p.run.path, "*.log"))
+	if err != nil || len(logs) == 0 || p.cfg.Logs != "" {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "duomesh-"+p.cfg.ID+"-")
+	if err != nil {
+		return fmt.Errorf("keep the logs: %w", err)
+	}
+	for _, log := range logs {
+		data, err := os.ReadFile(log)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(log)), data, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("keep the logs: %w", err)
+		}
+	}
+	return fmt.Errorf("the logs are kept in %s", dir)
 }
 
 // relayTime bounds how long a caller of the API server waits for a connection.

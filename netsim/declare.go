@@ -44,8 +44,10 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 		return err
 	}
 	if err := c.label(ctx, next.Labels); err != nil {
+		c.unsure = true
 		return err
 	}
+	c.unsure = false
 	if err := stack.Delete(ctx, gone...); err != nil {
 		return err
 	}
@@ -58,7 +60,7 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for name, p := range c.pods {
-		if maps.Equal(labels[name], c.declared.Labels[name]) {
+		if !c.unsure && maps.Equal(labels[name], c.declared.Labels[name]) {
 			continue
 		}
 		g.Go(func() error { return c.plane.stack.LabelPod(ctx, p.object(labels[name])) })

@@ -41,6 +41,7 @@ func TestBadFiles(t *testing.T) {
 		good + "mesh: istio":              `f:3:7: mesh "istio" is none of duomesh, dnat, none`,
 		"version: 1\nnodes: [{name: A}]":  "f:2:16: node name \"A\" is no lower-case DNS label",
 		"version: 1\nnodes: [{pods: []}]": "f:2:9: the name of a node is missing",
+		"version: 1\nnodes: [{name: a, locality: r1//s1}]":                                            `f:2:29: locality "r1//s1" is no REGION[/ZONE[/SUBZONE]]`,
 		"version: 1\nnodes: [{name: a}, {name: a}]":                                                   "f:2:27: node a is declared twice",
 		"version: 1\nnodes:\n- name: a\n  pods: [{name: p}, {name: p}]":                               "f:4:28: pod p is declared twice",
 		"version: 1\nnodes: [{name: a, pods: [{name: p, serve: [0]}]}]":                               "f:2:44: pod p: port 0 is zero or given twice",

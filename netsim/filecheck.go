@@ -11,7 +11,7 @@ import (
 )
 
 func (r *fileReader) file(form fileForm) File {
-	f := File{Pods: map[string]Addresses{}, VIPs: map[string][]netip.Addr{}, Localities: map[string]intent.Locality{}}
+	f := File{Pods: map[string]Addresses{}, VIPs: map[string][]netip.Addr{}}
 	if form.Version != FileVersion {
 		r.add("$.version", "version must be %d, the one that this build reads, it is %d", FileVersion, form.Version)
 	}
@@ -28,6 +28,9 @@ func (r *fileReader) file(form fileForm) File {
 	}
 	for i, n := range form.Nodes {
 		if n.Locality != "" {
+			if f.Localities == nil {
+				f.Localities = map[string]intent.Locality{}
+			}
 			f.Localities[n.Name] = r.locality(fmt.Sprintf("$.nodes[%d].locality", i), n.Locality)
 		}
 		f.Topology.Nodes = append(f.Topology.Nodes, r.node(fmt.Sprintf("$.nodes[%d]", i), n, f.Pods))

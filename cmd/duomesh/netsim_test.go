@@ -197,6 +197,10 @@ func TestNetsimUsage(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("version: 1\nnodes: [{name: A}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	none := filepath.Join(t.TempDir(), "none.yaml")
+	if err := os.WriteFile(none, []byte("version: 1\nmesh: none\nnodes: [{name: a}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
 	c.want(t, 2, "a topology is needed", "up")
 	c.want(t, 2, "no such file", "up", "-f", "nowhere.yaml")
@@ -208,6 +212,8 @@ func TestNetsimUsage(t *testing.T) {
 	c.want(t, 2, "must be table or json", "ls", "-o", "xml")
 	c.want(t, 2, "exclude each other", "down", "--all", "x")
 	if os.Geteuid() == 0 {
+		c.want(t, 2, "--istiod: there is no duomesh-agent", "up", "-f", sample, "--istiod")
+		c.want(t, 2, "--istiod: mesh none asks no istiod", "up", "-f", none, "--istiod")
 		c.want(t, 2, "no cluster is running", "down")
 		c.want(t, 0, "no cluster is running", "ls")
 	}

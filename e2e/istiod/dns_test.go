@@ -92,7 +92,7 @@ func answerName(query []byte, a netip.Addr) ([]byte, error) {
 	if err := m.Unpack(query); err != nil {
 		return nil, err
 	}
-	m.Header.Response, m.Header.Authoritative, m.Additionals = true, true, nil
+	m.Response, m.Authoritative, m.Additionals = true, true, nil
 	for _, q := range m.Questions {
 		if q.Type == dnsmessage.TypeA {
 			m.Answers = append(m.Answers, dnsmessage.Resource{
@@ -113,7 +113,7 @@ func askName(network string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	addrs, err := r.LookupNetIP(ctx, "ip4", askedName+".")
-	fmt.Println(addrs)
+	fmt.Fprintln(os.Stdout, addrs)
 	return err
 }
 

@@ -26,8 +26,9 @@ func openWith(ctx context.Context, cfg netsim.Config, t scenario.Topology) (*net
 // What is to be shown of istiod does not grow with the number of connections, but a
 // share needs 4000 of them, also before a change.
 const (
-	most       = 6000
-	mostChange = 20_000
+	most        = 6000
+	mostChange  = 20_000
+	mostChanges = 200
 )
 
 func bounded(s scenario.Scenario) scenario.Scenario {
@@ -38,6 +39,12 @@ func bounded(s scenario.Scenario) scenario.Scenario {
 			l.Connections = min(l.Connections, most)
 			if l.Then != nil {
 				l.Connections = min(before, mostChange)
+			}
+		}
+		for j, a := range s.Phases[i].During {
+			if c, ok := a.(scenario.Churn); ok {
+				c.Changes = min(c.Changes, mostChanges)
+				s.Phases[i].During[j] = c
 			}
 		}
 	}
@@ -57,6 +64,6 @@ var _ = Describe("scenario", func() {
 				Skip("NOT RUN: " + r.Reason)
 			}
 			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
-		}, SpecTimeout(2*time.Minute))
+		}, SpecTimeout(4*time.Minute))
 	}
 })

@@ -57,7 +57,7 @@ var _ = Describe("trust", Ordered, func() {
 		restore()
 		Expect(c.Apply(ctx, weights(1, 1))).To(Succeed(), "it does not go on when all is right")
 	},
-		Entry("nothing is wrong: the control is that it gets no further", func(_ SpecContext, f netsim.IstiodFiles) {
+		Entry("no token at all", func(_ SpecContext, f netsim.IstiodFiles) {
 			Expect(os.Remove(f.Token)).To(Succeed())
 		}, "there is no token to show istiod", SpecTimeout(time.Minute)),
 		Entry("a token for another audience", func(ctx SpecContext, f netsim.IstiodFiles) {

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,8 +20,11 @@ type component struct {
 	// ready returns nil when the program serves.
 	ready func(ctx context.Context) error
 
-	mu   sync.Mutex
-	proc Process // nil: none was started
+	said *slog.Logger
+
+	mu     sync.Mutex
+	proc   Process // nil: none was started
+	wanted bool    // it is to run
 }
 
 // readyPoll is how often a program that is starting is asked.
@@ -39,10 +43,23 @@ func (c *component) run(ctx context.Context, command Command) error {
 	}
 	defer log.Close()
 	command.Output = log
-	if c.proc, err = c.start(command); err != nil {
+	proc, err := c.start(command)
+	if err != nil {
 		return err
 	}
-	return c.await(ctx, c.proc)
+	c.proc, c.wanted = proc, true
+	go c.watch(proc)
+	return c.await(ctx, proc)
+}
+
+// watch says so when a program ends that nobody has ended.
+func (c *component) watch(proc Process) {
+	<-proc.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wanted && c.proc == proc {
+		c.said.Error("a program of the control plane ended", "program", c.name, "error", proc.Wait(), "log", c.log())
+	}
 }
 
 func (c *component) await(ctx context.Context, proc Process) error {
@@ -89,6 +106,7 @@ func (c *component) kill() error {
 	if !c.alive() {
 		return fmt.Errorf("%s does not run", c.name)
 	}
+	c.wanted = false
 	if err := c.proc.Signal(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill %s: %w", c.name, err)
 	}
@@ -100,6 +118,7 @@ func (c *component) kill() error {
 func (c *component) stop(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.wanted = false
 	if c.alive() {
 		c.proc.Stop(ctx)
 	}

@@ -55,11 +55,14 @@ func Open(ctx context.Context, cfg Config) (_ *Stack, err error) {
 			s.Close()
 		}
 	}()
-	return s, s.open(ctx)
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *Stack) component(name string, ready func(context.Context) error) *component {
-	return &component{name: name, start: s.cfg.Start, logs: s.cfg.Logs, ready: ready}
+	return &component{name: name, start: s.cfg.Start, logs: s.cfg.Logs, ready: ready, said: s.cfg.Log}
 }
 
 func (s *Stack) open(ctx context.Context) error {
