@@ -157,20 +157,36 @@ func (i *Installer) putIn(file string, data []byte) (bool, error) {
 	return true, nil
 }
 
+// listOf is a list with the configuration of one plugin in it, under its name (CNI
+// specification 1.1.0, section 1).
+func listOf(conf []byte) ([]byte, error) {
+	var one struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+		Type       string `json:"type"`
+	}
+	if err := json.Unmarshal(conf, &one); err != nil {
+		return nil, fmt.Errorf("parse: %w", err)
+	}
+	if one.Name == "" || one.Type == "" {
+		return nil, errors.New("neither a list of plugins nor one with a name and a type")
+	}
+	list := map[string]any{"name": one.Name, "plugins": []json.RawMessage{conf}}
+	if one.CNIVersion != "" {
+		list["cniVersion"] = one.CNIVersion
+	}
+	return json.MarshalIndent(list, "", "  ")
+}
+
 // makeList puts a list in the place of a configuration of one plugin, which cannot
 // be chained. The configuration is kept under a name that no runtime loads.
 func (i *Installer) makeList(file string, data []byte) (bool, error) {
-	conf, err := libcni.ConfFromBytes(data)
+	list, err := listOf(data)
 	if err != nil {
 		i.broken(file, err)
 		return false, nil
 	}
-	list, err := libcni.ConfListFromConf(conf)
-	if err != nil {
-		i.broken(file, err)
-		return false, nil
-	}
-	wanted, err := with(list.Bytes, i.entry, cni.Type)
+	wanted, err := with(list, i.entry, cni.Type)
 	if err != nil {
 		i.broken(file, err)
 		return false, nil

@@ -25,7 +25,6 @@ type node struct {
 	t        *testing.T
 	net, bin string
 	program  string
-	log      bytes.Buffer
 }
 
 func newNode(t *testing.T) *node {

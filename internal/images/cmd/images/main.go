@@ -5,6 +5,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,13 +14,13 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(to io.Writer) error {
 	var s images.Sources
 	flag.StringVar(&s.Bin, "bin", "", "`DIR` of our programs")
 	flag.StringVar(&s.Root, "root", "", "`DIR` that Debian packages were unpacked to")
@@ -39,17 +40,17 @@ func run() error {
 		return err
 	}
 	for _, spec := range specs {
-		if err := write(*out, spec); err != nil {
+		if err := write(to, *out, spec); err != nil {
 			return err
 		}
 	}
 	for _, l := range left {
-		fmt.Printf("NOT BUILT %s: %s\n", l.Name, l.Why)
+		fmt.Fprintf(to, "NOT BUILT %s: %s\n", l.Name, l.Why)
 	}
 	return nil
 }
 
-func write(dir string, spec images.Spec) error {
+func write(to io.Writer, dir string, spec images.Spec) error {
 	img, err := images.Build(spec)
 	if err != nil {
 		return err
@@ -66,6 +67,6 @@ func write(dir string, spec images.Spec) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s\t%s\t%s\t%.1f MB\n", file, spec.Name, digest, float64(info.Size())/1e6)
+	fmt.Fprintf(to, "%s\t%s\t%s\t%.1f MB\n", file, spec.Name, digest, float64(info.Size())/1e6)
 	return nil
 }
