@@ -70,7 +70,7 @@ func (f probeFlags) netnsTarget(name string, files *openFiles) (probe.Target, er
 	pid, err := strconv.Atoi(name)
 	switch {
 	case name == "self":
-		path = "/proc/self/ns/net"
+		path = "/proc/thread-self/ns/net"
 	case err == nil:
 		path = fmt.Sprintf("/proc/%d/ns/net", pid)
 		if cgroup == "" {

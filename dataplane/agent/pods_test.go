@@ -68,7 +68,7 @@ func TestEnrolRefuses(t *testing.T) {
 	g := newGround(t)
 	r := g.start(t)
 	p, other := g.pod(t, "p"), g.pod(t, "other")
-	own, err := os.Open("/proc/self/ns/net")
+	own, err := os.Open("/proc/thread-self/ns/net")
 	must(t, err)
 	defer own.Close()
 	mnt, err := os.Open("/proc/self/ns/mnt")

@@ -21,7 +21,7 @@ func script(t *testing.T, p peer) error {
 	path := filepath.Join(t.TempDir(), "zds")
 	var pods []Pod
 	for _, name := range []string{"one", "two"} {
-		f, err := os.Open("/proc/self/ns/net")
+		f, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func receive(t *testing.T, c *net.UnixConn) (ZDSRequest, uint64) {
 // message, pods with exactly one descriptor, the snapshot last and without any.
 func TestHandOver(t *testing.T) {
 	var own unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
 		t.Fatal(err)
 	}
 	err := script(t, func(t *testing.T, c *net.UnixConn) {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -37,7 +38,9 @@ func (h handler) explained(ctx context.Context, from, to, protocol string) (api.
 	}
 	e.Node, e.To, e.Protocol = status.Node, dst, proto.String()
 	snapshot := h.node.Snapshot()
-	e.From, e.Managed = managed(status.Pods, from)
+	if e.From, e.Managed, err = podNamed(status.Pods, snapshot.Workloads, from); err != nil {
+		return e, err
+	}
 	caller := intent.Caller{Managed: e.Managed, Place: h.node.Place()}
 	d := intent.Decide(snapshot, caller, dst, proto)
 	e.Exit, e.Service, e.Targets = string(d.Exit), d.Service, targets(d.Targets)
@@ -60,15 +63,33 @@ func protocolOf(name string) (intent.Protocol, error) {
 	return 0, api.BadRequestError(fmt.Sprintf("protocol=%s: want tcp or udp", name))
 }
 
-// managed returns the full name of an enrolled pod that is named with or without
-// its namespace.
-func managed(pods []api.Pod, name string) (string, bool) {
+// podNamed returns the full name of a pod that is named with or without its
+// namespace, and whether it is enrolled. A name that several have is a bad
+// request.
+func podNamed(pods []api.Pod, workloads []*intent.Workload, name string) (full string, enrolled bool, err error) {
+	known := map[string]bool{}
+	for _, w := range workloads {
+		known[w.Namespace+"/"+w.Name] = false
+	}
 	for _, p := range pods {
-		if p.Name == name || strings.HasSuffix(p.Name, "/"+name) {
-			return p.Name, true
+		known[p.Name] = true
+	}
+	if enrolled, is := known[name]; is {
+		return name, enrolled, nil
+	}
+	var found []string
+	for _, k := range slices.Sorted(maps.Keys(known)) {
+		if strings.HasSuffix(k, "/"+name) {
+			found = append(found, k)
 		}
 	}
-	return name, false
+	switch len(found) {
+	case 0:
+		return name, false, nil // a source need not name the pods that only ask
+	case 1:
+		return found[0], known[found[0]], nil
+	}
+	return "", false, api.BadRequestError(fmt.Sprintf("from=%s: it may be %s: name its namespace", name, strings.Join(found, " or ")))
 }
 
 // holdAgainstKernel adds what the kernel's maps have otherwise than the answer

@@ -46,7 +46,7 @@ func openFiles(t *testing.T) int {
 }
 
 func TestReadRequest(t *testing.T) {
-	ns, err := os.Open("/proc/self/ns/net")
+	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
