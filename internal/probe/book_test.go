@@ -38,8 +38,9 @@ func (t *tape) asked(cookie uint64) {
 }
 
 func (t *tape) ledger() Ledger {
-	var l Ledger
+	l := Ledger{Events: map[Kind]uint64{}}
 	t.snapshot(&l)
+	l.Events = nil // what was said, not what is known by it
 	return l
 }
 
