@@ -11,7 +11,8 @@ packages() {
 unzip unzip
 /etc/ssl/certs/ca-certificates.crt ca-certificates'
 	case $1 in
-	test | bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
+	test) printf '%s\n' "$fetching" 'iptables iptables' 'dig bind9-dnsutils' 'dnsmasq dnsmasq-base' ;;
+	bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
 	tools) printf '%s\n' "$fetching" ;;
 	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' ;;
 	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' \

@@ -2,6 +2,7 @@ package istiod
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -40,6 +41,9 @@ func bounded(s scenario.Scenario) scenario.Scenario {
 			if l.Then != nil {
 				l.Connections = min(before, mostChange)
 			}
+			if goesThrough(s.Phases[i]) {
+				l.Connections = before // a tenth of three quarters comes before the change
+			}
 		}
 		for j, a := range s.Phases[i].During {
 			if c, ok := a.(scenario.Churn); ok {
@@ -49,6 +53,14 @@ func bounded(s scenario.Scenario) scenario.Scenario {
 		}
 	}
 	return s
+}
+
+// goesThrough reports whether objects change while most connections are made.
+func goesThrough(p scenario.Phase) bool {
+	return slices.ContainsFunc(p.During, func(a scenario.Action) bool {
+		c, is := a.(scenario.Churn)
+		return is && c.Through
+	})
 }
 
 func judged(ctx context.Context, s scenario.Scenario) report.Result {

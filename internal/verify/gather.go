@@ -27,6 +27,8 @@ type evidence struct {
 	second *ledger
 	pods   map[string]scenario.PodHandle
 	change window
+	// churned are the objects that a churn of the phase goes through.
+	churned []scenario.Objects
 	// history is which objects nodes had while they were churned; nil where the
 	// world does not tell.
 	history []scenario.Held
@@ -83,7 +85,7 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 			return evidence{}, meshError{fmt.Errorf("%s: %w", a, err)}
 		}
 	}
-	e := evidence{pods: map[string]scenario.PodHandle{}}
+	e := evidence{pods: map[string]scenario.PodHandle{}, churned: churnedIn(ph.During)}
 	if err := g.handles(&e); err != nil {
 		return evidence{}, err
 	}
@@ -269,6 +271,17 @@ func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error
 	}
 	e.ledger, err = judge.ledger(ctx)
 	return err
+}
+
+// churnedIn are the objects of all churns among changes.
+func churnedIn(during []scenario.Action) []scenario.Objects {
+	var all []scenario.Objects
+	for _, a := range during {
+		if c, is := a.(scenario.Churn); is {
+			all = append(all, c.Between...)
+		}
+	}
+	return all
 }
 
 // goesThrough reports whether a change goes on while connections are made.

@@ -30,25 +30,34 @@ func (e *evidence) timeline(l scenario.Load) timeline {
 	return t
 }
 
-// anyOf is want with every pod that was ever declared: what a connection that was
-// made meanwhile must follow in all else. Where it went is checkTimes' matter.
-func (t timeline) anyOf(want scenario.Want) scenario.Want {
+// anyOf is want with all of these pods: what a connection that was made while they
+// came and went must follow in all else. Where it went is checkTimes' matter, in a
+// world that tells of the times.
+func anyOf(want scenario.Want, pods []string) scenario.Want {
 	want.Split, want.Unweighed = map[string]float64{}, true
-	all := t.pods(0, len(t.held)-1)
-	for _, pod := range all {
-		want.Split[pod] = 1 / float64(len(all))
+	for _, pod := range pods {
+		want.Split[pod] = 1 / float64(len(pods))
 	}
 	return want
 }
 
-// pods are those that states from to upto, both included, have behind the service.
-func (t timeline) pods(from, upto int) []string {
+// podsOf are those that any of the objects has behind a service.
+func podsOf(service string, objects []scenario.Objects) []string {
 	var all []string
-	for _, h := range t.held[from : upto+1] {
-		all = append(all, h.Objects.Endpoints(t.service)...)
+	for _, o := range objects {
+		all = append(all, o.Endpoints(service)...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// pods are those that states from to upto, both included, have behind the service.
+func (t timeline) pods(from, upto int) []string {
+	var all []scenario.Objects
+	for _, h := range t.held[from : upto+1] {
+		all = append(all, h.Objects)
+	}
+	return podsOf(t.service, all)
 }
 
 // at are the pods that a connection of node may have been sent to when it was asked

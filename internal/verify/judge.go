@@ -106,7 +106,9 @@ func (e *evidence) groups(i int) []group {
 	while := group{name: name + " during the change", rules: rules, wants: []scenario.Want{le.load.Want, *le.load.Then}}
 	if t := e.timeline(le.load); len(t.held) > 0 {
 		while.times, while.least = t, le.load.Connections/4
-		while.wants = append(while.wants, t.anyOf(le.load.Want))
+	}
+	if pods := podsOf(le.load.To.Service, e.churned); len(pods) > 0 {
+		while.wants = append(while.wants, anyOf(le.load.Want, pods))
 	}
 	if le.load.Interrupted {
 		while.wants = append(while.wants, scenario.Interrupted())
