@@ -9,9 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
 )
 
 // churn replaces the declared objects again and again at a steady rate, ends the
@@ -157,7 +156,7 @@ func (p *past) begin(o scenario.Objects, nodes []*node) {
 	defer p.mu.Unlock()
 	before := scenario.Held{Objects: o, Applied: map[string]int64{}}
 	for _, n := range nodes {
-		before.Applied[n.name] = monotonic()
+		before.Applied[n.name] = traffic.Monotonic()
 	}
 	p.held, p.versions = append(p.held, before), map[string]map[string]int{}
 }
@@ -166,7 +165,7 @@ func (p *past) begin(o scenario.Objects, nodes []*node) {
 func (p *past) hand(o scenario.Objects) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held = append(p.held, scenario.Held{Objects: o, Handed: monotonic(), Applied: map[string]int64{}})
+	p.held = append(p.held, scenario.Held{Objects: o, Handed: traffic.Monotonic(), Applied: map[string]int64{}})
 	return len(p.held) - 1
 }
 
@@ -211,7 +210,7 @@ func (p *past) applied(node string, state int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, known := p.held[state].Applied[node]; !known {
-		p.held[state].Applied[node] = monotonic()
+		p.held[state].Applied[node] = traffic.Monotonic()
 	}
 }
 
@@ -266,13 +265,4 @@ func (c *Cluster) watchAgent(ctx context.Context, node string, a *agentMesh) {
 			return
 		}
 	}
-}
-
-// monotonic is CLOCK_MONOTONIC, the clock of traffic and of the judge.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("clock_gettime(CLOCK_MONOTONIC): " + err.Error()) // cannot fail on Linux
-	}
-	return ts.Nano()
 }

@@ -15,13 +15,13 @@ func (d *dialer) socket(id uint64) Conn {
 	if err := d.datagrams(&c); err != nil {
 		c.Errno = errnoName(err)
 	}
-	c.End = monotonic()
+	c.End = Monotonic()
 	return c
 }
 
 // datagrams fills c; on error c.Op says which call failed.
 func (d *dialer) datagrams(c *Conn) error {
-	c.Op, c.Start = "socket", monotonic()
+	c.Op, c.Start = "socket", Monotonic()
 	fd, err := unix.Socket(family(d.load.To.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -32,11 +32,11 @@ func (d *dialer) datagrams(c *Conn) error {
 	}
 	to := sockaddr(d.load.To)
 	if !d.load.Unconnected {
-		c.Op, c.Start = "connect", monotonic()
+		c.Op, c.Start = "connect", Monotonic()
 		if err := unix.Connect(fd, to); err != nil {
 			return err
 		}
-		c.Connected = monotonic()
+		c.Connected = Monotonic()
 		if err := ends(fd, c); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (d *dialer) exchangeUDP(fd int, to unix.Sockaddr, c *Conn, last bool) error
 		return err
 	}
 	if c.Connected == 0 {
-		c.Connected = monotonic()
+		c.Connected = Monotonic()
 	}
 	c.Datagrams++
 	c.Sent += int64(len(payload))

@@ -39,13 +39,13 @@ func (d *dialer) connection(id uint64) Conn {
 	if err := d.run(&c); err != nil {
 		c.Errno = errnoName(err)
 	}
-	c.End = monotonic()
+	c.End = Monotonic()
 	return c
 }
 
 // run fills c; on error c.Op says which call failed.
 func (d *dialer) run(c *Conn) error {
-	c.Op, c.Start = "socket", monotonic()
+	c.Op, c.Start = "socket", Monotonic()
 	fd, err := unix.Socket(family(d.load.To.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -54,12 +54,12 @@ func (d *dialer) run(c *Conn) error {
 	if err := d.prepare(fd, c); err != nil {
 		return err
 	}
-	c.Op, c.Start = "connect", monotonic()
+	c.Op, c.Start = "connect", Monotonic()
 	err = connect(fd, sockaddr(d.load.To))
 	if err != nil {
 		return err
 	}
-	c.Connected = monotonic()
+	c.Connected = Monotonic()
 	if err := ends(fd, c); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (d *dialer) requests(id uint64, half func()) Conn {
 	if err := d.ask(&c, half); err != nil {
 		c.Errno = errnoName(err)
 	}
-	c.End = monotonic()
+	c.End = Monotonic()
 	return c
 }
 
@@ -56,8 +56,8 @@ func (d *dialer) ask(c *Conn, half func()) error {
 
 // request makes one request and reads its answer whole.
 func (d *dialer) request(client *http.Client, id uint64) (r Request, err error) {
-	r.Start = monotonic()
-	defer func() { r.End = monotonic() }()
+	r.Start = Monotonic()
+	defer func() { r.End = Monotonic() }()
 	q, err := http.NewRequest(http.MethodGet, "http://"+d.load.To.String()+"/", nil)
 	if err != nil {
 		return r, err
@@ -89,13 +89,13 @@ func (o *onceDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if o.tcp != nil {
 		return nil, errAgain
 	}
-	o.conn.Op, o.conn.Start = "connect", monotonic()
+	o.conn.Op, o.conn.Start = "connect", Monotonic()
 	dialer := net.Dialer{Timeout: connectTimeout, KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
 		var get error
 		err := raw.Control(func(fd uintptr) {
 			o.conn.Cookie, get = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
 			// The time of the connect itself, not of what comes before it.
-			o.conn.Start = monotonic()
+			o.conn.Start = Monotonic()
 		})
 		return errors.Join(err, get)
 	}}
@@ -104,7 +104,7 @@ func (o *onceDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		o.err = err
 		return nil, err
 	}
-	o.tcp, o.conn.Connected = tcp, monotonic()
+	o.tcp, o.conn.Connected = tcp, Monotonic()
 	if o.err = o.ends(); o.err != nil {
 		return nil, o.err
 	}

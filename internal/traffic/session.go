@@ -35,7 +35,7 @@ type session struct {
 // admit takes a new connection in; nil when the server has stopped meanwhile.
 func (s *server) admit(c *net.TCPConn) *session {
 	ses := &session{server: s, tcp: c, done: make(chan struct{})}
-	ses.conn = Conn{Role: Server, Start: monotonic(), Local: unmapped(c.LocalAddr()), Peer: unmapped(c.RemoteAddr())}
+	ses.conn = Conn{Role: Server, Start: Monotonic(), Local: unmapped(c.LocalAddr()), Peer: unmapped(c.RemoteAddr())}
 	ses.conn.Server = s.name
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +62,7 @@ func (ses *session) run() {
 	if ses.raw { // the HTTP server may still hold the reader of another
 		readers.Put(in)
 	}
-	ses.conn.End = monotonic()
+	ses.conn.End = Monotonic()
 	ses.server.mu.Lock()
 	told := ses.conn // requests are over, and counted
 	ses.server.mu.Unlock()

@@ -109,7 +109,7 @@ func (u *socket) client(id uint64, at, from netip.AddrPort) *Conn {
 	}
 	if c == nil {
 		c = &Conn{
-			Role: Server, ID: id, Cookie: u.cookie, Server: u.server.name, Start: monotonic(), Local: at, Peer: from,
+			Role: Server, ID: id, Cookie: u.cookie, Server: u.server.name, Start: Monotonic(), Local: at, Peer: from,
 		}
 		c.Connected = c.Start
 		u.clients[id] = c
@@ -120,7 +120,7 @@ func (u *socket) client(id uint64, at, from netip.AddrPort) *Conn {
 // report tells of a client, which is then forgotten. u.mu must be held.
 func (u *socket) report(id uint64) {
 	if c := u.clients[id]; c != nil {
-		c.End = monotonic()
+		c.End = Monotonic()
 		u.server.lines.put(line{Conn: c})
 		delete(u.clients, id)
 	}

@@ -58,8 +58,8 @@ func errnoName(err error) string {
 	return err.Error()
 }
 
-// monotonic returns CLOCK_MONOTONIC in nanoseconds, the clock of kernel probes.
-func monotonic() int64 {
+// Monotonic returns CLOCK_MONOTONIC in nanoseconds, the clock of kernel probes.
+func Monotonic() int64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
 		return 0 // only an unknown clock or a bad pointer can fail

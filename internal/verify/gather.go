@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
@@ -196,13 +195,13 @@ func await(ctx context.Context, c <-chan struct{}) error {
 }
 
 func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *window) error {
-	start := monotonic()
+	start := traffic.Monotonic()
 	for _, a := range actions {
 		if err := g.world.Do(ctx, a); err != nil {
 			return meshError{fmt.Errorf("%s: %w", a, err)}
 		}
 	}
-	*w = window{start, monotonic()}
+	*w = window{start, traffic.Monotonic()}
 	return nil
 }
 
@@ -335,13 +334,4 @@ func (m *milestone) counter(i int) func() {
 			close(m.reached)
 		}
 	}
-}
-
-// monotonic is CLOCK_MONOTONIC, the clock of the judge and of traffic.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("clock_gettime(CLOCK_MONOTONIC): " + err.Error()) // cannot fail on Linux
-	}
-	return ts.Nano()
 }
