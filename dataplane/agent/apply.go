@@ -13,7 +13,8 @@ import (
 // numbered is an update with its place in the order in which they came.
 type numbered struct {
 	Update
-	n int
+	n     int
+	shown time.Time // since when the kernel has it; zero before
 }
 
 // follower applies updates one after the other. While one is being applied only
@@ -56,7 +57,7 @@ func (f *follower) run(ctx context.Context, updates <-chan Update) {
 
 func (f *follower) take(u Update) {
 	f.last++
-	n := numbered{u, f.last}
+	n := numbered{Update: u, n: f.last}
 	if u.Err != nil {
 		f.refuse(n)
 		return
@@ -93,8 +94,9 @@ func (a *Agent) apply(ctx context.Context, u numbered) {
 	case err != nil:
 		a.refuse(u, err)
 	default:
+		u.shown = a.node.Shown()
 		if !u.Received.IsZero() {
-			a.delay.Observe(time.Since(u.Received).Seconds())
+			a.delay.Observe(u.shown.Sub(u.Received).Seconds())
 		}
 		a.pods.endStale()
 		a.warn(u.Policies)
@@ -138,7 +140,7 @@ func (a *Agent) warn(policies []*intent.Policy) {
 func (s *state) succeed(u numbered) {
 	s.change(func() {
 		s.status.Applied = api.Applied{
-			Generation: s.status.Applied.Generation + 1, Version: u.Version, At: time.Now(),
+			Generation: s.status.Applied.Generation + 1, Version: u.Version, At: time.Now(), Shown: u.shown,
 			Services: len(u.Snapshot.Services), Workloads: len(u.Snapshot.Workloads),
 		}
 		s.snapshot, s.policies, s.view = u.Snapshot, u.Policies, nil

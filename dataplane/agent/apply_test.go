@@ -57,13 +57,13 @@ func TestOnlyTheNewestWaits(t *testing.T) {
 // applied is the last that was dealt with.
 func TestNewestIsSeen(t *testing.T) {
 	s := newState(Config{}, testStart)
-	s.refuse(numbered{Update{Version: "two"}, 2}, "bad")
-	s.succeed(numbered{Update{Version: "one"}, 1})
+	s.refuse(numbered{Update: Update{Version: "two"}, n: 2}, "bad")
+	s.succeed(numbered{Update: Update{Version: "one"}, n: 1})
 	status, _ := s.get()
 	if status.Source.Seen != "two" || status.Source.Error != "bad" || status.Applied.Version != "one" {
 		t.Errorf("status is %+v", status)
 	}
-	s.succeed(numbered{Update{Version: "three"}, 3})
+	s.succeed(numbered{Update: Update{Version: "three"}, n: 3})
 	status, _ = s.get()
 	if status.Source.Seen != "three" || status.Source.Error != "" || status.Applied.Generation != 2 || status.Source.Errors != 1 {
 		t.Errorf("status is %+v", status)

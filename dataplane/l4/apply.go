@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -34,6 +35,15 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil
+}
+
+// Shown is when the kernel had all of the last Snapshot: connections that begin
+// after it are decided by that one. Apply returns later, when none is being decided
+// that began before. It is zero before the first Apply.
+func (e *Engine) Shown() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shown
 }
 
 // prepare finds what to write, and everything for which it may not be written.
@@ -83,6 +93,7 @@ func (e *Engine) carryOut(p *plan) error {
 	}
 	err := e.show(p)
 	if err == nil {
+		e.shown = time.Now()
 		err = e.settle(p)
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -51,7 +52,8 @@ type Engine struct {
 	coll      *ebpf.Collection
 	hooks     []*hook
 	grace     *grace
-	pins      *pins // nil: nothing is pinned
+	shown     time.Time // see Shown
+	pins      *pins     // nil: nothing is pinned
 	closers   []io.Closer
 	neighbors []Neighbour // of the node, when they were last looked for
 	// beside has the neighbours of pods, by netns cookie.
