@@ -177,12 +177,14 @@ func count(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (n result.C
 	return n, err
 }
 
+// counts asks the server first: the programs of all connections and requests that it
+// has seen are then in the second answer, however long the first took.
 func (p *pair) counts() (load.Counts, result.Programs, error) {
-	programs, err := p.site.Engine.Programs()
-	if err != nil {
-		return load.Counts{}, programs, err
-	}
 	c, err := p.server.Counts()
+	if err != nil {
+		return c, result.Programs{}, err
+	}
+	programs, err := p.site.Engine.Programs()
 	return c, programs, err
 }
 

@@ -15,9 +15,8 @@ import (
 // grows with the services and workloads that are not the last one's by pointer.
 //
 // Nothing was written when it returns an error of Snapshot.Validate, an
-// intent.UnsupportedError, a CapacityError or the context's error. After any other
-// error the node holds a mix of old and new services, none half-written, and
-// Apply may be called again.
+// intent.UnsupportedError, a CapacityError or the context's error. After a
+// PartialError Apply may be called again, with the same Snapshot, too.
 func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -29,10 +28,10 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	if err := e.carryOut(p); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	if err := e.evict(); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	return nil
 }

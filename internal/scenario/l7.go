@@ -20,14 +20,14 @@ func routed(f Family, v1, v2 uint32) Objects {
 	version := func(name string) Service {
 		return Service{
 			Name: "echo-" + name, Family: f, Ports: []Port{{Port: 80, Target: 8080, Name: "http"}},
-			Endpoints: []Endpoint{{name, 1}},
+			Endpoints: []Endpoint{{Pod: name, Weight: 1}},
 		}
 	}
 	return Objects{Services: []Service{
 		{
 			Name: "echo", Family: f, Waypoint: "waypoint",
 			Ports:     []Port{{Port: 80, Target: 8080, Name: "http"}, {Port: 9000, Target: 9000, Name: "tcp"}},
-			Endpoints: []Endpoint{{"v1", 1}, {"v2", 1}},
+			Endpoints: []Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}},
 			Routes: []Route{
 				{Header: "x-canary", Exact: "yes", Backends: []Backend{{"echo-v2", 80, 1}}},
 				{Backends: []Backend{{"echo-v1", 80, v1}, {"echo-v2", 80, v2}}},
