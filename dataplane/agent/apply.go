@@ -19,7 +19,7 @@ type numbered struct {
 	Update
 	n     int
 	shown time.Time // since when the kernel has it; zero before
-	tries int // how often it was tried before
+	tries int       // how often it was tried before
 }
 
 // follower applies updates one after the other. While one is being applied only
