@@ -67,8 +67,10 @@ enum mesh_exit {
 	EVENT_HANDOFF_EARLY,
 	/* or there never were any, */
 	EVENT_HANDOFF_SILENT,
-	/* or there was no room for the socket in unsent, or no memory. */
+	/* or there was no room for the socket in unsent, or no memory, */
 	EVENT_HANDOFF_UNWRITTEN,
+	/* or the waypoint refused the connection, or did not answer. */
+	EVENT_HANDOFF_UNREACHED,
 	/* Of the waypoint's end, once for each connection: */
 	/* SO_ORIGINAL_DST is answered, */
 	EVENT_HANDOFF_ANSWERED,
@@ -266,6 +268,6 @@ struct cpu_state {
 	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
 	__u64 random; /* state of the generator, 0 before its first use */
 };
-_Static_assert(sizeof(struct cpu_state) == 240, "cpu_state is ABI");
+_Static_assert(sizeof(struct cpu_state) == 248, "cpu_state is ABI");
 
 #endif

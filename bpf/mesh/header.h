@@ -21,11 +21,12 @@
 
 #include "sockops.h"
 
-/* Marks a socket from its SYN on; without a retransmission it runs no program. */
-#define MARKS BPF_SOCK_OPS_RETRANS_CB_FLAG
+/* Marks a socket from its SYN on. */
 #define CLOSES BPF_SOCK_OPS_STATE_CB_FLAG
 
-#define BPF_TCP_CLOSE_WAIT 8 /* enum of include/uapi/linux/bpf.h */
+/* enum of include/uapi/linux/bpf.h */
+#define BPF_TCP_CLOSE 7
+#define BPF_TCP_CLOSE_WAIT 8
 
 enum header_length {
 	TLV_V4 = 16,
@@ -50,7 +51,7 @@ static __always_inline void begin_header(struct bpf_sock_ops *ctx)
 	if (!h || h->state != HANDOFF_ASKED || !goes_to(ctx, &h->origin))
 		return;
 	h->state = HANDOFF_CONNECTING;
-	set_callbacks(ctx, MARKS, 0);
+	set_callbacks(ctx, CLOSES, 0);
 }
 
 static __always_inline void miss(struct handoff *h, __u32 event)
@@ -65,22 +66,20 @@ static __always_inline void await_first_bytes(struct bpf_sock_ops *ctx)
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct handoff *h;
 
-	if (!(ctx->bpf_sock_ops_cb_flags & MARKS))
+	if (!(ctx->bpf_sock_ops_cb_flags & CLOSES))
 		return;
-	set_callbacks(ctx, 0, MARKS);
 	h = header_of(ctx);
 	if (!h || h->state != HANDOFF_CONNECTING)
 		return;
-	if (ctx->data_segs_out) { /* in the SYN */
-		miss(h, EVENT_HANDOFF_EARLY);
-		return;
-	}
-	if (bpf_sock_hash_update(ctx, &unsent, &cookie, BPF_NOEXIST)) {
-		miss(h, EVENT_HANDOFF_UNWRITTEN);
-		return;
-	}
 	h->state = HANDOFF_UNSENT;
-	set_callbacks(ctx, WRITES | CLOSES, 0);
+	if (ctx->data_segs_out) /* in the SYN */
+		miss(h, EVENT_HANDOFF_EARLY);
+	else if (bpf_sock_hash_update(ctx, &unsent, &cookie, BPF_NOEXIST))
+		miss(h, EVENT_HANDOFF_UNWRITTEN);
+	if (h->state == HANDOFF_UNSENT)
+		set_callbacks(ctx, WRITES, 0);
+	else
+		set_callbacks(ctx, 0, CLOSES);
 }
 
 /*
@@ -118,16 +117,25 @@ static __always_inline void end_await(struct bpf_sock_ops *ctx)
 		leave(ctx);
 }
 
-/* end_silent is called when the socket's state changes. */
+/*
+ * end_silent is called when the socket's state changes: before it is established, and
+ * when it ends.
+ */
 static __always_inline void end_silent(struct bpf_sock_ops *ctx)
 {
 	struct handoff *h = header_of(ctx);
+	__u32 state = ctx->args[1];
 
-	if (!h || h->state != HANDOFF_UNSENT ||
-	    ctx->args[1] == BPF_TCP_CLOSE_WAIT)
+	if (!h)
 		return;
-	miss(h, EVENT_HANDOFF_SILENT);
-	leave(ctx);
+	if (h->state == HANDOFF_CONNECTING && state == BPF_TCP_CLOSE) {
+		miss(h, EVENT_HANDOFF_UNREACHED);
+		set_callbacks(ctx, 0, CLOSES);
+	}
+	if (h->state == HANDOFF_UNSENT && state != BPF_TCP_CLOSE_WAIT) {
+		miss(h, EVENT_HANDOFF_SILENT);
+		leave(ctx);
+	}
 }
 
 static __always_inline __u32 put_tlv(__u8 b[HEADER_SPACE],

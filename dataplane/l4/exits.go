@@ -62,6 +62,9 @@ const (
 	// waypoint refuses the connection, or no memory for the header, and the send
 	// failed with EACCES. This one is counted for each send.
 	HandoffUnwritten Event = "handoff-unwritten"
+	// HandoffUnreached: the waypoint refused a connection that was to have a header, or
+	// did not answer: nobody may listen at its hand-off port.
+	HandoffUnreached Event = "handoff-unreached"
 	// HandoffAnswered: SO_ORIGINAL_DST answers the asked address.
 	HandoffAnswered Event = "handoff-answered"
 	// HandoffNoAnswer: a connection at the hand-off port said nothing of where it
@@ -104,6 +107,7 @@ var eventNames = map[meshMeshExit]Event{
 	meshMeshExitEVENT_HANDOFF_EARLY:      HandoffEarly,
 	meshMeshExitEVENT_HANDOFF_SILENT:     HandoffSilent,
 	meshMeshExitEVENT_HANDOFF_UNWRITTEN:  HandoffUnwritten,
+	meshMeshExitEVENT_HANDOFF_UNREACHED:  HandoffUnreached,
 	meshMeshExitEVENT_HANDOFF_ANSWERED:   HandoffAnswered,
 	meshMeshExitEVENT_HANDOFF_NO_ANSWER:  HandoffNoAnswer,
 	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID: HandoffUnknownID,

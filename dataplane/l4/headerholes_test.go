@@ -169,3 +169,20 @@ func TestHeadersWhenTheEngineIsReplaced(t *testing.T) {
 	third := mustOpen(t, host, Options{})
 	must(t, third.Remove())
 }
+
+// A waypoint that does not listen for headers refuses by itself, and that is counted.
+func TestHeadersToNobody(t *testing.T) {
+	h := newHeaded(t, intent.KmeshTLV, Options{})
+	way := waypointOf(h.way)
+	way.Codec, way.Port = intent.ProxyV2, intent.ProxyV2.Port()
+	services, asked4, asked6 := vips(many, way)
+	must(t, h.client.Apply(context.Background(), intent.Snapshot{Services: services}))
+	var got told
+	client := exitsOf(t, h.client, func() {
+		got = h.tell(t, telling{N: 40, Shapes: []string{"1 byte"}, To: append(asked4[:20:20], asked6[:20]...)})
+	})
+	want := map[intent.Exit]uint64{intent.RedirectWaypoint: 40, intent.Exit(HandoffUnreached): 40}
+	if got.Failed != 40 || !maps.Equal(client, want) {
+		t.Errorf("%+v, counted %v, want %v", got, client, want)
+	}
+}

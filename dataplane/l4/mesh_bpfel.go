@@ -15,7 +15,7 @@ import (
 
 type meshCpuState struct {
 	_      structs.HostLayout
-	Exits  [29]uint64
+	Exits  [30]uint64
 	Random uint64
 }
 
@@ -138,11 +138,12 @@ const (
 	meshMeshExitEVENT_HANDOFF_EARLY      meshMeshExit = 22
 	meshMeshExitEVENT_HANDOFF_SILENT     meshMeshExit = 23
 	meshMeshExitEVENT_HANDOFF_UNWRITTEN  meshMeshExit = 24
-	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 25
-	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 26
-	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 27
-	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 28
-	meshMeshExitMESH_EXITS               meshMeshExit = 29
+	meshMeshExitEVENT_HANDOFF_UNREACHED  meshMeshExit = 25
+	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 26
+	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 27
+	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 28
+	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 29
+	meshMeshExitMESH_EXITS               meshMeshExit = 30
 )
 
 type meshMeshHandoff uint32
