@@ -51,7 +51,7 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c, e.noHandoff); err != nil {
+	if err := supported(s, c, missing{e.noHandoff, e.noHeaders}); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -87,6 +87,11 @@ func (e *Engine) carryOut(p *plan) error {
 	}
 	if p.handsOff {
 		if err := e.attachSockOps(); err != nil {
+			return err
+		}
+	}
+	if p.heads {
+		if err := e.attachHeaders(); err != nil {
 			return err
 		}
 	}
