@@ -215,23 +215,24 @@ int on_switch(struct bpf_raw_tracepoint_args *ctx)
 	__u32 from = BPF_CORE_READ(prev, pid), to = BPF_CORE_READ(next, pid);
 	struct thread *a = bpf_map_lookup_elem(&threads, &from);
 	struct thread *b = bpf_map_lookup_elem(&threads, &to);
+	__u8 role = a ? a->role : 0, next_role = b ? b->role : 0;
 	struct hop *h;
 
-	if (!a && !b)
+	if (!role && !next_role)
 		return 0;
 	h = reserve(KIND_SWITCH);
 	if (!h)
 		return 0;
-	if (a) {
+	if (role) {
 		h->tid = from;
-		h->role = a->role;
+		h->role = role;
 		/* preempted, or with something left to do: it does not wait */
 		if (!ctx->args[0] && BPF_CORE_READ(prev, __state))
 			h->flags = FLAG_SLEEPS;
 	}
-	if (b) {
+	if (next_role) {
 		h->next = to;
-		h->next_role = b->role;
+		h->next_role = next_role;
 	}
 	submit(h);
 	return 0;
