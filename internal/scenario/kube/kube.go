@@ -4,7 +4,8 @@
 // A service whose endpoints all weigh the same is a Service whose selector finds
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
-// Pod. A service with an address outside the cluster's ranges is a ServiceEntry.
+// Pod. A service with an address outside the cluster's ranges is a ServiceEntry. One
+// with a waypoint has the label that names it, and its routes are an HTTPRoute.
 package kube
 
 import (
@@ -57,6 +58,13 @@ func (r *Rendered) service(s scenario.Service, w World) error {
 		r.add(serviceEntry(s, w))
 	} else {
 		r.add(service(s, w))
+	}
+	if len(s.Routes) > 0 {
+		route, err := httpRoute(s, w)
+		if err != nil {
+			return err
+		}
+		r.add(route)
 	}
 	if !weighed(s) {
 		for _, e := range s.Endpoints {
@@ -154,10 +162,12 @@ func service(s scenario.Service, w World) *unstructured.Unstructured {
 	if len(addrs) > 1 {
 		policy = "RequireDualStack"
 	}
-	return object("v1", "Service", s.Name, w, map[string]any{
+	o := object("v1", "Service", s.Name, w, map[string]any{
 		"clusterIP": addrs[0].String(), "clusterIPs": texts(addrs), "ipFamilies": families, "ipFamilyPolicy": policy,
 		"selector": map[string]any{Label(s.Name): ""}, "ports": ports,
 	})
+	useWaypoint(o, s)
+	return o
 }
 
 func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
@@ -167,11 +177,13 @@ func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
 			"name": portName(p), "number": int64(p.Port), "targetPort": int64(p.Target), "protocol": protocol(p),
 		})
 	}
-	return object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
+	o := object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
 		"hosts":     []any{s.Name + "." + w.Namespace + ".svc.cluster.local"},
 		"addresses": texts(w.Services[s.Name]), "location": "MESH_INTERNAL", "resolution": "STATIC", "ports": ports,
 		"workloadSelector": map[string]any{"labels": map[string]any{Label(s.Name): ""}},
 	})
+	useWaypoint(o, s)
+	return o
 }
 
 func workloadEntry(service string, e scenario.Endpoint, a netip.Addr, w World) *unstructured.Unstructured {
@@ -201,6 +213,10 @@ func protocol(p scenario.Port) string {
 	return string(p.Protocol)
 }
 
+// portName also says what is spoken, as Kubernetes' and Istio's names do.
 func portName(p scenario.Port) string {
+	if p.Name != "" {
+		return p.Name
+	}
 	return fmt.Sprintf("%s-%d", strings.ToLower(protocol(p)), p.Port)
 }
