@@ -33,6 +33,9 @@ type Difference = l4.Difference
 // Usage is how full one kernel map is.
 type Usage = l4.Usage
 
+// PartialError is Node.Apply's when the kernel refused something in the middle.
+type PartialError = l4.PartialError
+
 // Ended is a UDP socket that Node.EndStale ended.
 type Ended = l4.Ended
 
@@ -67,6 +70,14 @@ func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 
 // Confirm asks the kernel whether a pod is managed, and changes nothing.
 func (n *Node) Confirm(p Pod) error { return n.engine.Confirm(p) }
+
+// Older returns how many connections a pod has made that stand; before Enrol, how many
+// will not be redirected. Only p.Netns is needed.
+func (n *Node) Older(p Pod) (int, error) { return l4.Older(p) }
+
+// EndOlder ends the connections that a pod has made, right after Enrol those that are
+// older, and returns how many. Only p.Netns is needed.
+func (n *Node) EndOlder(p Pod) (int, error) { return l4.EndOlder(p) }
 
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }

@@ -88,10 +88,21 @@ func (c *Cluster) AgentArgs(node string) ([]string, error) {
 }
 
 func (a *agentMesh) args() []string {
-	return slices.Concat([]string{
+	args := slices.Concat([]string{
 		a.exe, "--node", a.node.name, "--cgroup", a.node.cgroup.Name(), "--bpffs", a.node.bpffs,
 		"--enrol-socket", filepath.Join(a.dir, enrolFile), "--admin", api.AdminAddress,
 	}, a.feed.args(), a.more)
+	if l := a.node.place.Locality; l.Region != "" {
+		args = append(args, "--locality", strings.TrimRight(l.Region+"/"+l.Zone+"/"+l.Subzone, "/"))
+	}
+	return args
+}
+
+// env says where the node stands, and what the feed needs.
+func (a *agentMesh) env() []string {
+	return append([]string{
+		"PATH=" + os.Getenv("PATH"), "CLUSTER_ID=" + a.node.place.Cluster, "ISTIO_META_NETWORK=" + a.node.place.Network,
+	}, a.feed.env()...)
 }
 
 // start starts the agent and returns when it has taken over what is pinned, and
@@ -125,7 +136,7 @@ func (a *agentMesh) launch(ctx context.Context, reached goal) error {
 	defer log.Close()
 	// It outlives the call.
 	a.proc, err = startIn(context.WithoutCancel(ctx), a.node.space.ns, a.node.own, Command{
-		Argv: a.args(), Env: append([]string{"PATH=" + os.Getenv("PATH")}, a.feed.env()...), Stdout: log, Stderr: log,
+		Argv: a.args(), Env: a.env(), Stdout: log, Stderr: log,
 	})
 	if err != nil {
 		return err

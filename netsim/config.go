@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane"
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -59,9 +58,8 @@ type Config struct {
 	// ControlPlane drives the agents: what is applied goes through its Kubernetes and
 	// its istiod. Nil: what is applied is handed to the nodes.
 	ControlPlane *ControlPlane
-	// Localities and Network say where nodes stand, by their names.
-	Localities map[string]intent.Locality
-	Network    string
+	// Network is that of the nodes whose place names none.
+	Network string
 	// Engine tunes the engines of the Duomesh mesh.
 	Engine dataplane.Options
 	// Log takes what is no error; nil discards it.
@@ -152,6 +150,9 @@ func checkName(kind, name string, seen map[string]bool) error {
 func checkPod(p scenario.Pod, seen map[string]bool) error {
 	if err := checkName("pod", p.Name, seen); err != nil {
 		return err
+	}
+	if p.Addresses < 0 || p.Addresses > scenario.MaxAddresses {
+		return fmt.Errorf("topology: pod %s: %d addresses of each family, at most %d", p.Name, p.Addresses, scenario.MaxAddresses)
 	}
 	if p.Waypoint && (p.Managed || serves(p)) {
 		return fmt.Errorf("topology: pod %s: a waypoint is never managed and serves nothing of its own", p.Name)

@@ -15,9 +15,8 @@ import (
 // grows with the services and workloads that are not the last one's by pointer.
 //
 // Nothing was written when it returns an error of Snapshot.Validate, an
-// intent.UnsupportedError, a CapacityError or the context's error. After any other
-// error the node holds a mix of old and new services, none half-written, and
-// Apply may be called again.
+// intent.UnsupportedError, a CapacityError or the context's error. After a
+// PartialError Apply may be called again, with the same Snapshot, too.
 func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -29,10 +28,10 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	if err := e.carryOut(p); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	if err := e.evict(); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	return nil
 }
@@ -52,7 +51,7 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c, e.noHandoff); err != nil {
+	if err := supported(s, c, missing{e.noHandoff, e.noHeaders}); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -88,6 +87,11 @@ func (e *Engine) carryOut(p *plan) error {
 	}
 	if p.handsOff {
 		if err := e.attachSockOps(); err != nil {
+			return err
+		}
+	}
+	if p.heads {
+		if err := e.attachHeaders(); err != nil {
 			return err
 		}
 	}

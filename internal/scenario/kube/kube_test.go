@@ -18,8 +18,9 @@ func world() World {
 		Services: map[string][]netip.Addr{
 			"dual": {a("10.96.0.2"), a("fd96::2")}, "out": {a("192.0.2.1")}, "six": {a("fd96::3")},
 		},
-		Pods: map[string][]netip.Addr{
-			"v1": {a("10.1.1.1"), a("fd00:10:0:1::100")}, "v2": {a("10.2.1.1"), a("fd00:10:0:2::100")},
+		Pods: map[string]Pod{
+			"v1": {Addresses: []netip.Addr{a("10.1.1.1"), a("fd00:10:0:1::100")}, Ports: map[string]uint16{"web": 8080}},
+			"v2": {Addresses: []netip.Addr{a("10.2.1.1"), a("fd00:10:0:2::100")}},
 		},
 		Ranges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd96::/108")},
 	}
