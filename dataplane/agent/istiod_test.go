@@ -136,7 +136,9 @@ func TestTooLargeForTheKernel(t *testing.T) {
 	eventually(t, "applied", func() bool { return r.status().Applied.Generation == 1 })
 	many := []string{"10.1.1.1", "10.1.1.2", "10.1.1.3", "10.1.1.4", "10.1.1.5", "10.1.1.6", "10.1.1.7", "10.1.1.8", "10.1.1.9"}
 	s.Change(addressType, sent(many...))
-	eventually(t, "status names the map", func() bool { return strings.Contains(r.status().Source.Error, "map slots: ") && strings.Contains(r.status().Source.Error, "--max-slots") })
+	eventually(t, "status names the map", func() bool {
+		return strings.Contains(r.status().Source.Error, "map slots: ") && strings.Contains(r.status().Source.Error, "--max-slots")
+	})
 	if got := p.exit(t, r); got != intent.Redirect || r.status().Applied.Generation != 1 {
 		t.Errorf("after what does not fit: %s, %+v", got, r.status().Applied)
 	}

@@ -86,7 +86,7 @@ type entry struct {
 	families [2][]netip.Addr // A, AAAA
 	// until is when an answer that there is none counts; zero: the last one was not.
 	until time.Time
-	retry    *backoff.ExponentialBackOff
+	retry *backoff.ExponentialBackOff
 }
 
 // New makes a Resolver that wants nothing yet. Every name is taken as fully
