@@ -35,6 +35,7 @@ type flags struct {
 	resolv   string
 	force    bool
 	reset    bool
+	limits   limitFlags
 	kmesh    kmeshFlags
 	kube     kubeFlags
 }
@@ -92,6 +93,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.BoolVar(&f.force, "force", false, "go on beside programs of others that change where connections go")
 	set.BoolVar(&f.reset, "reset-existing", false, "end the connections that pods have when they are enrolled: they are not redirected, and else stay")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
+	f.limits.define(set)
 	f.kmesh.define(set)
 	f.kube.define(set, env)
 }

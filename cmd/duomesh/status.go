@@ -64,6 +64,9 @@ func printStatus(out io.Writer, s api.Status) {
 	for _, line := range s.Source.Unused {
 		say("not used", "%s", line)
 	}
+	if s.Source.Lost != "" {
+		say("NOT REACHED", "%s", strings.ReplaceAll(s.Source.Lost, "\n", "; "))
+	}
 	if s.Source.Error != "" {
 		say("REFUSED", "%s", strings.ReplaceAll(s.Source.Error, "\n", "; "))
 	}

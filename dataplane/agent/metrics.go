@@ -50,6 +50,8 @@ var (
 	appliedMetric    = metric("snapshot_applied_timestamp_seconds", "When the last update was applied; 0 before the first.")
 	refusedMetric    = metric("source_errors_total", "Updates that were refused since the agent started.")
 	retriesMetric    = metric("source_retries_total", "Times that an update was tried again, since the kernel had refused it in the middle.")
+	lossesMetric     = metric("source_losses_total", "Times that the source could not be asked, or not any more, since the agent started.")
+	reachableMetric  = metric("source_reachable", "0 while the source cannot be asked; what was applied goes on.")
 	healthyMetric    = metric("source_healthy", "0 when the last update was refused and the state before it goes on.")
 	policiesMetric   = metric("policies_unenforced", "Policies that the source sent and that this build does not enforce.")
 	namedMetric      = metric("workloads_unenforced", "Workloads that those policies name.")
@@ -64,7 +66,7 @@ var (
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, repairedMetric, auditErrMetric,
-		generationMetric, appliedMetric, refusedMetric, retriesMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
+		generationMetric, appliedMetric, refusedMetric, retriesMetric, lossesMetric, reachableMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
 	}
@@ -124,6 +126,8 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	gauge(ch, appliedMetric, seconds)
 	counter(ch, refusedMetric, s.Source.Errors)
 	counter(ch, retriesMetric, s.Source.Retries)
+	counter(ch, lossesMetric, s.Source.Losses)
+	gauge(ch, reachableMetric, one(s.Source.Lost == ""))
 	gauge(ch, healthyMetric, one(s.Source.Error == ""))
 	view := c.agent.state.seen()
 	gauge(ch, policiesMetric, float64(view.Policies()))

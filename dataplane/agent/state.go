@@ -22,6 +22,7 @@ type state struct {
 	policies []*intent.Policy
 	view     *admin.View   // of both, nil: not asked for yet
 	newest   int           // number of the update that Source.Seen is of
+	lost     int           // number of the update that Source.Lost is of
 	changed  chan struct{} // closed and replaced at each change
 }
 

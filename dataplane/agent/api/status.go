@@ -58,6 +58,10 @@ type Source struct {
 	// Retries is how often an update that the kernel had refused in the middle was
 	// tried again.
 	Retries uint64 `json:"retries,omitempty"`
+	// Lost is why the source cannot be asked, until it answers again; Losses counts how
+	// often it could not be, or not any more. What was applied goes on.
+	Lost   string `json:"lost,omitempty"`
+	Losses uint64 `json:"losses"`
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
 	// Unused lists what the applied update asks for and this build does not do, a
