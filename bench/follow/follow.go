@@ -29,7 +29,10 @@ func Break(events []hops.Event, names []string, connects bool) (b result.Breakdo
 	b.Parts = parts(account(events, all), names, len(all))
 	b.Path = steps(all, names)
 	b.Work = work(events, all, names)
-	b.Hops = between(b.Path, names)
+	b.Hops = passes(all)
+	if connects { // setting up a connection passes some of them more than once
+		b.Hops = between(b.Path, names)
+	}
 	return b, nil
 }
 
@@ -91,6 +94,32 @@ func work(events []hops.Event, all []window, names []string) []result.Work {
 		}
 	}
 	return out
+}
+
+// passes is how often a process between takes the middle request and gives it on, until
+// the server has it.
+func passes(all []window) int {
+	counts := make([]int, len(all))
+	for i, w := range all {
+		has := map[int]bool{}
+		for _, e := range w.events {
+			if e.Kind != hops.Call || e.Role == client {
+				continue
+			}
+			if e.Role == server && e.Read {
+				break
+			}
+			if e.Read {
+				has[e.Role] = true
+			}
+			if e.Sent && has[e.Role] {
+				has[e.Role] = false
+				counts[i]++
+			}
+		}
+	}
+	slices.Sort(counts)
+	return counts[len(counts)/2]
 }
 
 // between counts the processes that take a request and give it on.
