@@ -136,10 +136,12 @@ func TestProxyHeadersThatAreRefused(t *testing.T) {
 		"version 1": {func(to netip.AddrPort) []byte {
 			return []byte("PROXY TCP4 10.0.0.77 " + to.Addr().String() + " 40000 80\r\n")
 		}, vip, `proxy_proto\..*versions\.v1\.disallowed$|proxy_proto\..*v1.*disallowed$`},
-		"LOCAL":            {func(to netip.AddrPort) []byte { return header(0x20, to) }, vip, `handoff_proxy_v2\.no_filter_chain_match$`},
-		"unknown address":  {proxy, "10.96.0.99", `handoff_proxy_v2\.no_filter_chain_match$`},
-		"the port itself":  {func(netip.AddrPort) []byte { return proxy(netip.MustParseAddrPort(proxyAddress)) }, vip, `handoff_proxy_v2\.no_filter_chain_match$`},
-		"Kmesh's metadata": {func(netip.AddrPort) []byte { return []byte("\x01\x00\x00\x00\x06\x0a\x60\x00\x0a\x00\x50\xfe\x00\x00\x00\x00") }, vip, `proxy_proto\..*not_found_disallowed$`},
+		"LOCAL":           {func(to netip.AddrPort) []byte { return header(0x20, to) }, vip, `handoff_proxy_v2\.no_filter_chain_match$`},
+		"unknown address": {proxy, "10.96.0.99", `handoff_proxy_v2\.no_filter_chain_match$`},
+		"the port itself": {func(netip.AddrPort) []byte { return proxy(netip.MustParseAddrPort(proxyAddress)) }, vip, `handoff_proxy_v2\.no_filter_chain_match$`},
+		"Kmesh's metadata": {func(netip.AddrPort) []byte {
+			return []byte("\x01\x00\x00\x00\x06\x0a\x60\x00\x0a\x00\x50\xfe\x00\x00\x00\x00")
+		}, vip, `proxy_proto\..*not_found_disallowed$`},
 	} {
 		before, err := w.Counters(context.Background(), c.counter)
 		if err != nil {

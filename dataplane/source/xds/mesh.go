@@ -43,6 +43,7 @@ type mesh struct {
 	owners    map[string]string // intent key of a service → its name
 	protects  protects
 	notices   notices
+	handoffs  map[string]string // annotations of Gateways; nil: not known yet
 
 	published struct {
 		workloads list[intent.Workload]
