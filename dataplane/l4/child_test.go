@@ -53,6 +53,7 @@ type call struct {
 	Listening listenHow
 	Asking    asking
 	Telling   telling
+	Measuring measuring
 }
 
 type answer struct {
@@ -63,6 +64,7 @@ type answer struct {
 	Tally []tally
 	Asked asked
 	Told  told
+	Took  int64
 	FDs   []int
 	Line  string
 }
@@ -182,6 +184,10 @@ func perform(q call) (a answer) {
 		a.Asked = ask(q.Asking)
 	case "headed":
 		err = listenHeaded(q.Telling.Codec)
+	case "sink":
+		err = listenSink(q.N)
+	case "measure":
+		a.Took, err = measure(q.Measuring)
 	case "tell":
 		a.Told = tell(q.Telling)
 	case "silent":
