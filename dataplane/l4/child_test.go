@@ -184,6 +184,12 @@ func perform(q call) (a answer) {
 		a.Asked = ask(q.Asking)
 	case "headed":
 		err = listenHeaded(q.Telling.Codec)
+	case "zerocopy":
+		var first, last uint32
+		first, last, err = zerocopyIDs(q.To, q.N)
+		a.FD, a.Took = int(first), int64(last)
+	case "read first":
+		a.Line, err = readFirst(q.To, q.N)
 	case "sink":
 		err = listenSink(q.N)
 	case "measure":
