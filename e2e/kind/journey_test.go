@@ -84,16 +84,16 @@ const count = ` | grep -i '^server:' | tr -d '\r' | sort | uniq -c | awk '{print
 
 // curlRequests makes requests on connections that are kept, some hundred on each.
 func curlRequests(n int) string {
-	return fmt.Sprintf(`for i in $(seq 10); do curl -s -o /dev/null -D - "http://fortio/?n=[1-%d]"; done`, n/10) + count
+	return fmt.Sprintf(`for i in $(seq 10); do curl -s -o /dev/null -D - "http://fortio/[1-%d]"; done`, n/10) + count
 }
 
 // curlConnections makes a connection for each request.
 func curlConnections(n int) string {
-	return fmt.Sprintf(`curl -s -o /dev/null -D - -H 'Connection: close' "http://fortio/?n=[1-%d]"`, n) + count
+	return fmt.Sprintf(`curl -s -o /dev/null -D - -H 'Connection: close' "http://fortio/[1-%d]"`, n) + count
 }
 
 func curlHeader(header string, n int) string {
-	return fmt.Sprintf(`curl -s -o /dev/null -D - -H '%s' "http://fortio/?n=[1-%d]"`, header, n) + count
+	return fmt.Sprintf(`curl -s -o /dev/null -D - -H '%s' "http://fortio/[1-%d]"`, header, n) + count
 }
 
 // counted runs a command in the client's pod and returns its lines in one.
