@@ -147,7 +147,7 @@ var floors = []floor{
 	{
 		level: 4, pattern: "kind/...",
 		may: []string{
-			"dataplane/intent", "dataplane/agent/api", "dataplane/l7/api", "internal/scenario/...", "internal/traffic/...",
+			"dataplane/intent", "dataplane/agent/api", "dataplane/l7/...", "internal/scenario/...", "internal/traffic/...",
 			"internal/kernel/...", "internal/cluster",
 		},
 		never: map[string]string{"dataplane/l4/...": whyImage},
