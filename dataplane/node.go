@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l4"
@@ -59,6 +60,9 @@ func Open(h Host, o Options) (*Node, error) {
 // Apply makes s the state of the node; see l4.Engine.Apply for what holds when
 // it returns, with and without an error.
 func (n *Node) Apply(ctx context.Context, s intent.Snapshot) error { return n.engine.Apply(ctx, s) }
+
+// Shown is when the kernel had all of the last Snapshot; see l4.Engine.Shown.
+func (n *Node) Shown() time.Time { return n.engine.Shown() }
 
 // Enrol puts a pod under management, confirmed by the kernel. The descriptors
 // in p stay the caller's and may be closed afterwards.

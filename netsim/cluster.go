@@ -14,6 +14,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/scenario/kube"
+	"github.com/duomesh/duomesh/internal/traffic"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -36,7 +37,7 @@ type Cluster struct {
 
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
-	witness witness
+	witness traffic.Witness
 	past    past
 	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
 	waypoints map[string]*waypoint

@@ -41,6 +41,8 @@ type Config struct {
 	// cluster runs one as a child of its own, which can be killed and started,
 	// and Pinned is implied; without, the engines live in this process.
 	Agent string
+	// AgentArgs are added to the arguments of each duomesh-agent.
+	AgentArgs []string
 	// Waypoint is the path of a duomesh-waypoint, and Envoy that of an Envoy: what runs
 	// in the pods that are waypoints. Workers is the number of Envoy's workers; 0 means 1.
 	Waypoint string

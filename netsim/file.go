@@ -39,6 +39,8 @@ type (
 	waypointForm struct {
 		Name string
 		Pods []string
+		// Codec is original-dst, also when it is not given, or proxy-v2.
+		Codec string
 	}
 	routeForm struct {
 		Header, Exact string

@@ -22,7 +22,8 @@ func (c *Cluster) declareWaypoints(old, d *desired, o scenario.Objects) error {
 		if !there {
 			return fmt.Errorf("service %s: waypoint %s: no such waypoint is declared, and no waypoint pod has the name", s.Name, name)
 		}
-		w := &intent.Waypoint{Name: namespace + "/" + name, Codec: intent.OriginalDst, Port: scenario.HandOffPort}
+		codec, port := o.HandOff(name)
+		w := &intent.Waypoint{Name: namespace + "/" + name, Codec: intent.Codec(codec), Port: port}
 		for _, pod := range pods {
 			if !is(pod) {
 				return fmt.Errorf("waypoint %s: pod %s is no waypoint", name, pod)

@@ -120,6 +120,7 @@ func (w *waypoint) args() []string {
 		w.cluster.cfg.Waypoint, "--source", "file:" + filepath.Join(w.dir, intentFile), "--name", waypointName(w.pod),
 		"--dir", w.dir, "--envoy", w.cluster.cfg.Envoy, "--concurrency", strconv.Itoa(workers),
 		"--node", w.pod.node.name, "--admin", "unix:" + filepath.Join(w.dir, adminSocket), "--drain", "0",
+		"--codec", scenario.OriginalDst + "," + scenario.ProxyV2,
 	}, w.cluster.cfg.WaypointArgs...)
 }
 

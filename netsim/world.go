@@ -139,7 +139,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 	n := uint64(max(l.Connections, 0))
 	l.FirstID = c.nextID.Add(n) - n + 1
 	conns, err := traffic.RunClient(ctx, c.launcher(pod), l, func(t traffic.Conn) {
-		c.witness.client(t)
+		c.witness.Client(t)
 		if seen != nil {
 			seen(t)
 		}

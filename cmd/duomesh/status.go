@@ -21,7 +21,7 @@ func newStatusCmd() *cobra.Command {
 		Short: "Say how the nodes of a running cluster are, or the agent of this node",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			desks, err := f.desks("")
+			desks, err := f.desks(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -31,8 +31,8 @@ func newStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if f.output == "json" {
-				return printAnswers(cmd.OutOrStdout(), all)
+			if f.output != "table" {
+				return printAnswers(cmd.OutOrStdout(), f.output, all)
 			}
 			for i, s := range all {
 				if i > 0 {

@@ -18,7 +18,8 @@ import (
 type numbered struct {
 	Update
 	n     int
-	tries int // how often it was tried before
+	shown time.Time // since when the kernel has it; zero before
+	tries int       // how often it was tried before
 }
 
 // follower applies updates one after the other. While one is being applied only
@@ -127,8 +128,9 @@ func (a *Agent) apply(ctx context.Context, u numbered) (again bool) {
 		a.refuse(u, err)
 		return errors.As(err, &partial)
 	default:
+		u.shown = a.node.Shown()
 		if !u.Received.IsZero() {
-			a.delay.Observe(time.Since(u.Received).Seconds())
+			a.delay.Observe(u.shown.Sub(u.Received).Seconds())
 		}
 		a.pods.endStale()
 		a.warn(u.Policies)
@@ -177,7 +179,7 @@ func (a *Agent) warn(policies []*intent.Policy) {
 func (s *state) succeed(u numbered) {
 	s.change(func() {
 		s.status.Applied = api.Applied{
-			Generation: s.status.Applied.Generation + 1, Version: u.Version, At: time.Now(),
+			Generation: s.status.Applied.Generation + 1, Version: u.Version, At: time.Now(), Shown: u.shown,
 			Services: len(u.Snapshot.Services), Workloads: len(u.Snapshot.Workloads),
 		}
 		s.snapshot, s.policies, s.view = u.Snapshot, u.Policies, nil

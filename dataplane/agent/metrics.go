@@ -25,8 +25,8 @@ func metricsHandler(a *Agent) http.Handler {
 func newDelay() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "duomesh_source_to_kernel_seconds",
-		Help:    "From the receipt of the oldest news in an update until the kernel has it.",
-		Buckets: prometheus.ExponentialBuckets(.001, 2, 14),
+		Help:    "From the receipt of the oldest news in an update until connections that begin are decided by it.",
+		Buckets: prometheus.ExponentialBuckets(.00025, 2, 16),
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -35,13 +36,22 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	return nil
 }
 
+// Shown is when the kernel had all of the last Snapshot: connections that begin
+// after it are decided by that one. Apply returns later, when none is being decided
+// that began before. It is zero before the first Apply.
+func (e *Engine) Shown() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shown
+}
+
 // prepare finds what to write, and everything for which it may not be written.
 func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) {
 	c := e.state.changes(s)
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c, e.noHandoff); err != nil {
+	if err := supported(s, c, missing{e.noHandoff, e.noHeaders}); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -80,8 +90,14 @@ func (e *Engine) carryOut(p *plan) error {
 			return err
 		}
 	}
+	if p.heads {
+		if err := e.attachHeaders(); err != nil {
+			return err
+		}
+	}
 	err := e.show(p)
 	if err == nil {
+		e.shown = time.Now()
 		err = e.settle(p)
 	}
 	if err != nil {

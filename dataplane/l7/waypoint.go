@@ -139,7 +139,7 @@ func (w *Waypoint) drain() {
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
 	for {
-		active, err := w.envoy.Admin.Counters(ctx, `^http\.inbound_.*downstream_cx_active$|^listener\..*:?15029\.downstream_cx_active$|^listener\.`+handOffStat+`\.downstream_cx_active$`)
+		active, err := w.envoy.Admin.Counters(ctx, `^http\.inbound_.*downstream_cx_active$|^listener\..*:?(15029|15039)\.downstream_cx_active$|`+handOffActive)
 		if err == nil && sum(active) == 0 {
 			return
 		}

@@ -69,6 +69,23 @@ func l7Close() Scenario {
 	}
 }
 
+func l7ProxyV2() Scenario {
+	objects := routed(Dual, 90, 10)
+	objects.Waypoints = []Waypoint{{Name: "proxied", Pods: []string{"waypoint"}, Codec: ProxyV2}}
+	objects.Services[0].Waypoint = "proxied"
+	load := func(f Family) Load {
+		l := kept(f, map[string]float64{"v1": .9, "v2": .1})
+		l.Want.Waypoint = "proxied"
+		return l
+	}
+	return Scenario{
+		Name:     "l7/proxy-v2/90-10",
+		Summary:  "one request in ten goes to v2 where the waypoint is told by a PROXY header, over both families",
+		Topology: l7pair(), Objects: objects,
+		Phases: []Phase{{Loads: []Load{load(IPv4), load(IPv6)}}},
+	}
+}
+
 func l7Header() Scenario {
 	load := kept(IPv4, map[string]float64{"v2": 1})
 	load.Connections, load.Requests, load.Headers = 4, 50, map[string]string{"x-canary": "yes"}

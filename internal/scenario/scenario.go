@@ -92,6 +92,9 @@ type Waypoint struct {
 	Name string
 	// Pods are its replicas.
 	Pods []string
+	// Codec is how connections are handed to it: original-dst, also when empty, or
+	// proxy-v2.
+	Codec string
 }
 
 // Service is a virtual address in front of pods.
@@ -286,8 +289,18 @@ func Interrupted() Want { return Want{Outcome: interrupted} }
 // MayFail reports whether any outcome is right.
 func (w Want) MayFail() bool { return w.Outcome == interrupted }
 
-// HandOffPort is the port of a waypoint that connections are handed to.
-const HandOffPort = 15029
+// HandOffPort is the port of a waypoint that connections are handed to, ProxyPort where
+// they are by a PROXY header.
+const (
+	HandOffPort = 15029
+	ProxyPort   = 15039
+)
+
+// The codecs of a Waypoint.
+const (
+	OriginalDst = "original-dst"
+	ProxyV2     = "proxy-v2"
+)
 
 // Via is the way from the asked address to the server.
 type Via string

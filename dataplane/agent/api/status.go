@@ -90,8 +90,11 @@ type Applied struct {
 	// that the kernel has what an earlier agent left, or nothing.
 	Generation uint64 `json:"generation"`
 	// Version is the source's name for it.
-	Version  string    `json:"version,omitempty"`
-	At       time.Time `json:"at,omitzero"`
+	Version string    `json:"version,omitempty"`
+	At      time.Time `json:"at,omitzero"`
+	// Shown is since when connections that begin are decided by it. At is later:
+	// none is being decided any more that began before.
+	Shown    time.Time `json:"shown,omitzero"`
 	Services int       `json:"services"`
 	// Workloads is the number of known pods and other workloads of the mesh.
 	Workloads int `json:"workloads"`

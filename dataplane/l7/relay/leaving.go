@@ -81,18 +81,19 @@ func over(old, next ads.Set) ads.Set {
 	return all
 }
 
-// listeners are those of next, the copy joined with what has left it.
-func (l leaving) listeners(exact ads.Set, next *listener.Listener) ads.Set {
+// listeners are those of next, the copies joined with what has left them.
+func (l leaving) listeners(exact ads.Set, next *listener.Listener, at Ports) ads.Set {
 	if l.handOff == nil || next == nil {
 		return exact
 	}
-	joined := join(next, l.handOff)
-	body, err := ads.NewBody(joined)
-	if err != nil {
-		return exact // it is made of what was marshalled before
-	}
 	all := maps.Clone(exact)
-	all[joined.Name] = body
+	for _, joined := range at.handOffs(join(next, l.handOff)) {
+		body, err := ads.NewBody(joined)
+		if err != nil {
+			return exact // it is made of what was marshalled before
+		}
+		all[joined.Name] = body
+	}
 	return all
 }
 

@@ -25,8 +25,7 @@ type Config struct {
 	// Istiod is where the configuration comes from, and Node who asks.
 	Istiod istiod.Server
 	Node   *core.Node
-	// Port is the hand-off port, in host byte order.
-	Port uint16
+	Ports
 	// Hold is how long what has left the configuration stays: clients that were
 	// redirected a moment ago still come.
 	Hold time.Duration
@@ -72,7 +71,7 @@ type State struct {
 
 // New makes a Relay; Run makes it work.
 func New(c Config) (*Relay, error) {
-	t, err := NewTransformer(c.Port)
+	t, err := NewTransformer(c.Ports)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +200,7 @@ func (r *Relay) serve(t string) {
 	case ads.Listeners:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 		r.server.Set(ads.Routes, r.leaving.routes(all[ads.Routes]))
-		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff))
+		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff, r.config.Ports))
 	case ads.Clusters:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 	default:

@@ -39,7 +39,7 @@ func recorded(t *testing.T) map[string]*anypb.Any {
 
 func transformed(t *testing.T, raw map[string]*anypb.Any) View {
 	t.Helper()
-	tr, err := NewTransformer(handOffPort)
+	tr, err := NewTransformer(Ports{Port: handOffPort})
 	if err != nil {
 		t.Fatal(err)
 	}

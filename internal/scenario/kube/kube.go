@@ -5,7 +5,8 @@
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
 // Pod. A service with an address outside the cluster's ranges is a ServiceEntry, and so
-// is one whose endpoints have target ports of their own that have no name.
+// is one whose endpoints have target ports of their own that have no name. One with a
+// waypoint has the label that names it, and its routes are an HTTPRoute.
 package kube
 
 import (
@@ -70,6 +71,13 @@ func (r *Rendered) service(s scenario.Service, unready []string, w World) error 
 		r.add(serviceEntry(s, w))
 	} else {
 		r.add(service(s, w))
+	}
+	if len(s.Routes) > 0 {
+		route, err := httpRoute(s, w)
+		if err != nil {
+			return err
+		}
+		r.add(route)
 	}
 	if !byEntries(s) {
 		for _, e := range s.Endpoints {
@@ -184,7 +192,9 @@ func service(s scenario.Service, w World) *unstructured.Unstructured {
 		spec["clusterIP"], spec["clusterIPs"] = addrs[0].String(), texts(addrs)
 		spec["ipFamilies"], spec["ipFamilyPolicy"] = families, policy
 	}
-	return object("v1", "Service", s.Name, w, spec)
+	o := object("v1", "Service", s.Name, w, spec)
+	useWaypoint(o, s)
+	return o
 }
 
 func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
@@ -194,11 +204,13 @@ func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
 			"name": portName(p), "number": int64(p.Port), "targetPort": int64(p.Target), "protocol": protocol(p),
 		})
 	}
-	return object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
+	o := object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
 		"hosts":     []any{s.Name + "." + w.Namespace + ".svc.cluster.local"},
 		"addresses": texts(w.Services[s.Name]), "location": "MESH_INTERNAL", "resolution": "STATIC", "ports": ports,
 		"workloadSelector": map[string]any{"labels": map[string]any{Label(s.Name): ""}},
 	})
+	useWaypoint(o, s)
+	return o
 }
 
 func workloadEntry(s scenario.Service, e scenario.Endpoint, a netip.Addr, w World) *unstructured.Unstructured {
@@ -232,6 +244,10 @@ func protocol(p scenario.Port) string {
 	return string(p.Protocol)
 }
 
+// portName also says what is spoken, as Kubernetes' and Istio's names do.
 func portName(p scenario.Port) string {
+	if p.Name != "" {
+		return p.Name
+	}
 	return fmt.Sprintf("%s-%d", strings.ToLower(protocol(p)), p.Port)
 }
