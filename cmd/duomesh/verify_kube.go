@@ -29,9 +29,12 @@ func (k *kubeWorld) define(cmd *cobra.Command) {
 }
 
 // world returns the name of the world and what opens it.
+// netsimWorld is the name of the world of simulated pods in results.
+const netsimWorld = "netsim"
+
 func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
 	if k.cluster.where == (cluster.Where{}) {
-		return "netsim", openNetsim, nil
+		return netsimWorld, openNetsim, nil
 	}
 	services, err := netip.ParsePrefix(k.services)
 	if err != nil {
