@@ -28,10 +28,10 @@ func (k *kubeWorld) define(cmd *cobra.Command) {
 	set.StringVar(&k.services, "service-addresses", "10.96.64.0/18", "`PREFIX` of addresses for services on Kubernetes, inside the cluster's range")
 }
 
-// world returns the name of the world and what opens it.
 // netsimWorld is the name of the world of simulated pods in results.
 const netsimWorld = "netsim"
 
+// world returns the name of the world and what opens it.
 func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
 	if k.cluster.where == (cluster.Where{}) {
 		return netsimWorld, openNetsim, nil
