@@ -19,6 +19,7 @@ type flags struct {
 	concurrency    int
 	port           uint16
 	hboneOnly      bool
+	identify       string
 	expose         []string
 	drain          time.Duration
 	hold           time.Duration
@@ -91,6 +92,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.IntVar(&f.concurrency, "concurrency", 0, "`N` workers of Envoy; by ISTIO_CPU_LIMIT, or one for each processor, when not given")
 	set.Uint16Var(&f.port, "hand-off-port", l7.HandOffPort, "`PORT` that connections are handed to")
 	set.BoolVar(&f.hboneOnly, "hbone-only", false, "serve HBONE clients alone: no engine hands connections over here")
+	set.StringVar(&f.identify, "identity", identityNone, "who a client is that was handed over: `none|address`, where address trusts the source's address")
 	set.StringSliceVar(&f.expose, "expose", nil, "`PORT=NAMESPACE/NAME:PORT`: a port of its own that leads to a service, for those who dial the waypoint; with a file only")
 	set.DurationVar(&f.drain, "drain", l7.DefaultDrain, "`TIME` that connections have to end after SIGTERM")
 	set.DurationVar(&f.hold, "hold", l7.DefaultHold, "`TIME` for which destinations that left the configuration are served yet")

@@ -18,6 +18,12 @@ import (
 	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 )
 
+// The values of --identity.
+const (
+	identityNone    = "none"
+	identityAddress = "address"
+)
+
 func (f flags) start(ctx context.Context, s surroundings, out io.Writer) (err error) {
 	log, err := f.logger(s, out)
 	if err != nil {
@@ -88,6 +94,13 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	}
 	if !f.hboneOnly {
 		c.HandOff = handoff.Ready
+	}
+	switch f.identify {
+	case identityNone:
+	case identityAddress:
+		c.ByAddress = true
+	default:
+		return l7.Config{}, usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
 	}
 	return c, nil
 }

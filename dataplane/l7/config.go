@@ -54,6 +54,9 @@ type Config struct {
 	// HandOff asks the kernel's hand-off program for its version; it returns why there
 	// is none. Nil means that nothing is handed over: clients come by HBONE alone.
 	HandOff func() error
+	// ByAddress lets rules take the source's address for who the client is: the workload
+	// that istiod knows there. Without, what is handed over has no identity. Relayed only.
+	ByAddress bool
 	// Descriptors is the limit of open files that Envoy is started with.
 	Descriptors uint64
 	// MaxConnections bounds Envoy's connections below what Descriptors allows; 0 means

@@ -30,7 +30,10 @@ type Config struct {
 	// Hold is how long what has left the configuration stays: clients that were
 	// redirected a moment ago still come.
 	Hold time.Duration
-	Log  *slog.Logger
+	// ByAddress gives what was handed over the principal of the workload that has the
+	// source's address. Without, it has none.
+	ByAddress bool
+	Log       *slog.Logger
 }
 
 // Relay holds what istiod sent, and serves it to an Envoy as it must be.
@@ -47,14 +50,19 @@ type Relay struct {
 	notify  chan struct{}
 	answers map[string]context.CancelFunc // by type: who waits for Envoy
 	trim    context.CancelFunc
-	wg      sync.WaitGroup
+	// trimming is set while somebody waits to take away what has left.
+	trimming bool
+	wg       sync.WaitGroup
 }
 
-// held is a resource as istiod sent it.
+// held is a resource as istiod sent it; own is the version that its bytes give it.
 type held struct {
 	version string
 	body    *anypb.Any
+	own     string
 }
+
+func (h held) made() ads.Body { return ads.Body{Version: h.own, Any: h.body} }
 
 // State is how far the Relay is.
 type State struct {
@@ -80,6 +88,10 @@ func New(c Config) (*Relay, error) {
 		config: c, transformer: t, server: ads.NewServer(),
 		raw: map[string]map[string]held{}, notify: make(chan struct{}), answers: map[string]context.CancelFunc{},
 		trim: func() {},
+	}
+	if c.ByAddress {
+		network := c.Node.GetMetadata().GetFields()["NETWORK"].GetStringValue()
+		t.sources = newSources(network, c.Log, r.regroup)
 	}
 	r.state.Changes = t.rules.list(nil)
 	for _, typ := range asked {
@@ -128,6 +140,12 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.mu.Unlock()
 		r.wg.Wait()
 	}()
+	if r.transformer.sources != nil {
+		who := istiod.Subscription{Node: r.config.Node, Types: []string{workloadType}, Token: r.config.Istiod.Token}
+		r.wg.Go(func() {
+			_ = who.Run(ctx, conn, r.transformer.sources) // it ends with ctx alone
+		})
+	}
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = 250*time.Millisecond, 15*time.Second
 	for {
@@ -140,6 +158,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			waits.Reset()
 		}
 		wait := waits.NextBackOff()
+		err = istiod.Explain(err, r.config.Istiod.Token)
 		r.note(func(s *State) { s.Connected, s.Error = false, err.Error() })
 		r.config.Log.Warn("no stream to istiod; Envoy keeps what it has", "error", err, "again in", wait)
 		timer := time.NewTimer(wait)
@@ -162,7 +181,7 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	next := maps.Clone(have)
 	for _, res := range m.Resources {
-		next[res.Name] = held{res.Version, res.Resource}
+		next[res.Name] = held{res.Version, res.Resource, ads.BodyOf(res.Resource).Version}
 	}
 	for _, name := range m.RemovedResources {
 		delete(next, name)
@@ -180,10 +199,29 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	r.raw[m.TypeUrl] = next
 	r.serve(m.TypeUrl)
-	if r.leaving.any() {
-		r.trimLater(ctx)
-	}
+	r.trimLater(ctx)
 	return nil
+}
+
+// regroup makes the listeners anew when another has an address.
+func (r *Relay) regroup() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.raw[ads.Listeners]) == 0 {
+		return
+	}
+	view, err := r.transformer.Transform(bodies(r.raw[ads.Listeners]))
+	if err != nil {
+		r.config.Log.Error("the listeners could not be made anew for other sources", "error", err)
+		return
+	}
+	r.view = view
+	r.serve(ads.Listeners)
+}
+
+// Sourceless reports whether it is not known yet who has which address, and is to be.
+func (r *Relay) Sourceless() bool {
+	return r.transformer.sources != nil && r.transformer.sources.waiting()
 }
 
 func bodies(all map[string]held) map[string]*anypb.Any {
@@ -215,7 +253,7 @@ func (r *Relay) exact() ads.State {
 	for _, t := range [...]string{ads.Clusters, ads.Endpoints, ads.Extensions} {
 		all[t] = ads.Set{}
 		for name, h := range r.raw[t] {
-			all[t][name] = ads.BodyOf(h.body)
+			all[t][name] = h.made()
 		}
 	}
 	maps.Copy(all[ads.Clusters], r.view.Clusters)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -47,6 +48,10 @@ type View struct {
 type Transformer struct {
 	rules rules
 	port  uint16
+	// sources say who has which address, and chosen who stands for a group of them; nil
+	// where what was handed over has no principal at all.
+	sources *sources
+	chosen  map[string]string
 }
 
 // NewTransformer makes one for hand-offs to port.
@@ -55,7 +60,7 @@ func NewTransformer(port uint16) (*Transformer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Transformer{rules: r, port: port}, nil
+	return &Transformer{rules: r, port: port, chosen: map[string]string{}}, nil
 }
 
 // Transform makes the View of listeners by name. Equal listeners give equal bytes.
@@ -63,6 +68,9 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 	w := work{
 		Transformer: t, counts: map[string]int{},
 		view: View{Listeners: ads.Set{}, Routes: ads.Set{}, Clusters: ads.Set{}},
+	}
+	if t.sources != nil {
+		w.identities = t.sources.identities()
 	}
 	for _, name := range slices.Sorted(maps.Keys(raw)) {
 		if err := w.listener(name, raw[name]); err != nil {
@@ -81,8 +89,9 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 // work is one Transform.
 type work struct {
 	*Transformer
-	counts map[string]int
-	view   View
+	counts     map[string]int
+	view       View
+	identities map[netip.Addr]string
 }
 
 func (w *work) put(to ads.Set, name string, m proto.Message) error {

@@ -5,6 +5,9 @@
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
 // Pod. A service with an address outside the cluster's ranges is a ServiceEntry.
+//
+// A waypoint is a Gateway of Istio's class for them, named by a label of the services
+// that go through it; the HTTP rules of a service are an HTTPRoute of its name.
 package kube
 
 import (
@@ -41,9 +44,15 @@ func Label(service string) string { return "service.duomesh.io/" + service }
 // scenario.ErrNotExpressible.
 func Render(o scenario.Objects, w World) (Rendered, error) {
 	r := Rendered{Labels: map[string]map[string]string{}}
+	for _, name := range o.WaypointNames() {
+		r.add(gateway(name, w))
+	}
 	for _, s := range o.Services {
 		if err := r.service(s, w); err != nil {
 			return Rendered{}, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		if len(s.Routes) > 0 {
+			r.add(httpRoute(s, w))
 		}
 	}
 	return r, nil
@@ -53,11 +62,14 @@ func (r *Rendered) service(s scenario.Service, w World) error {
 	if err := onePortOneTarget(s); err != nil {
 		return err
 	}
+	declared := service(s, w)
 	if !inside(w.Services[s.Name], w.Ranges) {
-		r.add(serviceEntry(s, w))
-	} else {
-		r.add(service(s, w))
+		declared = serviceEntry(s, w)
 	}
+	if s.Waypoint != "" {
+		declared.SetLabels(map[string]string{UseWaypoint: s.Waypoint})
+	}
+	r.add(declared)
 	if !weighed(s) {
 		for _, e := range s.Endpoints {
 			if e.Weight > 0 {
@@ -202,5 +214,8 @@ func protocol(p scenario.Port) string {
 }
 
 func portName(p scenario.Port) string {
+	if p.Name != "" {
+		return p.Name
+	}
 	return fmt.Sprintf("%s-%d", strings.ToLower(protocol(p)), p.Port)
 }
