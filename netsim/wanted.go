@@ -16,8 +16,8 @@ import (
 // the name of a chain, its rules in their order.
 type wantedConfig map[string][]wantedRoute
 
-// wantedRoute is one rule: a header, and the share of each service by its cluster. Behind
-// each are the pods that Envoy must know.
+// wantedRoute is one rule: a header, and the share of each service by its host and port.
+// Behind each are the pods that Envoy must know.
 type wantedRoute struct {
 	header, exact string
 	shares        map[string]float64
@@ -54,9 +54,23 @@ func chainName(protocol, service string, port uint16) string {
 	return fmt.Sprintf("inbound-vip|%d|%s|%s.%s.svc.cluster.local", port, protocol, service, namespace)
 }
 
+func destination(service string, port uint16) string {
+	return fmt.Sprintf("%s.%s.svc.cluster.local:%d", service, namespace, port)
+}
+
+// leadsTo is the host and port of a cluster of istiod's: "inbound-vip|80|http|HOST" of a
+// service that goes through this waypoint, "outbound|80||HOST" of others.
+func leadsTo(cluster string) string {
+	parts := strings.Split(cluster, "|")
+	if len(parts) != 4 {
+		return cluster
+	}
+	return parts[3] + ":" + parts[1]
+}
+
 func (c *Cluster) wantedRoutes(d *desired, s scenario.Service, p scenario.Port) []wantedRoute {
 	if len(s.Routes) == 0 {
-		name := chainName("http", s.Name, p.Port)
+		name := destination(s.Name, p.Port)
 		return []wantedRoute{{shares: map[string]float64{name: 1}, pods: map[string][]netip.Addr{name: c.livePods(d, s.Name)}}}
 	}
 	var all []wantedRoute
@@ -70,7 +84,7 @@ func (c *Cluster) wantedRoutes(d *desired, s scenario.Service, p scenario.Port) 
 			if b.Weight == 0 {
 				continue
 			}
-			name := chainName("http", b.Service, b.Port)
+			name := destination(b.Service, b.Port)
 			w.shares[name] += float64(b.Weight) / sum
 			w.pods[name] = c.livePods(d, b.Service)
 		}
@@ -180,7 +194,8 @@ func (want wantedConfig) missing(dump []byte) (string, error) {
 			tables[r.Config.Name] = r.Config
 		}
 		for _, e := range c.Endpoints {
-			pods[e.Config.Cluster] = e.Config.addresses()
+			// A service may have one of each kind: they have the same endpoints.
+			pods[leadsTo(e.Config.Cluster)] = e.Config.addresses()
 		}
 	}
 	for _, chain := range slices.Sorted(maps.Keys(want)) {
@@ -240,7 +255,7 @@ func (w wantedRoute) differs(have dumpedRoute) string {
 	}
 	got := map[string]float64{}
 	if have.Route.Cluster != "" {
-		got[have.Route.Cluster] = 1
+		got[leadsTo(have.Route.Cluster)] = 1
 	}
 	sum := 0.0
 	for _, c := range have.Route.Weighted.Clusters {
@@ -248,7 +263,7 @@ func (w wantedRoute) differs(have dumpedRoute) string {
 	}
 	for _, c := range have.Route.Weighted.Clusters {
 		if c.Weight > 0 {
-			got[c.Name] += c.Weight / sum
+			got[leadsTo(c.Name)] += c.Weight / sum
 		}
 	}
 	same := maps.EqualFunc(got, w.shares, func(a, b float64) bool { return math.Abs(a-b) < 1e-6 })

@@ -115,10 +115,7 @@ func (c *Cluster) applyWaypoints(ctx context.Context, d *desired) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, w := range c.waypoints {
 		g.Go(func() error {
-			if err := w.apply(ctx, d); err != nil {
-				return fmt.Errorf("waypoint %s: %w", w.pod.spec.Name, err)
-			}
-			return nil
+			return w.apply(ctx, d)
 		})
 	}
 	return g.Wait()
@@ -126,8 +123,11 @@ func (c *Cluster) applyWaypoints(ctx context.Context, d *desired) error {
 
 func (w *waypoint) apply(ctx context.Context, d *desired) error {
 	run, err := w.orders.put(ctx, d)
-	if err != nil || !run {
-		return err
+	if err != nil {
+		return fmt.Errorf("waypoint %s: %w", w.pod.spec.Name, err)
+	}
+	if !run {
+		return nil
 	}
 	w.mu.Lock()
 	known := w.proc
@@ -257,6 +257,7 @@ func (w *waypoint) await(ctx context.Context, proc *Process) error {
 	}()
 	tick := time.NewTicker(agentPoll)
 	defer tick.Stop()
+	var why error
 	for {
 		done, err := w.orders.has(ctx, w.client)
 		if done && err == nil {
@@ -271,8 +272,9 @@ func (w *waypoint) await(ctx context.Context, proc *Process) error {
 			if proc.ended() {
 				return fmt.Errorf("waypoint %s has ended: %w%s", w.pod.spec.Name, proc.Wait(), w.lastWords())
 			}
-			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), err)
+			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), errors.Join(why, err))
 		case <-tick.C:
+			why = err // the last word may be that there is no time any more
 		}
 	}
 }
@@ -298,13 +300,13 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 	if w.running() == nil {
 		return nil, fmt.Errorf("waypoint %s does not run%s", pod, w.lastWords())
 	}
-	counters, err := w.client.Counters(ctx, `^cluster\.inbound-vip\|[0-9]+\|(http|grpc).*upstream_rq_total$`)
+	counters, err := w.client.Counters(ctx, `^cluster\.(inbound-vip\|[0-9]+\|(http|grpc)|outbound\|).*upstream_rq_total$`)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]uint64{}
 	for name, n := range counters {
-		// "cluster.inbound-vip|80|http|host;.upstream_rq_total"
+		// "cluster.inbound-vip|80|http|host;.upstream_rq_total", "cluster.outbound|80||host;…"
 		if parts := strings.Split(name, "|"); len(parts) == 4 {
 			host, _, _ := strings.Cut(parts[3], ";")
 			service, _, _ := strings.Cut(host, ".")

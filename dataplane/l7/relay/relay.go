@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,14 +53,17 @@ type Relay struct {
 	trim    context.CancelFunc
 	// trimming is set while somebody waits to take away what has left.
 	trimming bool
+	refused  map[string]string // by type: why Envoy has not taken it whole
 	wg       sync.WaitGroup
 }
 
-// held is a resource as istiod sent it; own is the version that its bytes give it.
+// held is a resource as istiod sent it, but for what was changed of a cluster; own is the
+// version that its bytes give it.
 type held struct {
 	version string
 	body    *anypb.Any
 	own     string
+	changes map[string]int // by kind
 }
 
 func (h held) made() ads.Body { return ads.Body{Version: h.own, Any: h.body} }
@@ -87,7 +91,7 @@ func New(c Config) (*Relay, error) {
 	r := &Relay{
 		config: c, transformer: t, server: ads.NewServer(),
 		raw: map[string]map[string]held{}, notify: make(chan struct{}), answers: map[string]context.CancelFunc{},
-		trim: func() {},
+		trim: func() {}, refused: map[string]string{},
 	}
 	if c.ByAddress {
 		network := c.Node.GetMetadata().GetFields()["NETWORK"].GetStringValue()
@@ -181,7 +185,15 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	next := maps.Clone(have)
 	for _, res := range m.Resources {
-		next[res.Name] = held{res.Version, res.Resource, ads.BodyOf(res.Resource).Version}
+		h := held{version: res.Version, body: res.Resource}
+		if m.TypeUrl == ads.Clusters {
+			var err error
+			if h.body, h.changes, err = r.transformer.cluster(res.Resource); err != nil {
+				return fmt.Errorf("cluster %s: %w", res.Name, err)
+			}
+		}
+		h.own = ads.BodyOf(h.body).Version
+		next[res.Name] = h
 	}
 	for _, name := range m.RemovedResources {
 		delete(next, name)
@@ -296,7 +308,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 		var refused ads.RefusedError
 		if errors.As(err, &refused) {
 			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
-			r.note(func(s *State) { s.Refused = err.Error() })
+			r.refuse(m.TypeUrl, err.Error())
 		} else {
 			r.taken(m)
 		}
@@ -304,14 +316,46 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 	})
 }
 
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
-	r.mu.Lock()
-	view := r.view
-	r.mu.Unlock()
+// refuse notes why a type was not taken whole.
+func (r *Relay) refuse(t, reason string) {
 	r.note(func(s *State) {
-		s.Taken, s.Refused = m.SystemVersionInfo, ""
-		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable, s.Changes = view.Hosts, view.Refused, view.Changes
-		}
+		r.refused[t] = reason
+		s.Refused = r.refusals()
 	})
+}
+
+// refusals joins the reasons of all types. r.mu must be held.
+func (r *Relay) refusals() string {
+	var all []string
+	for _, t := range asked {
+		if r.refused[t] != "" {
+			all = append(all, r.refused[t])
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
+	r.note(func(s *State) {
+		delete(r.refused, m.TypeUrl)
+		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
+		if m.TypeUrl == ads.Listeners {
+			s.Hosts, s.Unusable = r.view.Hosts, r.view.Refused
+		}
+		s.Changes = r.changes()
+	})
+}
+
+// changes counts what was changed of listeners and clusters. r.mu must be held.
+func (r *Relay) changes() []api.Change {
+	counts := maps.Clone(r.view.counts)
+	if counts == nil {
+		counts = map[string]int{}
+	}
+	for _, h := range r.raw[ads.Clusters] {
+		for kind, n := range h.changes {
+			counts[kind] += n
+		}
+	}
+	return r.transformer.rules.list(counts)
 }

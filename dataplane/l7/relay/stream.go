@@ -174,7 +174,7 @@ func (s *stream) receive(ctx context.Context, m *discovery.DeltaDiscoveryRespons
 	}
 	if err := s.relay.take(ctx, m); err != nil {
 		s.relay.config.Log.Error("what istiod sent cannot be used", "type", m.TypeUrl, "error", err)
-		s.relay.note(func(st *State) { st.Refused = err.Error() })
+		s.relay.refuse(m.TypeUrl, err.Error())
 		reply(err)
 		return
 	}

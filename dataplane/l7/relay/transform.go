@@ -42,6 +42,7 @@ type View struct {
 	// without a principal may not use.
 	Hosts, Refused []string
 	Changes        []api.Change
+	counts         map[string]int
 }
 
 // Transformer changes listeners.
@@ -82,7 +83,7 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 			return View{}, err
 		}
 	}
-	w.view.Changes = t.rules.list(w.counts)
+	w.view.Changes, w.view.counts = t.rules.list(w.counts), w.counts
 	return w.view, nil
 }
 
