@@ -121,10 +121,23 @@ func (f flags) directory() (dir string, remove func() error, err error) {
 		}
 		return f.dir, func() error { return nil }, nil
 	}
-	if dir, err = os.MkdirTemp("", "duomesh-waypoint-"); err != nil {
-		return "", nil, fmt.Errorf("make a directory for sockets: %w", err)
+	return temporary(writable[:])
+}
+
+// writable are where a directory for sockets may be made: the usual place, and, where the
+// root is read-only, what istiod's template mounts for its own image.
+var writable = [...]string{"", "/etc/istio/proxy", "/var/lib/istio/data"}
+
+// temporary makes a directory in the first of the places where that is possible.
+func temporary(places []string) (dir string, remove func() error, err error) {
+	var errs []error
+	for _, place := range places {
+		if dir, err = os.MkdirTemp(place, "duomesh-waypoint-"); err == nil {
+			return dir, func() error { return os.RemoveAll(dir) }, nil
+		}
+		errs = append(errs, err)
 	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return "", nil, fmt.Errorf("make a directory for sockets (--dir names one): %w", errors.Join(errs...))
 }
 
 // place is where the waypoint stands.

@@ -49,6 +49,8 @@ func (i *Istiod) secrets(s *grpc.Server) bool {
 	return true
 }
 
+func (i *Istiod) withhold(yes bool) { i.relay.Withhold(yes) }
+
 func (i *Istiod) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

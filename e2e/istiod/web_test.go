@@ -89,25 +89,32 @@ func through(ctx SpecContext, config netsim.Config, replicas ...string) *netsim.
 	if findEnvoy() == "" {
 		Skip("NOT RUN: no Envoy (make tools)")
 	}
-	config.Localities = zones()
+	// No zones: waypoints of Istio's prefer callers of their own.
 	c := must(openWith(ctx, config, wayfarers()))
 	DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 	for _, pod := range []string{"v1", "v2", "v3"} {
 		child(ctx, c, pod, web.Task{Do: "serve", Name: pod})
 	}
 	Expect(label(ctx, "tier", "web", "v1", "v2")).To(Succeed())
+	forgetLater("waypoint")
 	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, "waypoint", "tier: web", echoPorts)+versions)
 	join(ctx, c, "waypoint", replicas...)
 	return c
+}
+
+// forgetLater lets what istiod makes for a Gateway go after the Gateway: it is called
+// before that is applied.
+func forgetLater(name string) {
+	GinkgoHelper()
+	DeferCleanup(func(ctx SpecContext) {
+		Expect(plane.Stack().ForgetGateway(ctx, "default", name)).To(Succeed())
+	})
 }
 
 // join makes pods the replicas of a Gateway, and returns when connections of the client
 // lead to them.
 func join(ctx SpecContext, c *netsim.Cluster, name string, pods ...string) {
 	GinkgoHelper()
-	DeferCleanup(func(ctx SpecContext) {
-		Expect(plane.Stack().ForgetGateway(ctx, "default", name)).To(Succeed())
-	})
 	for _, pod := range pods {
 		Expect(c.JoinGateway(ctx, pod, name)).To(Succeed())
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/dataplane/l7/render"
 	"github.com/duomesh/duomesh/internal/istiod"
 )
 
@@ -46,6 +47,7 @@ type Relay struct {
 	mu      sync.Mutex
 	raw     map[string]map[string]held // what istiod sent, by type and name
 	view    View
+	good    ads.Set // the routes of the listeners that Envoy has taken last
 	leaving leaving
 	state   State
 	notify  chan struct{}
@@ -114,6 +116,10 @@ func whole(t string) bool { return t == ads.Clusters || t == ads.Listeners }
 func (r *Relay) Register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, r.server)
 }
+
+// Withhold keeps the hand-off listener from Envoy, or takes it back, until it is called
+// again.
+func (r *Relay) Withhold(yes bool) { r.server.Withhold(render.HandOffListener, yes) }
 
 // State returns how far the Relay is, and what is closed when that has changed.
 func (r *Relay) State() (State, <-chan struct{}) {
@@ -250,13 +256,24 @@ func (r *Relay) serve(t string) {
 	switch t {
 	case ads.Listeners:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
-		r.server.Set(ads.Routes, r.leaving.routes(all[ads.Routes]))
+		r.server.Set(ads.Routes, r.routes())
 		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff))
 	case ads.Clusters:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 	default:
 		r.server.Set(t, all[t])
 	}
+}
+
+// routes are those of the listeners as they are to be, of those that Envoy has as long as
+// it has not taken these, and of what has left. r.mu must be held.
+func (r *Relay) routes() ads.Set {
+	all := maps.Clone(r.good)
+	if all == nil {
+		all = ads.Set{}
+	}
+	maps.Copy(all, r.leaving.routes(r.view.Routes))
+	return all
 }
 
 // exact is what istiod's resources come to, without what has left. r.mu must be held.
@@ -340,7 +357,8 @@ func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
 		delete(r.refused, m.TypeUrl)
 		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
 		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable = r.view.Hosts, r.view.Refused
+			s.Hosts, s.Unusable, r.good = r.view.Hosts, r.view.Refused, r.view.Routes
+			r.server.Set(ads.Routes, r.routes())
 		}
 		s.Changes = r.changes()
 	})
