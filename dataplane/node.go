@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l4"
@@ -32,6 +33,9 @@ type Difference = l4.Difference
 // Usage is how full one kernel map is.
 type Usage = l4.Usage
 
+// PartialError is Node.Apply's when the kernel refused something in the middle.
+type PartialError = l4.PartialError
+
 // Ended is a UDP socket that Node.EndStale ended.
 type Ended = l4.Ended
 
@@ -57,12 +61,23 @@ func Open(h Host, o Options) (*Node, error) {
 // it returns, with and without an error.
 func (n *Node) Apply(ctx context.Context, s intent.Snapshot) error { return n.engine.Apply(ctx, s) }
 
+// Shown is when the kernel had all of the last Snapshot; see l4.Engine.Shown.
+func (n *Node) Shown() time.Time { return n.engine.Shown() }
+
 // Enrol puts a pod under management, confirmed by the kernel. The descriptors
 // in p stay the caller's and may be closed afterwards.
 func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 
 // Confirm asks the kernel whether a pod is managed, and changes nothing.
 func (n *Node) Confirm(p Pod) error { return n.engine.Confirm(p) }
+
+// Older returns how many connections a pod has made that stand; before Enrol, how many
+// will not be redirected. Only p.Netns is needed.
+func (n *Node) Older(p Pod) (int, error) { return l4.Older(p) }
+
+// EndOlder ends the connections that a pod has made, right after Enrol those that are
+// older, and returns how many. Only p.Netns is needed.
+func (n *Node) EndOlder(p Pod) (int, error) { return l4.EndOlder(p) }
 
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -44,6 +45,10 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 		return err
 	}
 	if err := c.label(ctx, next.Labels); err != nil {
+		c.unsure = true
+		return err
+	}
+	if err := c.ready(ctx, next.Unready); err != nil {
 		c.unsure = true
 		return err
 	}
@@ -86,15 +91,33 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	return g.Wait()
 }
 
+// ready makes pods ready, but for some.
+func (c *Cluster) ready(ctx context.Context, unready []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for name, p := range c.pods {
+		if p.spec.Waypoint {
+			continue // ready when its process is
+		}
+		is := !slices.Contains(unready, name)
+		if !c.unsure && is == !slices.Contains(c.declared.Unready, name) {
+			continue
+		}
+		g.Go(func() error { return c.plane.stack.SetReady(ctx, namespace, name, is) })
+	}
+	return g.Wait()
+}
+
 func (c *Cluster) worldOf(d *desired) kube.World {
 	w := kube.World{
-		Namespace: namespace, Services: map[string][]netip.Addr{}, Pods: map[string][]netip.Addr{}, Ranges: c.plane.ranges(),
+		Namespace: namespace, Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{}, Ranges: c.plane.ranges(),
+		Gateways: true,
 	}
 	for name, s := range d.services {
 		w.Services[name] = s.Addresses
 	}
 	for name, p := range c.pods {
-		w.Pods[name] = p.families()
+		w.Pods[name] = kube.Pod{Addresses: p.families(), Ports: p.spec.Ports}
 	}
 	return w
 }

@@ -22,7 +22,7 @@ type engine struct {
 
 func openEngine(cfg Config, n *node) (mesh, error) {
 	host := dataplane.Host{
-		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: cfg.place(n),
+		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: n.place,
 		Log: cfg.Log.With("node", n.name),
 	}
 	dp, err := dataplane.Open(host, cfg.Engine)
@@ -76,11 +76,18 @@ func (e *engine) known(p *pod, enrolled bool) {
 }
 
 func (e *engine) enrol(p *pod) error {
+	older := 0
+	if e.node.Confirm(podOf(p)) != nil { // not managed yet
+		var err error
+		if older, err = e.node.Older(podOf(p)); err != nil {
+			return err
+		}
+	}
 	if err := e.node.Enrol(podOf(p)); err != nil {
 		return err
 	}
 	e.known(p, true)
-	e.window.enrolled(p, true)
+	e.window.enrolled(p, true, older)
 	return nil
 }
 
@@ -89,7 +96,7 @@ func (e *engine) leave(p *pod) error {
 		return err
 	}
 	e.known(p, false)
-	e.window.enrolled(p, false)
+	e.window.enrolled(p, false, 0)
 	return nil
 }
 

@@ -22,12 +22,13 @@ func (c *Cluster) declareWaypoints(old, d *desired, o scenario.Objects) error {
 		if !there {
 			return fmt.Errorf("service %s: waypoint %s: no such waypoint is declared, and no waypoint pod has the name", s.Name, name)
 		}
-		w := &intent.Waypoint{Name: namespace + "/" + name, Codec: intent.OriginalDst, Port: scenario.HandOffPort}
+		codec, port := o.HandOff(name)
+		w := &intent.Waypoint{Name: namespace + "/" + name, Codec: intent.Codec(codec), Port: port}
 		for _, pod := range pods {
 			if !is(pod) {
 				return fmt.Errorf("waypoint %s: pod %s is no waypoint", name, pod)
 			}
-			w.Endpoints = append(w.Endpoints, intent.Endpoint{Workload: d.workload(old, c.pods[pod], share{pod, 1})})
+			w.Endpoints = append(w.Endpoints, intent.Endpoint{Workload: d.workload(old, c.pods[pod], share{pod: pod, weight: 1})})
 		}
 		if before := old.waypoints[name]; reflect.DeepEqual(before, w) {
 			w = before

@@ -160,7 +160,8 @@ func (w *waypoint) args() []string {
 	workers := max(w.cluster.cfg.Workers, 1)
 	args := append([]string{w.cluster.cfg.Waypoint}, w.orders.args()...)
 	args = append(args, "--dir", w.dir, "--envoy", w.cluster.cfg.Envoy, "--concurrency", strconv.Itoa(workers),
-		"--node", w.pod.node.name, "--admin", "unix:"+filepath.Join(w.dir, adminSocket))
+		"--node", w.pod.node.name, "--admin", "unix:"+filepath.Join(w.dir, adminSocket),
+		"--codec", scenario.OriginalDst+","+scenario.ProxyV2)
 	return append(args, w.cluster.cfg.WaypointArgs...)
 }
 

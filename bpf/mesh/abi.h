@@ -21,7 +21,7 @@
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
 enum mesh_abi {
-	MESH_ABI = 3,
+	MESH_ABI = 4,
 };
 
 /* What a connection's run ended with. */
@@ -40,6 +40,11 @@ enum mesh_exit {
 	EXIT_REFUSE_SLOT_MISS,
 	/* No memory for what was asked: nobody could tell a reply or a waypoint. */
 	EXIT_REFUSE_NO_FLOW,
+	/*
+	 * The waypoint is told by a header in front of the first bytes, and nobody
+	 * could put one there: MPTCP, Fast Open.
+	 */
+	EXIT_REFUSE_CODEC,
 	/* Events, counted beside the exit of the same run: */
 	/* a frontend was read again, */
 	EVENT_RETRY,
@@ -56,6 +61,16 @@ enum mesh_exit {
 	EVENT_HANDOFF_UNSENT,
 	/* the waypoint asked to have it again, having kept no SYN. */
 	EVENT_HANDOFF_RESENT,
+	/* Where a header tells, also of the client's end: it has been written, */
+	EVENT_HANDOFF_HEADER,
+	/* or bytes left before it could be, */
+	EVENT_HANDOFF_EARLY,
+	/* or there never were any, */
+	EVENT_HANDOFF_SILENT,
+	/* or there was no room for the socket in unsent, or no memory, */
+	EVENT_HANDOFF_UNWRITTEN,
+	/* or the waypoint refused the connection, or did not answer. */
+	EVENT_HANDOFF_UNREACHED,
 	/* Of the waypoint's end, once for each connection: */
 	/* SO_ORIGINAL_DST is answered, */
 	EVENT_HANDOFF_ANSWERED,
@@ -80,6 +95,9 @@ enum frontend_flag {
 	FRONTEND_WAYPOINT = 4,
 	/* A policy that nobody enforces names who is behind it. */
 	FRONTEND_REFUSE = 8,
+	/* With FRONTEND_WAYPOINT: what tells it is a header, PROXY v2 or Kmesh's. */
+	FRONTEND_PROXY_V2 = 16,
+	FRONTEND_KMESH_TLV = 32,
 };
 
 struct frontend_key {
@@ -139,13 +157,18 @@ enum handoff_state {
 	HANDOFF_CONNECTING, /* the same connect() makes its SYN */
 	HANDOFF_SENT,	    /* a SYN has left */
 	HANDOFF_AGAIN, /* the waypoint wants it in the packets that follow */
+	/* Of a header: */
+	HANDOFF_UNSENT, /* it waits for the first bytes, the socket is in unsent */
+	HANDOFF_WRITTEN, /* it is in front of them */
+	HANDOFF_MISSED,	 /* it is not, and cannot be any more */
 };
 
-/* What a socket that goes to a waypoint asked for, for its SYN. */
+/* What a socket that goes to a waypoint asked for, for its SYN or its header. */
 struct handoff {
 	struct origin origin;
 	__u32 id;    /* of the frontend */
-	__u32 state; /* enum handoff_state */
+	__u16 state; /* enum handoff_state */
+	__u16 codec; /* enum frontend_flag: that of a header, 0: an option */
 };
 _Static_assert(sizeof(struct handoff) == 44, "handoff is ABI");
 
@@ -245,6 +268,6 @@ struct cpu_state {
 	__u64 exits[MESH_EXITS]; /* by enum mesh_exit: how often */
 	__u64 random; /* state of the generator, 0 before its first use */
 };
-_Static_assert(sizeof(struct cpu_state) == 200, "cpu_state is ABI");
+_Static_assert(sizeof(struct cpu_state) == 248, "cpu_state is ABI");
 
 #endif

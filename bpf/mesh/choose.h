@@ -57,7 +57,8 @@ struct choice {
 	const __be32 *addr;
 	__be16 port;
 	__u32 exit;
-	__u32 id; /* of the frontend */
+	__u32 id;    /* of the frontend */
+	__u32 flags; /* of the frontend */
 };
 
 /*
@@ -89,6 +90,7 @@ choose_slot(struct cpu_state *cpu, const struct frontend *f, struct choice *c)
 		return;
 	}
 	c->id = f->id;
+	c->flags = f->flags;
 	second = is_less(fraction, s->threshold) ^ 1;
 	c->addr = s->first + second * 4;
 	/* One of the two is 0. */

@@ -21,6 +21,15 @@ volatile const bool cfg_set_retval = true;
 /* Halvings enough for the size of slots: the verifier follows each. */
 volatile const __u32 cfg_halvings = 32;
 
+/*
+ * Where struct tcp_sock of this kernel has what tells Fast Open: a pointer that is
+ * set while MSG_FASTOPEN connects, and the byte and bit of TCP_FASTOPEN_CONNECT. 0
+ * where the kernel does not tell.
+ */
+volatile const __u32 cfg_fast_message = 0;
+volatile const __u32 cfg_fast_connect = 0;
+volatile const __u8 cfg_fast_connect_bit = 0;
+
 /* Not read by the programs: makes the types part of the object's. */
 volatile const enum mesh_abi cfg_abi = MESH_ABI;
 volatile const enum mesh_exit cfg_exit = 0;

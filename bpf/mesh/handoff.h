@@ -17,7 +17,7 @@
 #define MESH_HANDOFF_H
 
 #include "config.h"
-#include "flow.h"
+#include "origin.h"
 
 #define OPTION_KIND 254
 #define OPTION_ID_0 'd'
@@ -37,6 +37,38 @@ static __always_inline bool is_v4(const __be32 addr[4])
 	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
 }
 
+#define HEADERS (FRONTEND_PROXY_V2 | FRONTEND_KMESH_TLV)
+
+/* opens_fast is true for a connect that is to have data in its SYN. */
+static __always_inline bool opens_fast(struct bpf_sock_addr *ctx)
+{
+	const void *tcp;
+
+	if (!cfg_fast_message)
+		return false;
+	tcp = bpf_skc_to_tcp_sock(ctx->sk);
+	if (!tcp)
+		return false;
+	return *(void *const *)(tcp + cfg_fast_message) ||
+	       *(const __u8 *)(tcp + cfg_fast_connect) & cfg_fast_connect_bit;
+}
+
+/*
+ * can_have_header is false where the first bytes do not pass a program. Without
+ * cfg_places a subflow of MPTCP is found out later: the kernel takes none into
+ * unsent.
+ */
+static __always_inline bool can_have_header(struct bpf_sock_addr *ctx)
+{
+	return !mptcp_of(ctx) && !opens_fast(ctx);
+}
+
+static __always_inline void refuse(struct choice *c, enum mesh_exit exit)
+{
+	c->addr = NULL;
+	c->exit = exit;
+}
+
 /*
  * keep_handoff keeps what was asked where the SYN's program finds it. Without
  * memory for it the connection is refused: the waypoint could not serve it.
@@ -45,12 +77,17 @@ static __always_inline void keep_handoff(struct bpf_sock_addr *ctx,
 					 const struct frontend_key *k,
 					 struct choice *c)
 {
-	struct handoff *h = bpf_sk_storage_get(&handoffs, ctx->sk, NULL,
-					       BPF_SK_STORAGE_GET_F_CREATE);
+	__u32 codec = c->flags & HEADERS;
+	struct handoff *h;
 
+	if (codec && !can_have_header(ctx)) {
+		refuse(c, EXIT_REFUSE_CODEC);
+		return;
+	}
+	h = bpf_sk_storage_get(&handoffs, ctx->sk, NULL,
+			       BPF_SK_STORAGE_GET_F_CREATE);
 	if (!h) {
-		c->addr = NULL;
-		c->exit = EXIT_REFUSE_NO_FLOW;
+		refuse(c, EXIT_REFUSE_NO_FLOW);
 		return;
 	}
 	copy_addr(h->origin.asked, k->addr);
@@ -58,6 +95,7 @@ static __always_inline void keep_handoff(struct bpf_sock_addr *ctx,
 	h->origin.asked_port = k->port;
 	h->origin.target_port = c->port;
 	h->id = c->id;
+	h->codec = codec;
 	h->state = HANDOFF_ASKED;
 }
 

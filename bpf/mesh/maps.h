@@ -94,6 +94,17 @@ struct {
 	__type(value, struct handoff);
 } handoffs SEC(".maps");
 
+/*
+ * unsent: sockets that are to write a header, by their cookies, from when they are
+ * established until their first bytes. Only there if a waypoint wants headers.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64);
+} unsent SEC(".maps");
+
 /* answers: of sockets that a waypoint accepted, written by sockops. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

@@ -7,6 +7,7 @@
 #include "answer.h"
 #include "decide.h"
 #include "end.h"
+#include "header.h"
 #include "prepare.h"
 #include "send.h"
 
@@ -206,6 +207,33 @@ int mesh_sockops(struct bpf_sock_ops *ctx)
 		break;
 	}
 	return 1;
+}
+
+/* Beside mesh_sockops, if a waypoint wants headers. */
+SEC("sockops")
+int mesh_header(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		begin_header(ctx);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		await_first_bytes(ctx);
+		break;
+	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
+		end_await(ctx);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		end_silent(ctx);
+		break;
+	}
+	return 1;
+}
+
+SEC("sk_msg")
+int mesh_first_bytes(struct sk_msg_md *msg)
+{
+	return write_header(msg);
 }
 
 SEC("cgroup/getsockopt")

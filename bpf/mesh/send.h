@@ -9,30 +9,12 @@
 
 #include "accept.h"
 
+/* handoff_of is NULL for a socket that has a header, see header.h. */
 static __always_inline struct handoff *handoff_of(struct bpf_sock_ops *ctx)
 {
-	struct bpf_sock *sk = ctx->sk;
+	struct handoff *h = kept_handoff(ctx);
 
-	return sk ? bpf_sk_storage_get(&handoffs, sk, NULL, 0) : NULL;
-}
-
-static __always_inline bool goes_to(struct bpf_sock_ops *ctx,
-				    const struct origin *o)
-{
-	__be32 addr[4] = { ctx->remote_ip6[0], ctx->remote_ip6[1],
-			   ctx->remote_ip6[2], ctx->remote_ip6[3] };
-	__be32 addr4 = ctx->remote_ip4;
-
-	/* Both are read before the choice: the verifier follows no changed ctx. */
-	barrier_var(addr4);
-	if (ctx->family != AF_INET6) {
-		addr[0] = addr[1] = 0;
-		addr[2] = bpf_htonl(0xffff);
-		addr[3] = addr4;
-	}
-	/* The upper half has the port, in network byte order. */
-	return ctx->remote_port >> 16 == o->target_port &&
-	       same_addr(addr, o->target);
+	return h && !h->codec ? h : NULL;
 }
 
 /*

@@ -32,6 +32,33 @@ static __always_inline void count_event(__u32 event)
 		count(cpu, event);
 }
 
+static __always_inline struct handoff *kept_handoff(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk ? bpf_sk_storage_get(&handoffs, sk, NULL, 0) : NULL;
+}
+
+/* goes_to is true for a socket that connects to where o says that it was sent. */
+static __always_inline bool goes_to(struct bpf_sock_ops *ctx,
+				    const struct origin *o)
+{
+	__be32 addr[4] = { ctx->remote_ip6[0], ctx->remote_ip6[1],
+			   ctx->remote_ip6[2], ctx->remote_ip6[3] };
+	__be32 addr4 = ctx->remote_ip4;
+
+	/* Both are read before the choice: the verifier follows no changed ctx. */
+	barrier_var(addr4);
+	if (ctx->family != AF_INET6) {
+		addr[0] = addr[1] = 0;
+		addr[2] = bpf_htonl(0xffff);
+		addr[3] = addr4;
+	}
+	/* The upper half has the port, in network byte order. */
+	return ctx->remote_port >> 16 == o->target_port &&
+	       same_addr(addr, o->target);
+}
+
 static __always_inline bool is_synack(__u32 flags)
 {
 	return (flags & (TCP_FLAG_SYN | TCP_FLAG_ACK)) ==

@@ -68,6 +68,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 		Source:      from.name,
 		Collectors:  from.metrics,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,
+		ResetExisting: f.reset,
 	}
 	kube.admit(&cfg)
 	err = serve(ctx, from, cfg, kube.run)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7"
 )
 
@@ -18,6 +19,8 @@ type flags struct {
 	envoy          string
 	concurrency    int
 	port           uint16
+	codecs         []string
+	proxyPort      uint16
 	hboneOnly      bool
 	identify       string
 	expose         []string
@@ -91,6 +94,8 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.envoy, "envoy", env("ENVOY_BIN"), "`PATH` of Envoy; the envoy of PATH when not given")
 	set.IntVar(&f.concurrency, "concurrency", 0, "`N` workers of Envoy; by ISTIO_CPU_LIMIT, or one for each processor, when not given")
 	set.Uint16Var(&f.port, "hand-off-port", l7.HandOffPort, "`PORT` that connections are handed to")
+	set.StringSliceVar(&f.codecs, "codec", []string{string(intent.OriginalDst)}, "`CODEC` by which connections are handed over: original-dst, proxy-v2, or both")
+	set.Uint16Var(&f.proxyPort, "proxy-port", intent.ProxyV2.Port(), "`PORT` that connections with a PROXY header come to")
 	set.BoolVar(&f.hboneOnly, "hbone-only", false, "serve HBONE clients alone: no engine hands connections over here")
 	set.StringVar(&f.identify, "identity", identityNone, "who a client is that was handed over: `none|address`, where address trusts the source's address")
 	set.StringSliceVar(&f.expose, "expose", nil, "`PORT=NAMESPACE/NAME:PORT`: a port of its own that leads to a service, for those who dial the waypoint; with a file only")

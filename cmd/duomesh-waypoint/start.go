@@ -92,9 +92,6 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
-	if !f.hboneOnly {
-		c.HandOff = handoff.Ready
-	}
 	switch f.identify {
 	case identityNone:
 	case identityAddress:
@@ -102,7 +99,36 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	default:
 		return l7.Config{}, usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
 	}
-	return c, nil
+	return c, f.codec(s, &c)
+}
+
+// codec sets by what connections are handed over.
+func (f flags) codec(s surroundings, c *l7.Config) error {
+	c.ProxyOnly = true
+	for _, name := range f.codecs {
+		switch intent.Codec(name) {
+		case intent.OriginalDst:
+			c.ProxyOnly = false
+		case intent.ProxyV2:
+			c.ProxyPort = f.proxyPort
+		case intent.KmeshTLV:
+			return usagef("--codec %s: only Kmesh's own Envoy reads such a header: serve original-dst or proxy-v2 here", name)
+		default:
+			return usagef("--codec %s: want original-dst, proxy-v2, or both", name)
+		}
+	}
+	if f.hboneOnly && s.given("codec") {
+		return usagef("--hbone-only and --codec: give one of them")
+	}
+	switch {
+	case len(f.codecs) == 0:
+		return usagef("--codec: want original-dst, proxy-v2, or both")
+	case c.ProxyPort == 0 && c.ProxyOnly:
+		return usagef("--proxy-port 0: a port is needed")
+	case !f.hboneOnly && !c.ProxyOnly:
+		c.HandOff = handoff.Ready
+	}
+	return nil
 }
 
 // orNone turns the zero of a flag, which means none, into that of Config.

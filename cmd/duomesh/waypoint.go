@@ -18,12 +18,13 @@ func newWaypointCmd() *cobra.Command {
 	var address string
 	cmd := &cobra.Command{
 		Use:   "waypoint",
-		Short: "Ask a waypoint of this network namespace what it does",
+		Short: "Make and list waypoints on Kubernetes, ask one what it does",
 		Args:  noArgs,
 	}
 	cmd.PersistentFlags().StringVar(&address, "address", l7.AdminAddress,
 		"`ADDRESS` of its admin API: host:port, or unix:PATH (of a simulated one: admin.sock in its directory below /run/duomesh)")
 	cmd.AddCommand(
+		newWaypointApplyCmd(), newWaypointDeleteCmd(), newWaypointListCmd(),
 		newWaypointStatusCmd(&address),
 		newWaypointConfigCmd(&address),
 		&cobra.Command{
@@ -76,11 +77,18 @@ func newWaypointConfigCmd(address *string) *cobra.Command {
 
 func newWaypointStatusCmd(address *string) *cobra.Command {
 	var output string
+	var f gatewayFlags
 	cmd := &cobra.Command{
-		Use: "status", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "status [NAME]", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration",
+		Long: "Say whether a waypoint is ready, what it serves, and what was changed of istiod's configuration:\n" +
+			"the one of this network namespace (--address), or with NAME that of a Kubernetes cluster, every replica.",
+		Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
+			}
+			if name := first(args); name != "" {
+				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
 			}
 			client := api.NewClient(*address)
 			defer client.Close()
@@ -96,6 +104,7 @@ func newWaypointStatusCmd(address *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	f.define(cmd)
 	return cmd
 }
 

@@ -12,7 +12,7 @@ import (
 // openNetsim opens simulated pods as the world of a scenario. Nodes have an agent
 // of their own where the scenario needs that.
 func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error) {
-	cfg := netsim.Config{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
+	cfg := netsim.Config{Exe: beside("duomesh-traffic"), Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
 	if t.Agents {
 		cfg.Agent = beside("duomesh-agent")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/admin"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // Agent is the agent of one node, between Open and Close.
@@ -49,6 +50,11 @@ func Open(cfg Config) (_ *Agent, err error) {
 	a := &Agent{cfg: cfg.withDefaults(), started: time.Now(), delay: newDelay()}
 	if a.cfg.Admin != "" && !onLoopback(a.cfg.Admin) {
 		return nil, fmt.Errorf("admin API at %s: it must be an address of the loopback, like 127.0.0.1:15200", a.cfg.Admin)
+	}
+	if a.cfg.ResetExisting {
+		if err := kernel.EndSockets.Probe(); err != nil {
+			return nil, fmt.Errorf("connections that are older than an enrolment cannot be ended on this kernel: %s: %w", kernel.EndSockets.Name, err)
+		}
 	}
 	fresh := !dataplane.Pinned(a.cfg.Host.BPFFS)
 	if a.node, err = dataplane.Open(a.cfg.Host, a.cfg.Engine); err != nil {

@@ -36,6 +36,9 @@ type Config struct {
 	// Admission decides about pods that a CNI plugin brings; nil: those are
 	// refused.
 	Admission Admission
+	// ResetExisting ends the connections that pods have when they are enrolled: those
+	// are not redirected, and else stay as they are.
+	ResetExisting bool
 	// Audit is how often the kernel is compared with what was applied; 0 means
 	// every 30 seconds.
 	Audit time.Duration

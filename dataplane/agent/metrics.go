@@ -25,8 +25,8 @@ func metricsHandler(a *Agent) http.Handler {
 func newDelay() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "duomesh_source_to_kernel_seconds",
-		Help:    "From the receipt of the oldest news in an update until the kernel has it.",
-		Buckets: prometheus.ExponentialBuckets(.001, 2, 14),
+		Help:    "From the receipt of the oldest news in an update until connections that begin are decided by it.",
+		Buckets: prometheus.ExponentialBuckets(.00025, 2, 16),
 	})
 }
 
@@ -48,11 +48,13 @@ var (
 	generationMetric = metric("snapshot_generation", "Updates that were applied since the agent started.")
 	appliedMetric    = metric("snapshot_applied_timestamp_seconds", "When the last update was applied; 0 before the first.")
 	refusedMetric    = metric("source_errors_total", "Updates that were refused since the agent started.")
+	retriesMetric    = metric("source_retries_total", "Times that an update was tried again, since the kernel had refused it in the middle.")
 	healthyMetric    = metric("source_healthy", "0 when the last update was refused and the state before it goes on.")
 	policiesMetric   = metric("policies_unenforced", "Policies that the source sent and that this build does not enforce.")
 	namedMetric      = metric("workloads_unenforced", "Workloads that those policies name.")
 	barredMetric     = metric("workloads_refused", "Workloads to which connections are refused, since policies name them and are not enforced.")
 	podsMetric       = metric("enrolled_pods", "Enrolled pods: watched, unwatched (an earlier agent's, without processes), unknown (an entry without a pod).", "state")
+	olderMetric      = metric("older_connections", "Connections that enrolled pods had made before: left (not redirected), ended (by --reset-existing).", "fate")
 	neighbourMetric  = metric("neighbour_programs", "Foreign programs on the path of connections, as found at the start.")
 	workingMetric    = metric("redirecting", "0 when the node's cgroup is gone and nothing is redirected.")
 )
@@ -61,7 +63,7 @@ var (
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, auditErrMetric,
-		generationMetric, appliedMetric, refusedMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, neighbourMetric, workingMetric,
+		generationMetric, appliedMetric, refusedMetric, retriesMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
 	}
@@ -120,6 +122,7 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	}
 	gauge(ch, appliedMetric, seconds)
 	counter(ch, refusedMetric, s.Source.Errors)
+	counter(ch, retriesMetric, s.Source.Retries)
 	gauge(ch, healthyMetric, one(s.Source.Error == ""))
 	view := c.agent.state.seen()
 	gauge(ch, policiesMetric, float64(view.Policies()))
@@ -138,12 +141,15 @@ func (c collector) pods(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(podsMetric, err)
 		return
 	}
-	watched := 0
+	watched, older, ended := 0, 0, 0
 	for _, p := range all {
 		if p.Watched {
 			watched++
 		}
+		older, ended = older+p.Older, ended+p.Ended
 	}
+	gauge(ch, olderMetric, float64(max(0, older-ended)), "left")
+	gauge(ch, olderMetric, float64(ended), "ended")
 	gauge(ch, podsMetric, float64(watched), "watched")
 	gauge(ch, podsMetric, float64(len(all)-watched), "unwatched")
 	gauge(ch, podsMetric, float64(unknown), "unknown")

@@ -22,6 +22,8 @@ type enroller interface {
 	ServeWaypoint(cgroup, netns *os.File, port uint16) error
 	StopWaypoint(netns *os.File) error
 	EndStale(...*os.File) ([]dataplane.Ended, error)
+	Older(dataplane.Pod) (int, error)
+	EndOlder(dataplane.Pod) (int, error)
 	Usage() ([]dataplane.Usage, error)
 }
 
@@ -35,6 +37,8 @@ type pods struct {
 
 	// place finds a pod's cgroup by its UID.
 	place func(uid string) (string, error)
+	// reset is Config.ResetExisting.
+	reset bool
 
 	mu    sync.Mutex
 	known map[string]*pod
@@ -50,7 +54,7 @@ type pod struct {
 // openPods begins with the pods of an earlier agent that are still there.
 func openPods(cfg Config, node enroller) (*pods, error) {
 	p := &pods{
-		node: node, file: cfg.State, log: cfg.Log, root: cfg.Host.Cgroup, place: noPlace,
+		node: node, file: cfg.State, log: cfg.Log, root: cfg.Host.Cgroup, place: noPlace, reset: cfg.ResetExisting,
 		known: map[string]*pod{},
 	}
 	if cfg.Admission != nil {
@@ -154,12 +158,15 @@ func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	} else if k.CgroupID, err = idOf(cgroup); err != nil {
 		return err
 	}
-	if err := p.tell(k, ns, dir); err != nil {
+	if err := p.begin(&k, ns, dir); err != nil {
 		return err
 	}
 	if old := p.known[k.Name]; old != nil {
 		if old.Cookie == k.Cookie && k.Sandbox == "" {
 			k.UID, k.Sandbox = old.UID, old.Sandbox
+		}
+		if old.Cookie == k.Cookie && old.Waypoint == k.Waypoint {
+			k.Older, k.Ended = old.Older, old.Ended
 		}
 		p.forget(old, old.Cookie != k.Cookie)
 	}
@@ -286,6 +293,7 @@ func (p *pods) list() (_ []api.Pod, unknown int, err error) {
 	for _, e := range p.known {
 		all = append(all, api.Pod{
 			Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil && e.Cgroup != "",
+			Older: e.Older, Ended: e.Ended,
 		})
 	}
 	slices.SortFunc(all, func(a, b api.Pod) int { return strings.Compare(a.Name, b.Name) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 )
@@ -14,9 +15,8 @@ import (
 // grows with the services and workloads that are not the last one's by pointer.
 //
 // Nothing was written when it returns an error of Snapshot.Validate, an
-// intent.UnsupportedError, a CapacityError or the context's error. After any other
-// error the node holds a mix of old and new services, none half-written, and
-// Apply may be called again.
+// intent.UnsupportedError, a CapacityError or the context's error. After a
+// PartialError Apply may be called again, with the same Snapshot, too.
 func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -28,12 +28,21 @@ func (e *Engine) Apply(ctx context.Context, s intent.Snapshot) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	if err := e.carryOut(p); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	if err := e.evict(); err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", PartialError{err})
 	}
 	return nil
+}
+
+// Shown is when the kernel had all of the last Snapshot: connections that begin
+// after it are decided by that one. Apply returns later, when none is being decided
+// that began before. It is zero before the first Apply.
+func (e *Engine) Shown() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shown
 }
 
 // prepare finds what to write, and everything for which it may not be written.
@@ -42,7 +51,7 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c, e.noHandoff); err != nil {
+	if err := supported(s, c, missing{e.noHandoff, e.noHeaders}); err != nil {
 		return nil, err
 	}
 	p := e.state.plan(c, e.host.Place)
@@ -81,8 +90,14 @@ func (e *Engine) carryOut(p *plan) error {
 			return err
 		}
 	}
+	if p.heads {
+		if err := e.attachHeaders(); err != nil {
+			return err
+		}
+	}
 	err := e.show(p)
 	if err == nil {
+		e.shown = time.Now()
 		err = e.settle(p)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,7 @@ type call struct {
 	Of        int    // of "spread": how many services there are
 	Listening listenHow
 	Asking    asking
+	Telling   telling
 }
 
 type answer struct {
@@ -60,6 +62,9 @@ type answer struct {
 	Heard heard
 	Tally []tally
 	Asked asked
+	Told  told
+	FDs   []int
+	Line  string
 }
 
 // tally counts connections by what was asked and what came of it.
@@ -175,6 +180,18 @@ func perform(q call) (a answer) {
 		err = listenWaypoint(q.Listening)
 	case "ask":
 		a.Asked = ask(q.Asking)
+	case "headed":
+		err = listenHeaded(q.Telling.Codec)
+	case "tell":
+		a.Told = tell(q.Telling)
+	case "silent":
+		a.FDs, err = silent(q.Telling)
+	case "write":
+		err = write(q.FD, make([]byte, q.N))
+	case "half close":
+		err = unix.Shutdown(q.FD, unix.SHUT_WR)
+	case "line":
+		a.Line, err = readWithin(q.FD, 10*time.Second)
 	case "options":
 		err = askOptions()
 	case "version":

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -41,6 +42,12 @@ type Engine struct {
 	served map[uint64]*served
 	// noHandoff is why this kernel hands off no connection, nil when it does.
 	noHandoff error
+	// noHeaders is why this kernel writes no header in front of a connection's first
+	// bytes, nil when it does. headers are the programs for that, until they are
+	// attached; unsent is nil before.
+	noHeaders error
+	headers   *ebpf.CollectionSpec
+	unsent    *ebpf.Map
 	// preparer is nil where the kernel cannot prepare listeners; noPreparer says
 	// why.
 	preparer   *link.Iter
@@ -51,7 +58,8 @@ type Engine struct {
 	coll      *ebpf.Collection
 	hooks     []*hook
 	grace     *grace
-	pins      *pins // nil: nothing is pinned
+	shown     time.Time // see Shown
+	pins      *pins     // nil: nothing is pinned
 	closers   []io.Closer
 	neighbors []Neighbour // of the node, when they were last looked for
 	// beside has the neighbours of pods, by netns cookie.
@@ -104,6 +112,9 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	if err := e.adoptServed(); err != nil {
 		return nil, err
 	}
+	if err := e.adoptHeaders(); err != nil {
+		return nil, err
+	}
 	if err := e.meetNode(); err != nil {
 		return nil, err
 	}
@@ -122,6 +133,9 @@ func (e *Engine) load(o Options) error {
 	delete(spec.Programs, meshProgMeshEndUdp)
 	delete(spec.Programs, meshProgMeshPrepare)
 	if err := e.tryHandoff(); err != nil {
+		return err
+	}
+	if err := e.tryHeaders(spec); err != nil {
 		return err
 	}
 	if e.noHandoff != nil {
@@ -169,6 +183,9 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	spec.Maps[meshMapNames].MaxEntries = e.limits.Names
 	spec.Maps[meshMapWaypoints].MaxEntries = e.limits.Waypoints
+	if err := seeFastOpen(spec); err != nil {
+		return err
+	}
 	retval, err := haveHelper(asm.FnSetRetval)
 	if err != nil {
 		return err

@@ -24,6 +24,9 @@ const (
 	// refused, since the kernel had no memory to keep what it asked for: its replies
 	// would show the endpoint, and the waypoint could not know where it was going.
 	RefuseNoFlow Event = "refuse-no-flow"
+	// RefuseCodec: a connection to a waypoint that wants a header in front of the
+	// first bytes was refused, since nobody could put one there: MPTCP, Fast Open.
+	RefuseCodec Event = "refuse-codec"
 	// FlowEvicted: a UDP socket sends to more addresses than are kept for it, so
 	// its next datagram to the one it used least recently is chosen anew.
 	FlowEvicted Event = "flow-evicted"
@@ -32,8 +35,8 @@ const (
 	FlowShared Event = "flow-shared"
 )
 
-// The events of a hand-off, each at most once for a connection: the first four at
-// the client's node, the others at the waypoint's.
+// The events of a hand-off, each at most once for a connection: the last four at the
+// waypoint's node, the others at the client's.
 const (
 	// HandoffFull: the SYN has the asked address and port.
 	HandoffFull Event = "handoff-full"
@@ -45,6 +48,23 @@ const (
 	// HandoffResent: the waypoint answered with a SYN cookie, and got the same in
 	// the packet after the SYN.
 	HandoffResent Event = "handoff-resent"
+	// HandoffHeader: a header is in front of the first bytes.
+	HandoffHeader Event = "handoff-header"
+	// HandoffEarly: bytes left before a header could be written: by Fast Open, or by
+	// a send that began before the connection was established. The waypoint refuses
+	// the connection.
+	HandoffEarly Event = "handoff-early"
+	// HandoffSilent: a connection to a waypoint that wants a header ended without
+	// the client's having sent anything, as where the server would have to speak
+	// first.
+	HandoffSilent Event = "handoff-silent"
+	// HandoffUnwritten: there was no room for the socket (Limits.Unsent), and the
+	// waypoint refuses the connection, or no memory for the header, and the send
+	// failed with EACCES. This one is counted for each send.
+	HandoffUnwritten Event = "handoff-unwritten"
+	// HandoffUnreached: the waypoint refused a connection that was to have a header, or
+	// did not answer: nobody may listen at its hand-off port.
+	HandoffUnreached Event = "handoff-unreached"
 	// HandoffAnswered: SO_ORIGINAL_DST answers the asked address.
 	HandoffAnswered Event = "handoff-answered"
 	// HandoffNoAnswer: a connection at the hand-off port said nothing of where it
@@ -73,6 +93,7 @@ var exitNames = map[meshMeshExit]intent.Exit{
 var eventNames = map[meshMeshExit]Event{
 	meshMeshExitEXIT_REFUSE_SLOT_MISS: RefuseSlotMiss,
 	meshMeshExitEXIT_REFUSE_NO_FLOW:   RefuseNoFlow,
+	meshMeshExitEXIT_REFUSE_CODEC:     RefuseCodec,
 	meshMeshExitEVENT_FLOW_EVICTED:    FlowEvicted,
 	meshMeshExitEVENT_FLOW_SHARED:     FlowShared,
 	meshMeshExitEVENT_RETRY:           Retry,
@@ -82,6 +103,11 @@ var eventNames = map[meshMeshExit]Event{
 	meshMeshExitEVENT_HANDOFF_SHORT:      HandoffShort,
 	meshMeshExitEVENT_HANDOFF_UNSENT:     HandoffUnsent,
 	meshMeshExitEVENT_HANDOFF_RESENT:     HandoffResent,
+	meshMeshExitEVENT_HANDOFF_HEADER:     HandoffHeader,
+	meshMeshExitEVENT_HANDOFF_EARLY:      HandoffEarly,
+	meshMeshExitEVENT_HANDOFF_SILENT:     HandoffSilent,
+	meshMeshExitEVENT_HANDOFF_UNWRITTEN:  HandoffUnwritten,
+	meshMeshExitEVENT_HANDOFF_UNREACHED:  HandoffUnreached,
 	meshMeshExitEVENT_HANDOFF_ANSWERED:   HandoffAnswered,
 	meshMeshExitEVENT_HANDOFF_NO_ANSWER:  HandoffNoAnswer,
 	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID: HandoffUnknownID,

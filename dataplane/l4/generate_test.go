@@ -77,7 +77,8 @@ func (w *worker) waypoint() *intent.Waypoint {
 	case len(w.waypoints) == known && w.r.IntN(2) == 0:
 		return w.waypoints[w.r.IntN(known)]
 	}
-	made := &intent.Waypoint{Name: "waypoint", Codec: intent.OriginalDst, Port: listening[w.r.IntN(len(listening))]}
+	codecs := []intent.Codec{intent.OriginalDst, intent.ProxyV2, intent.KmeshTLV}
+	made := &intent.Waypoint{Name: "waypoint", Codec: codecs[w.r.IntN(len(codecs))], Port: listening[w.r.IntN(len(listening))]}
 	for i := range w.r.IntN(4) {
 		made.Endpoints = append(made.Endpoints, intent.Endpoint{Workload: w.workload(i)})
 	}

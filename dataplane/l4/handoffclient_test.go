@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane/handoff"
@@ -23,8 +24,9 @@ import (
 // held are connections that the child keeps until it ends.
 var held struct {
 	sync.Mutex
-	fds   []int
-	conns []net.Conn
+	fds     []int
+	conns   []net.Conn
+	sockets []*ebpf.Map
 }
 
 func ask(q asking) (total asked) {

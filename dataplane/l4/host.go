@@ -55,6 +55,10 @@ type Limits struct {
 	// Names is the number of service addresses times their TCP ports of services
 	// with a waypoint: default 16384, 112 bytes each.
 	Names uint32
+	// Unsent is the number of connections to waypoints that want a header, from
+	// when they are established until they have sent something: default 16384, 16
+	// bytes each from the first such waypoint on, and 700 more while there is one.
+	Unsent uint32
 	// Waypoints is the number of waypoint pods of this node: default 256.
 	Waypoints uint32
 }
@@ -71,6 +75,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Names == 0 {
 		l.Names = 16384
+	}
+	if l.Unsent == 0 {
+		l.Unsent = 16384
 	}
 	if l.Waypoints == 0 {
 		l.Waypoints = 256

@@ -15,7 +15,7 @@ import (
 
 type meshCpuState struct {
 	_      structs.HostLayout
-	Exits  [24]uint64
+	Exits  [30]uint64
 	Random uint64
 }
 
@@ -63,6 +63,8 @@ const (
 	meshFrontendFlagFRONTEND_PASSTHROUGH meshFrontendFlag = 2
 	meshFrontendFlagFRONTEND_WAYPOINT    meshFrontendFlag = 4
 	meshFrontendFlagFRONTEND_REFUSE      meshFrontendFlag = 8
+	meshFrontendFlagFRONTEND_PROXY_V2    meshFrontendFlag = 16
+	meshFrontendFlagFRONTEND_KMESH_TLV   meshFrontendFlag = 32
 )
 
 type meshFrontendKey struct {
@@ -83,7 +85,8 @@ type meshHandoff struct {
 		TargetPort uint16
 	}
 	Id    uint32
-	State uint32
+	State uint16
+	Codec uint16
 }
 
 type meshLate struct {
@@ -104,7 +107,7 @@ type meshLateKey struct {
 type meshMeshAbi uint32
 
 const (
-	meshMeshAbiMESH_ABI meshMeshAbi = 3
+	meshMeshAbiMESH_ABI meshMeshAbi = 4
 )
 
 type meshMeshExit uint32
@@ -122,19 +125,25 @@ const (
 	meshMeshExitEXIT_REFUSE_POLICY       meshMeshExit = 9
 	meshMeshExitEXIT_REFUSE_SLOT_MISS    meshMeshExit = 10
 	meshMeshExitEXIT_REFUSE_NO_FLOW      meshMeshExit = 11
-	meshMeshExitEVENT_RETRY              meshMeshExit = 12
-	meshMeshExitEVENT_ORIGIN_LOST        meshMeshExit = 13
-	meshMeshExitEVENT_FLOW_EVICTED       meshMeshExit = 14
-	meshMeshExitEVENT_FLOW_SHARED        meshMeshExit = 15
-	meshMeshExitEVENT_HANDOFF_FULL       meshMeshExit = 16
-	meshMeshExitEVENT_HANDOFF_SHORT      meshMeshExit = 17
-	meshMeshExitEVENT_HANDOFF_UNSENT     meshMeshExit = 18
-	meshMeshExitEVENT_HANDOFF_RESENT     meshMeshExit = 19
-	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 20
-	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 21
-	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 22
-	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 23
-	meshMeshExitMESH_EXITS               meshMeshExit = 24
+	meshMeshExitEXIT_REFUSE_CODEC        meshMeshExit = 12
+	meshMeshExitEVENT_RETRY              meshMeshExit = 13
+	meshMeshExitEVENT_ORIGIN_LOST        meshMeshExit = 14
+	meshMeshExitEVENT_FLOW_EVICTED       meshMeshExit = 15
+	meshMeshExitEVENT_FLOW_SHARED        meshMeshExit = 16
+	meshMeshExitEVENT_HANDOFF_FULL       meshMeshExit = 17
+	meshMeshExitEVENT_HANDOFF_SHORT      meshMeshExit = 18
+	meshMeshExitEVENT_HANDOFF_UNSENT     meshMeshExit = 19
+	meshMeshExitEVENT_HANDOFF_RESENT     meshMeshExit = 20
+	meshMeshExitEVENT_HANDOFF_HEADER     meshMeshExit = 21
+	meshMeshExitEVENT_HANDOFF_EARLY      meshMeshExit = 22
+	meshMeshExitEVENT_HANDOFF_SILENT     meshMeshExit = 23
+	meshMeshExitEVENT_HANDOFF_UNWRITTEN  meshMeshExit = 24
+	meshMeshExitEVENT_HANDOFF_UNREACHED  meshMeshExit = 25
+	meshMeshExitEVENT_HANDOFF_ANSWERED   meshMeshExit = 26
+	meshMeshExitEVENT_HANDOFF_NO_ANSWER  meshMeshExit = 27
+	meshMeshExitEVENT_HANDOFF_UNKNOWN_ID meshMeshExit = 28
+	meshMeshExitEVENT_HANDOFF_LOST       meshMeshExit = 29
+	meshMeshExitMESH_EXITS               meshMeshExit = 30
 )
 
 type meshMeshHandoff uint32
@@ -208,13 +217,16 @@ const (
 	meshMapSlots             = "slots"
 	meshMapSpilled           = "spilled"
 	meshMapUdpFlows          = "udp_flows"
+	meshMapUnsent            = "unsent"
 	meshMapWaypoints         = "waypoints"
 	meshProgMeshConnect4     = "mesh_connect4"
 	meshProgMeshConnect6     = "mesh_connect6"
 	meshProgMeshEndUdp       = "mesh_end_udp"
+	meshProgMeshFirstBytes   = "mesh_first_bytes"
 	meshProgMeshGetpeername4 = "mesh_getpeername4"
 	meshProgMeshGetpeername6 = "mesh_getpeername6"
 	meshProgMeshGetsockopt   = "mesh_getsockopt"
+	meshProgMeshHeader       = "mesh_header"
 	meshProgMeshPrepare      = "mesh_prepare"
 	meshProgMeshRecvmsg4     = "mesh_recvmsg4"
 	meshProgMeshRecvmsg6     = "mesh_recvmsg6"
@@ -224,6 +236,9 @@ const (
 	meshProgMeshSockops      = "mesh_sockops"
 	meshVarCfgAbi            = "cfg_abi"
 	meshVarCfgExit           = "cfg_exit"
+	meshVarCfgFastConnect    = "cfg_fast_connect"
+	meshVarCfgFastConnectBit = "cfg_fast_connect_bit"
+	meshVarCfgFastMessage    = "cfg_fast_message"
 	meshVarCfgFrontendFlag   = "cfg_frontend_flag"
 	meshVarCfgHalvings       = "cfg_halvings"
 	meshVarCfgHandoff        = "cfg_handoff"
@@ -279,9 +294,11 @@ type meshProgramSpecs struct {
 	MeshConnect4     *ebpf.ProgramSpec `ebpf:"mesh_connect4"`
 	MeshConnect6     *ebpf.ProgramSpec `ebpf:"mesh_connect6"`
 	MeshEndUdp       *ebpf.ProgramSpec `ebpf:"mesh_end_udp"`
+	MeshFirstBytes   *ebpf.ProgramSpec `ebpf:"mesh_first_bytes"`
 	MeshGetpeername4 *ebpf.ProgramSpec `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.ProgramSpec `ebpf:"mesh_getpeername6"`
 	MeshGetsockopt   *ebpf.ProgramSpec `ebpf:"mesh_getsockopt"`
+	MeshHeader       *ebpf.ProgramSpec `ebpf:"mesh_header"`
 	MeshPrepare      *ebpf.ProgramSpec `ebpf:"mesh_prepare"`
 	MeshRecvmsg4     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg4"`
 	MeshRecvmsg6     *ebpf.ProgramSpec `ebpf:"mesh_recvmsg6"`
@@ -308,6 +325,7 @@ type meshMapSpecs struct {
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Spilled   *ebpf.MapSpec `ebpf:"spilled"`
 	UdpFlows  *ebpf.MapSpec `ebpf:"udp_flows"`
+	Unsent    *ebpf.MapSpec `ebpf:"unsent"`
 	Waypoints *ebpf.MapSpec `ebpf:"waypoints"`
 }
 
@@ -315,16 +333,19 @@ type meshMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type meshVariableSpecs struct {
-	CfgAbi          *ebpf.VariableSpec `ebpf:"cfg_abi"`
-	CfgExit         *ebpf.VariableSpec `ebpf:"cfg_exit"`
-	CfgFrontendFlag *ebpf.VariableSpec `ebpf:"cfg_frontend_flag"`
-	CfgHalvings     *ebpf.VariableSpec `ebpf:"cfg_halvings"`
-	CfgHandoff      *ebpf.VariableSpec `ebpf:"cfg_handoff"`
-	CfgKeepPeer     *ebpf.VariableSpec `ebpf:"cfg_keep_peer"`
-	CfgPlaces       *ebpf.VariableSpec `ebpf:"cfg_places"`
-	CfgPrepared     *ebpf.VariableSpec `ebpf:"cfg_prepared"`
-	CfgSetRetval    *ebpf.VariableSpec `ebpf:"cfg_set_retval"`
-	CfgSize         *ebpf.VariableSpec `ebpf:"cfg_size"`
+	CfgAbi            *ebpf.VariableSpec `ebpf:"cfg_abi"`
+	CfgExit           *ebpf.VariableSpec `ebpf:"cfg_exit"`
+	CfgFastConnect    *ebpf.VariableSpec `ebpf:"cfg_fast_connect"`
+	CfgFastConnectBit *ebpf.VariableSpec `ebpf:"cfg_fast_connect_bit"`
+	CfgFastMessage    *ebpf.VariableSpec `ebpf:"cfg_fast_message"`
+	CfgFrontendFlag   *ebpf.VariableSpec `ebpf:"cfg_frontend_flag"`
+	CfgHalvings       *ebpf.VariableSpec `ebpf:"cfg_halvings"`
+	CfgHandoff        *ebpf.VariableSpec `ebpf:"cfg_handoff"`
+	CfgKeepPeer       *ebpf.VariableSpec `ebpf:"cfg_keep_peer"`
+	CfgPlaces         *ebpf.VariableSpec `ebpf:"cfg_places"`
+	CfgPrepared       *ebpf.VariableSpec `ebpf:"cfg_prepared"`
+	CfgSetRetval      *ebpf.VariableSpec `ebpf:"cfg_set_retval"`
+	CfgSize           *ebpf.VariableSpec `ebpf:"cfg_size"`
 }
 
 // meshObjects contains all objects after they have been loaded into the kernel.
@@ -360,6 +381,7 @@ type meshMaps struct {
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Spilled   *ebpf.Map `ebpf:"spilled"`
 	UdpFlows  *ebpf.Map `ebpf:"udp_flows"`
+	Unsent    *ebpf.Map `ebpf:"unsent"`
 	Waypoints *ebpf.Map `ebpf:"waypoints"`
 }
 
@@ -378,6 +400,7 @@ func (m *meshMaps) Close() error {
 		m.Slots,
 		m.Spilled,
 		m.UdpFlows,
+		m.Unsent,
 		m.Waypoints,
 	)
 }
@@ -386,16 +409,19 @@ func (m *meshMaps) Close() error {
 //
 // It can be passed to loadMeshObjects or ebpf.CollectionSpec.LoadAndAssign.
 type meshVariables struct {
-	CfgAbi          *ebpf.Variable `ebpf:"cfg_abi"`
-	CfgExit         *ebpf.Variable `ebpf:"cfg_exit"`
-	CfgFrontendFlag *ebpf.Variable `ebpf:"cfg_frontend_flag"`
-	CfgHalvings     *ebpf.Variable `ebpf:"cfg_halvings"`
-	CfgHandoff      *ebpf.Variable `ebpf:"cfg_handoff"`
-	CfgKeepPeer     *ebpf.Variable `ebpf:"cfg_keep_peer"`
-	CfgPlaces       *ebpf.Variable `ebpf:"cfg_places"`
-	CfgPrepared     *ebpf.Variable `ebpf:"cfg_prepared"`
-	CfgSetRetval    *ebpf.Variable `ebpf:"cfg_set_retval"`
-	CfgSize         *ebpf.Variable `ebpf:"cfg_size"`
+	CfgAbi            *ebpf.Variable `ebpf:"cfg_abi"`
+	CfgExit           *ebpf.Variable `ebpf:"cfg_exit"`
+	CfgFastConnect    *ebpf.Variable `ebpf:"cfg_fast_connect"`
+	CfgFastConnectBit *ebpf.Variable `ebpf:"cfg_fast_connect_bit"`
+	CfgFastMessage    *ebpf.Variable `ebpf:"cfg_fast_message"`
+	CfgFrontendFlag   *ebpf.Variable `ebpf:"cfg_frontend_flag"`
+	CfgHalvings       *ebpf.Variable `ebpf:"cfg_halvings"`
+	CfgHandoff        *ebpf.Variable `ebpf:"cfg_handoff"`
+	CfgKeepPeer       *ebpf.Variable `ebpf:"cfg_keep_peer"`
+	CfgPlaces         *ebpf.Variable `ebpf:"cfg_places"`
+	CfgPrepared       *ebpf.Variable `ebpf:"cfg_prepared"`
+	CfgSetRetval      *ebpf.Variable `ebpf:"cfg_set_retval"`
+	CfgSize           *ebpf.Variable `ebpf:"cfg_size"`
 }
 
 // meshPrograms contains all programs after they have been loaded into the kernel.
@@ -405,9 +431,11 @@ type meshPrograms struct {
 	MeshConnect4     *ebpf.Program `ebpf:"mesh_connect4"`
 	MeshConnect6     *ebpf.Program `ebpf:"mesh_connect6"`
 	MeshEndUdp       *ebpf.Program `ebpf:"mesh_end_udp"`
+	MeshFirstBytes   *ebpf.Program `ebpf:"mesh_first_bytes"`
 	MeshGetpeername4 *ebpf.Program `ebpf:"mesh_getpeername4"`
 	MeshGetpeername6 *ebpf.Program `ebpf:"mesh_getpeername6"`
 	MeshGetsockopt   *ebpf.Program `ebpf:"mesh_getsockopt"`
+	MeshHeader       *ebpf.Program `ebpf:"mesh_header"`
 	MeshPrepare      *ebpf.Program `ebpf:"mesh_prepare"`
 	MeshRecvmsg4     *ebpf.Program `ebpf:"mesh_recvmsg4"`
 	MeshRecvmsg6     *ebpf.Program `ebpf:"mesh_recvmsg6"`
@@ -422,9 +450,11 @@ func (p *meshPrograms) Close() error {
 		p.MeshConnect4,
 		p.MeshConnect6,
 		p.MeshEndUdp,
+		p.MeshFirstBytes,
 		p.MeshGetpeername4,
 		p.MeshGetpeername6,
 		p.MeshGetsockopt,
+		p.MeshHeader,
 		p.MeshPrepare,
 		p.MeshRecvmsg4,
 		p.MeshRecvmsg6,

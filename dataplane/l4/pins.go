@@ -153,17 +153,27 @@ func (p *pins) compatible(spec *ebpf.CollectionSpec) error {
 		if want.Pinning != ebpf.PinByName {
 			continue
 		}
-		path := filepath.Join(p.dir, name)
-		m, err := ebpf.LoadPinnedMap(path, nil)
-		if err != nil {
-			return PinError{path, err.Error()}
+		if err := p.sameSize(name, want.MaxEntries); err != nil {
+			return err
 		}
-		have := m.MaxEntries()
-		m.Close()
-		if have != want.MaxEntries {
-			return PinError{path, fmt.Sprintf("it has %d entries, the limits ask for %d: keep the limit, or remove the engine first",
-				have, want.MaxEntries)}
-		}
+	}
+	return nil
+}
+
+// sameSize refuses a pinned map of another size. There need not be one.
+func (p *pins) sameSize(name string, want uint32) error {
+	path := filepath.Join(p.dir, name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return PinError{path, err.Error()}
+	}
+	defer m.Close()
+	if have := m.MaxEntries(); have != want {
+		return PinError{path, fmt.Sprintf("it has %d entries, the limits ask for %d: keep the limit, or remove the engine first",
+			have, want)}
 	}
 	return nil
 }

@@ -31,8 +31,9 @@ type plan struct {
 	named     map[uint32]bool
 	putNames  map[uint32]meshName
 	dropNames []uint32
-	// handsOff is set when a frontend leads to a waypoint.
-	handsOff bool
+	// handsOff is set when a frontend leads to a waypoint by an option in the SYN,
+	// heads when one leads to a waypoint that wants a header.
+	handsOff, heads bool
 
 	sets   []*slotSet
 	placed map[*slotSet]bool // those in sets
@@ -161,10 +162,11 @@ func (p *plan) want(s *state, k meshFrontendKey, h holder) {
 		p.place(s, h.front.set)
 	}
 	var id uint32
-	if h.front != nil && h.front.waypoint() {
+	if h.front != nil && h.front.handedOff() {
 		id = p.id(s, k)
 		p.handsOff = true
 	}
+	p.heads = p.heads || h.front != nil && h.front.headed()
 	v := h.value(k, id)
 	p.rename(s, k, v)
 	old, ok := s.fronts[k]

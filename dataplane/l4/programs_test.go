@@ -65,7 +65,8 @@ func TestConstantsExcludeHelpers(t *testing.T) {
 			t.Errorf("%d calls with all constants, %d without %03b", all, without, constant)
 		}
 	}
-	if calls[retval|places] != calls[retval] {
+	// One tells MPTCP from TCP where a waypoint wants a header.
+	if calls[retval|places] != calls[retval]+1 {
 		t.Error("places matter although nothing is kept")
 	}
 }

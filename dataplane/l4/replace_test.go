@@ -255,3 +255,34 @@ func TestForeignAndTornValuesAreNotBelieved(t *testing.T) {
 		}
 	}
 }
+
+// What Shown dates is that the kernel decides by the new Snapshot: before the wait
+// for those that began earlier, connections go to the new endpoint.
+func TestShownBeforeOthersEnd(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{HidePeer: true})
+	if !e.Shown().IsZero() {
+		t.Error("shown before the first Apply")
+	}
+	must(t, e.Enrol(p.Pod))
+	apply(t, e, service("a", []string{"10.9.0.1"}, []uint16{80}, workload("old", "10.1.0.1")))
+	first := e.Shown()
+	if first.IsZero() {
+		t.Fatal("an Apply has not been shown")
+	}
+	must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
+	next, err := e.prepare(t.Context(), intent.Snapshot{Services: []*intent.Service{
+		service("a", []string{"10.9.0.1"}, []uint16{80}, workload("new", "10.1.0.2")),
+	}})
+	must(t, err)
+	must(t, e.show(next))
+	must(t, connected(t, p, "10.9.0.1:80", "10.1.0.2:7001"))
+	must(t, e.settle(next))
+	e.state.adopt(next)
+	apply(t, e, service("a", []string{"10.9.0.1"}, []uint16{80}, workload("old", "10.1.0.1")))
+	if !e.Shown().After(first) {
+		t.Error("the second Apply has not been shown")
+	}
+	audited(t, e)
+}

@@ -251,7 +251,7 @@ func (e *Engine) adoptServed() error {
 			}
 		}
 	}
-	if len(e.served) > 0 || exists(e.pins.link(meshProgMeshSockops)) || e.state.leadsToWaypoints() {
+	if len(e.served) > 0 || exists(e.pins.link(meshProgMeshSockops)) || e.state.leads(isHandedOff) {
 		return e.attachSockOps()
 	}
 	return nil
@@ -277,10 +277,10 @@ func (e *Engine) adoptOne(cookie uint64, port uint16) error {
 	return nil
 }
 
-// leadsToWaypoints is true when a frontend does.
-func (m *mirror) leadsToWaypoints() bool {
+// leads is true when a frontend has such flags.
+func (m *mirror) leads(such func(flags uint16) bool) bool {
 	for _, v := range m.fronts {
-		if v.Flags&uint16(meshFrontendFlagFRONTEND_WAYPOINT) != 0 {
+		if such(v.Flags) {
 			return true
 		}
 	}

@@ -10,20 +10,19 @@ import (
 
 // supported returns an intent.UnsupportedError for each part of s that this engine
 // does not carry out, joined; nil when it can carry out all. What was applied
-// before is none. noHandoff is why this kernel brings nothing to a waypoint, nil
-// when it can.
-func supported(s intent.Snapshot, c changes, noHandoff error) error {
-	var missing []error
+// before is none.
+func supported(s intent.Snapshot, c changes, no missing) error {
+	var all []error
 	add := func(field, format string, args ...any) {
-		missing = append(missing, intent.UnsupportedError{Resource: fmt.Sprintf(format, args...), Field: field})
+		all = append(all, intent.UnsupportedError{Resource: fmt.Sprintf(format, args...), Field: field})
 	}
 	for _, svc := range c.services.added {
-		if field := unsupportedWaypoint(svc.Waypoint, noHandoff); field != "" {
+		if field := no.unsupported(svc.Waypoint); field != "" {
 			add(field, "service %s", svc.Key())
 		}
 	}
 	for _, w := range c.workloads.added {
-		if field := unsupportedWaypoint(w.OwnWaypoint(), noHandoff); field != "" {
+		if field := no.unsupported(w.OwnWaypoint()); field != "" {
 			add(field, "workload %s", w.UID)
 		}
 	}
@@ -35,18 +34,22 @@ func supported(s intent.Snapshot, c changes, noHandoff error) error {
 			add("route without a waypoint", "service %s", r.Service)
 		}
 	}
-	return errors.Join(missing...)
+	return errors.Join(all...)
 }
 
-// unsupportedWaypoint names what is not carried out of a waypoint, "" when it is.
-func unsupportedWaypoint(w *intent.Waypoint, noHandoff error) string {
+// missing is why this kernel brings nothing to a waypoint by an option in the SYN, or
+// by a header; nil when it can.
+type missing struct{ handoff, headers error }
+
+// unsupported names what is not carried out of a waypoint, "" when it is.
+func (m missing) unsupported(w *intent.Waypoint) string {
 	switch {
 	case w == nil:
 		return ""
-	case w.Codec != intent.OriginalDst:
-		return "waypoint codec " + string(w.Codec)
-	case noHandoff != nil:
-		return fmt.Sprintf("waypoint (%v)", noHandoff)
+	case w.Codec == intent.OriginalDst && m.handoff != nil:
+		return fmt.Sprintf("waypoint (%v)", m.handoff)
+	case headerFlags[w.Codec] != 0 && m.headers != nil:
+		return fmt.Sprintf("waypoint codec %s (%v)", w.Codec, m.headers)
 	}
 	return ""
 }

@@ -41,9 +41,14 @@ func (e *Engine) Usage() ([]Usage, error) {
 		{Map: meshMapAnswers},
 		{Map: meshMapLates},
 	}
+	maps := e.coll.Maps
+	if e.unsent != nil {
+		all = append(all, Usage{Map: meshMapUnsent})
+		maps = withUnsent(maps, e.unsent)
+	}
 	for i := range all {
 		var err error
-		if all[i].Bytes, err = mapBytes(e.coll.Maps[all[i].Map]); err != nil {
+		if all[i].Bytes, err = mapBytes(maps[all[i].Map]); err != nil {
 			return nil, fmt.Errorf("usage of map %s: %w", all[i].Map, err)
 		}
 	}

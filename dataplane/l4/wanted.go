@@ -56,7 +56,10 @@ func (h holder) value(k meshFrontendKey, id uint32) meshFrontend {
 	return h.front.value(id)
 }
 
-func (f front) waypoint() bool { return f.flags&uint16(meshFrontendFlagFRONTEND_WAYPOINT) != 0 }
+// handedOff is true for a front that leads to a waypoint by an option in the SYN,
+// headed where that wants a header.
+func (f front) handedOff() bool { return isHandedOff(f.flags) }
+func (f front) headed() bool    { return isHeaded(f.flags) }
 
 // insert adds a claim, unless its service has one already: an address may be
 // listed twice.

@@ -60,7 +60,7 @@ func (c *compiled) through(w *way, port uint16, addresses []netip.Addr) {
 		}
 		f := front{
 			key:   frontendKey(intent.Frontend{Addr: addr, Port: port, Protocol: intent.TCP}),
-			flags: uint16(meshFrontendFlagFRONTEND_WAYPOINT),
+			flags: uint16(meshFrontendFlagFRONTEND_WAYPOINT | headerFlags[w.of.Codec]),
 			set:   w.sets[family(addr)],
 		}
 		if f.set != nil {

@@ -48,11 +48,16 @@ type Config struct {
 	Output io.Writer
 	// Port is the hand-off port; 0 means HandOffPort.
 	Port uint16
+	// ProxyPort is the port of hand-offs by a PROXY header, which need nothing of the
+	// node's engine; 0: none. ProxyOnly leaves Port out.
+	ProxyPort uint16
+	ProxyOnly bool
 	// Expose are ports of the waypoint's own for those who dial it themselves; see
 	// render.Expose. Embedded only.
 	Expose []render.Expose
 	// HandOff asks the kernel's hand-off program for its version; it returns why there
-	// is none. Nil means that nothing is handed over: clients come by HBONE alone.
+	// is none. Nil means that nothing is handed over by SO_ORIGINAL_DST: clients come by
+	// HBONE, or with a PROXY header.
 	HandOff func() error
 	// ByAddress lets rules take the source's address for who the client is: the workload
 	// that istiod knows there. Without, what is handed over has no identity. Relayed only.
@@ -70,6 +75,26 @@ type Config struct {
 	// not. Admin may be unix:PATH.
 	Ready, Metrics, EnvoyMetrics, Admin string
 	Log                                 *slog.Logger
+}
+
+// port is that of hand-offs by SO_ORIGINAL_DST, 0 for none.
+func (c Config) port() uint16 {
+	if c.ProxyOnly {
+		return 0
+	}
+	return c.Port
+}
+
+// handOffPorts are those that must listen before connections may come.
+func (c Config) handOffPorts() []uint16 {
+	var all []uint16
+	if c.HandOff != nil {
+		all = append(all, c.Port)
+	}
+	if c.ProxyPort != 0 {
+		all = append(all, c.ProxyPort)
+	}
+	return all
 }
 
 func (c Config) withDefaults() Config {
@@ -98,6 +123,10 @@ func (c Config) check() error {
 		return errors.New("the waypoint has no name")
 	case c.Node == nil:
 		return errors.New("the waypoint has no node identity")
+	case c.ProxyOnly && (c.ProxyPort == 0 || c.HandOff != nil):
+		return errors.New("hand-offs by a PROXY header alone have a port of their own, and ask no engine")
+	case c.ProxyPort != 0 && c.ProxyPort == c.port():
+		return fmt.Errorf("port %d is given to two forms of hand-off", c.ProxyPort)
 	case c.Envoy == "":
 		return errors.New("no Envoy: make tools fetches one, ENVOY_BIN names yours")
 	}

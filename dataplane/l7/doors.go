@@ -16,8 +16,8 @@ import (
 	"github.com/duomesh/duomesh/dataplane/l7/render"
 )
 
-// handOffStat begins Envoy's counters of the hand-off listener.
-const handOffStat = render.HandOffListener
+// handOffActive are Envoy's gauges of connections that were handed over.
+const handOffActive = `^listener\.(` + render.HandOffListener + `|` + render.ProxyListener + `)\.downstream_cx_active$`
 
 func network(address string) (string, string) { return api.Network(address) }
 
@@ -56,9 +56,9 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	if live, why := w.envoy.Admin.Live(ctx); !live {
 		return hosts, "Envoy: " + why
 	}
-	if w.config.HandOff != nil {
-		if on, err := listening(w.config.Port); err != nil || !on {
-			return hosts, fmt.Sprintf("the hand-off listener on port %d", w.config.Port)
+	for _, port := range w.config.handOffPorts() {
+		if on, err := listening(port); err != nil || !on {
+			return hosts, fmt.Sprintf("the hand-off listener on port %d", port)
 		}
 	}
 	return hosts, ""

@@ -45,7 +45,7 @@ type Embedded struct {
 func NewEmbedded(c Config, place intent.Place, name string, updates <-chan Update) *Embedded {
 	c = c.withDefaults()
 	return &Embedded{
-		config: render.Config{Waypoint: c.Name, Place: place, Port: c.Port, Expose: c.Expose},
+		config: render.Config{Waypoint: c.Name, Place: place, Port: c.port(), ProxyPort: c.ProxyPort, Expose: c.Expose},
 		hold:   c.Hold, log: c.Log, server: ads.NewServer(), updates: updates, name: name,
 		state: api.Source{Name: name}, notify: make(chan struct{}),
 	}

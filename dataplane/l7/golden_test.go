@@ -38,7 +38,7 @@ func TestRenderedIsWhatIstiodSendsForTheSameRules(t *testing.T) {
 
 func fromRecording(t *testing.T) ads.State {
 	t.Helper()
-	tr, err := relay.NewTransformer(l7.HandOffPort)
+	tr, err := relay.NewTransformer(relay.Ports{Port: l7.HandOffPort})
 	if err != nil {
 		t.Fatal(err)
 	}

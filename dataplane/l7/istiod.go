@@ -28,7 +28,10 @@ type Istiod struct {
 // of the source, for people.
 func NewIstiod(c Config, server istiod.Server, name string) (*Istiod, error) {
 	c = c.withDefaults()
-	r, err := relay.New(relay.Config{Istiod: server, Node: c.Node, Port: c.Port, Hold: max(c.Hold, 0), ByAddress: c.ByAddress, Log: c.Log})
+	r, err := relay.New(relay.Config{
+		Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort}, Hold: max(c.Hold, 0),
+		ByAddress: c.ByAddress, Log: c.Log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ var _ = Describe("a change of readiness", func() {
 		for i := range changes() {
 			<-tick.C
 			start, ready := time.Now(), i%2 == 1
-			Expect(setReady(ctx, "v2", ready)).To(Succeed())
+			Expect(plane.Stack().SetReady(ctx, "default", "v2", ready)).To(Succeed())
 			Expect(awaitRoutes(ctx, c, route(ready))).To(Succeed())
 			took = append(took, must(statusOf(ctx, c)).Applied.At.Sub(start))
 		}

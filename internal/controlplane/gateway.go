@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,7 +12,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Launch is how kubelet would start the one container of a pod.
@@ -132,27 +130,6 @@ func expand(args, env []string) []string {
 		out[i] = known.Replace(a)
 	}
 	return out
-}
-
-// SetReady writes whether a Pod is ready into its status, as kubelet would.
-func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool) error {
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
-	}
-	patch := map[string]any{"status": map[string]any{"conditions": []any{
-		map[string]any{"type": corev1.PodReady, "status": status},
-		map[string]any{"type": corev1.ContainersReady, "status": status},
-	}}}
-	data, err := json.Marshal(patch)
-	if err != nil {
-		return err
-	}
-	_, err = s.client.CoreV1().Pods(namespace).Patch(ctx, name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	if err != nil {
-		return fmt.Errorf("readiness of pod %s/%s: %w", namespace, name, err)
-	}
-	return nil
 }
 
 // ForgetGateway deletes what istiod has made for a Gateway that is gone, as Kubernetes'

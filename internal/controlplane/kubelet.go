@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -256,6 +257,21 @@ func (s *Stack) LabelPod(ctx context.Context, p Pod) error {
 		p.ServiceAccount = "default"
 	}
 	return s.Apply(ctx, podObject(p))
+}
+
+// SetReady writes whether a Pod is ready into its status, as kubelet does.
+func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool) error {
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, corev1.PodReady, status)
+	_, err := s.client.CoreV1().Pods(namespace).
+		Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	if err != nil && !gone(err) {
+		return fmt.Errorf("readiness of pod %s/%s: %w", namespace, name, err)
+	}
+	return nil
 }
 
 // RemovePod deletes a Pod; the simulation does not know it any more.

@@ -164,6 +164,8 @@ func (g *Ground) Attach(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, 
 		return attachKprobe(prog, spec)
 	case ebpf.SchedCLS:
 		return g.attachInterface(prog, spec)
+	case ebpf.SkMsg:
+		return attachToSockets(prog, spec)
 	}
 	return nil, fmt.Errorf("attach a program of type %s: %w", spec.Type, errors.ErrUnsupported)
 }
@@ -178,6 +180,21 @@ func attachKprobe(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error)
 		return link.KretprobeMulti(prog, o)
 	}
 	return link.KprobeMulti(prog, o)
+}
+
+// attachToSockets attaches a program to a collection of sockets of its own, which has
+// none. It goes with the collection.
+func attachToSockets(prog *ebpf.Program, spec *ebpf.ProgramSpec) (io.Closer, error) {
+	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockHash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		return nil, err
+	}
+	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: sockets.FD(), Program: prog, Attach: spec.AttachType,
+	}); err != nil {
+		return nil, errors.Join(err, sockets.Close())
+	}
+	return sockets, nil
 }
 
 const loopback = 1 // the number of lo in every namespace

@@ -53,6 +53,8 @@ var (
 	SetRetval = helperFeature("set_retval", "5.18", ebpf.CGroupSockAddr, asm.FnSetRetval)
 	// HeaderOptions lets a sockops program write TCP options.
 	HeaderOptions = helperFeature("header options", "5.10", ebpf.SockOps, asm.FnStoreHdrOpt)
+	// SockMsg lets a program put bytes in front of what a socket sends.
+	SockMsg = helperFeature("sk_msg", "5.0", ebpf.SkMsg, asm.FnMsgPushData)
 	// Kprobe is a program at any function of the kernel.
 	Kprobe = hookFeature("kprobe", "", ebpf.ProgramSpec{Type: ebpf.Kprobe, AttachTo: "tcp_v4_connect"})
 	// KprobeMulti is one program at many functions by one link.
@@ -94,7 +96,7 @@ func Features() []Feature {
 	return []Feature{
 		Root, BPF, Cgroup2Mount, BTF, JIT,
 		CgroupConnect, CgroupGetpeername, CgroupSockRelease, CgroupSendmsg, CgroupRecvmsg,
-		CgroupSockOps, CgroupSockopt, NetnsCookies, SetRetval, HeaderOptions, SockDestroy,
+		CgroupSockOps, CgroupSockopt, NetnsCookies, SetRetval, HeaderOptions, SockMsg, SockDestroy,
 		KprobeMulti, Kprobe, Fentry, TpBTF, RawTracepoint, Tracepoint, SyscallTracepoint,
 		TCX, Clsact, MPTCP,
 	}

@@ -184,6 +184,7 @@ var hookNeeds = map[ebpf.AttachType]Feature{
 	ebpf.AttachCGroupUDP6Recvmsg:      CgroupRecvmsg,
 	ebpf.AttachCGroupSockOps:          CgroupSockOps,
 	ebpf.AttachCGroupGetsockopt:       CgroupSockopt,
+	ebpf.AttachSkMsgVerdict:           SockMsg,
 	ebpf.AttachTraceFEntry:            Fentry,
 	ebpf.AttachTraceFExit:             Fentry,
 	ebpf.AttachTraceRawTp:             TpBTF,

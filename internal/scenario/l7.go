@@ -20,14 +20,14 @@ func routed(f Family, v1, v2 uint32) Objects {
 	version := func(name string) Service {
 		return Service{
 			Name: "echo-" + name, Family: f, Ports: []Port{{Port: 80, Target: 8080, Name: "http"}},
-			Endpoints: []Endpoint{{name, 1}},
+			Endpoints: []Endpoint{{Pod: name, Weight: 1}},
 		}
 	}
 	return Objects{Services: []Service{
 		{
 			Name: "echo", Family: f, Waypoint: "waypoint",
 			Ports:     []Port{{Port: 80, Target: 8080, Name: "http"}, {Port: 9000, Target: 9000, Name: "tcp"}},
-			Endpoints: []Endpoint{{"v1", 1}, {"v2", 1}},
+			Endpoints: []Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}},
 			Routes: []Route{
 				{Header: "x-canary", Exact: "yes", Backends: []Backend{{"echo-v2", 80, 1}}},
 				{Backends: []Backend{{"echo-v1", 80, v1}, {"echo-v2", 80, v2}}},
@@ -93,6 +93,23 @@ func l7Close() Scenario {
 		Summary:  "the same where each request closes its connection: no answer is lost",
 		Topology: l7pair(), Objects: routed(IPv4, 90, 10),
 		Phases: []Phase{{Loads: []Load{load}}},
+	}
+}
+
+func l7ProxyV2() Scenario {
+	objects := routed(Dual, 90, 10)
+	objects.Waypoints = []Waypoint{{Name: "proxied", Pods: []string{"waypoint"}, Codec: ProxyV2}}
+	objects.Services[0].Waypoint = "proxied"
+	load := func(f Family) Load {
+		l := kept(f, map[string]float64{"v1": .9, "v2": .1})
+		l.Want.Waypoint = "proxied"
+		return l
+	}
+	return Scenario{
+		Name:     "l7/proxy-v2/90-10",
+		Summary:  "one request in ten goes to v2 where the waypoint is told by a PROXY header, over both families",
+		Topology: l7pair(), Objects: objects,
+		Phases: []Phase{{Loads: []Load{load(IPv4), load(IPv6)}}},
 	}
 }
 

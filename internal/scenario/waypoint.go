@@ -19,6 +19,27 @@ func (o Objects) WaypointPods(name string, pods func(name string) bool) ([]strin
 	return nil, false
 }
 
+// HandOff is how connections are handed to a waypoint, and the port.
+func (o Objects) HandOff(name string) (codec string, port uint16) {
+	for _, w := range o.Waypoints {
+		if w.Name == name && w.Codec == ProxyV2 {
+			return ProxyV2, ProxyPort
+		}
+	}
+	return OriginalDst, HandOffPort
+}
+
+// HandOffPorts are those of a waypoint at any time of the scenario.
+func (s Scenario) HandOffPorts(name string) []uint16 {
+	var all []uint16
+	for _, o := range s.allObjects() {
+		_, port := o.HandOff(name)
+		all = append(all, port)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // WaypointNames are the waypoints of o, declared or named by a service, in order.
 func (o Objects) WaypointNames() []string {
 	var all []string
@@ -72,6 +93,9 @@ func (o Objects) validateWaypoints(pods map[string]bool) error {
 			return fmt.Errorf("waypoint %q: no name, or declared twice", w.Name)
 		}
 		seen[w.Name] = true
+		if w.Codec != "" && w.Codec != OriginalDst && w.Codec != ProxyV2 {
+			return fmt.Errorf("waypoint %s: codec %s: want %s or %s", w.Name, w.Codec, OriginalDst, ProxyV2)
+		}
 		for _, p := range w.Pods {
 			if !is(p) {
 				return fmt.Errorf("waypoint %s: pod %s is no waypoint of the topology", w.Name, p)

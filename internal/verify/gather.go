@@ -33,6 +33,8 @@ type evidence struct {
 	history []scenario.Held
 	// replicas are the addresses of each waypoint's pods, by its name.
 	replicas map[string]map[netip.Addr]string
+	// handOffPorts are those that connections may come to, by the same.
+	handOffPorts map[string][]uint16
 	// entering are those of client connections, as a waypoint's kernel knows them.
 	entering map[netip.AddrPort]bool
 	// forwarded is how many requests the waypoints say they have sent on in the phase.
@@ -127,7 +129,10 @@ func (g *gatherer) handles(e *evidence) error {
 			e.pods[p.Name] = h
 		}
 	}
-	e.replicas = g.replicas(e.pods)
+	e.replicas, e.handOffPorts = g.replicas(e.pods), map[string][]uint16{}
+	for name := range e.replicas {
+		e.handOffPorts[name] = g.scenario.HandOffPorts(name)
+	}
 	return nil
 }
 

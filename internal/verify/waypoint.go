@@ -152,7 +152,7 @@ func (f fact) replica(w scenario.Want) (netip.AddrPort, bool) {
 	if w.MayFail() {
 		return peer, peer.IsValid()
 	}
-	if f.seen.replicas[w.Waypoint][peer.Addr()] == "" || peer.Port() != scenario.HandOffPort {
+	if f.seen.replicas[w.Waypoint][peer.Addr()] == "" || !slices.Contains(f.seen.handOffPorts[w.Waypoint], peer.Port()) {
 		return netip.AddrPort{}, true
 	}
 	return peer, true
@@ -215,11 +215,20 @@ func (e *evidence) entered(s socket, lines []probe.Line) bool {
 		if e.cut(s.pod) || e.cut(e.replicaAt(l.Peer.Addr().Unmap())) {
 			continue // it was made, and neither end lived to tell
 		}
-		if l.Local.Port() != scenario.HandOffPort || !e.isReplica(s.pod) || !e.entering[plain(l.Peer)] {
+		if !e.isHandOff(l.Local.Port()) || !e.isReplica(s.pod) || !e.entering[plain(l.Peer)] {
 			return false
 		}
 	}
 	return true
+}
+
+func (e *evidence) isHandOff(port uint16) bool {
+	for _, ports := range e.handOffPorts {
+		if slices.Contains(ports, port) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *evidence) isReplica(pod string) bool {

@@ -55,6 +55,9 @@ type Source struct {
 	Error string `json:"error,omitempty"`
 	// Errors is the number of updates that were refused since the start.
 	Errors uint64 `json:"errors"`
+	// Retries is how often an update that the kernel had refused in the middle was
+	// tried again.
+	Retries uint64 `json:"retries,omitempty"`
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
 	// Unused lists what the applied update asks for and this build does not do, a
@@ -87,8 +90,11 @@ type Applied struct {
 	// that the kernel has what an earlier agent left, or nothing.
 	Generation uint64 `json:"generation"`
 	// Version is the source's name for it.
-	Version  string    `json:"version,omitempty"`
-	At       time.Time `json:"at,omitzero"`
+	Version string    `json:"version,omitempty"`
+	At      time.Time `json:"at,omitzero"`
+	// Shown is since when connections that begin are decided by it. At is later:
+	// none is being decided any more that began before.
+	Shown    time.Time `json:"shown,omitzero"`
 	Services int       `json:"services"`
 	// Workloads is the number of known pods and other workloads of the mesh.
 	Workloads int `json:"workloads"`
@@ -113,6 +119,10 @@ type Pod struct {
 	// Waypoint is the hand-off port of a waypoint's pod, which is served and not
 	// managed; 0 for others.
 	Waypoint uint16 `json:"waypoint,omitempty"`
+	// Older is how many connections the pod had made, and not closed, before it was
+	// enrolled: they are not redirected. Ended is how many were ended for that.
+	Older int `json:"older,omitempty"`
+	Ended int `json:"ended,omitempty"`
 	// Watched is set when the agent sees the pod's end by itself. It does not
 	// for a pod without processes that an earlier agent enrolled.
 	Watched bool `json:"watched"`

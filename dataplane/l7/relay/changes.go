@@ -17,6 +17,7 @@ var changesFile []byte
 const (
 	routeByName     = "route-by-name"
 	handOffListener = "hand-off-listener"
+	proxyListener   = "hand-off-proxy-v2-listener"
 	noInspector     = "hand-off-without-http-inspector"
 	localAddress    = "hand-off-local-address"
 	ownPort         = "hand-off-own-port"

@@ -41,11 +41,16 @@ const inspector = "envoy.filters.listener.http_inspector"
 // chains and the same way to them, on a port of its own.
 func (w *work) handOff(of *listener.Listener) error {
 	l := proto.Clone(of).(*listener.Listener)
-	w.counts[handOffListener]++
+	if w.Port != 0 {
+		w.counts[handOffListener]++
+	}
+	if w.ProxyPort != 0 {
+		w.counts[proxyListener]++
+	}
 	l.Name, l.StatPrefix, l.ListenerSpecifier, l.BindToPort = render.HandOffListener, render.HandOffListener, nil, nil
 	at := func(a netip.Addr) *core.Address {
 		return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
-			Address: a.String(), PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(w.port)},
+			Address: a.String(), PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(w.Port)},
 		}}}
 	}
 	l.Address = at(netip.IPv4Unspecified())
@@ -72,6 +77,18 @@ func (w *work) handOff(of *listener.Listener) error {
 	}
 	w.view.HandOff = l
 	return nil
+}
+
+// handOffs are the listeners that a copy of main_internal comes to.
+func (p Ports) handOffs(l *listener.Listener) []*listener.Listener {
+	var all []*listener.Listener
+	if l != nil && p.Port != 0 {
+		all = append(all, l)
+	}
+	if l != nil && p.ProxyPort != 0 {
+		all = append(all, render.Proxied(l, p.ProxyPort))
+	}
+	return all
 }
 
 // handOffChain makes a chain one for connections that were handed over. Where its rules
@@ -261,13 +278,19 @@ func (w *work) withoutOwnPort(l *listener.Listener) error {
 	if err != nil {
 		return err
 	}
+	refused := map[string]*xds.Matcher_OnMatch{}
+	for _, own := range []uint16{w.Port, w.ProxyPort} {
+		if own != 0 {
+			refused[strconv.Itoa(int(own))] = &xds.Matcher_OnMatch{
+				OnMatch: &xds.Matcher_OnMatch_Action{Action: &xdscore.TypedExtensionConfig{Name: "no_answer", TypedConfig: action}},
+			}
+		}
+	}
 	l.FilterChainMatcher = &xds.Matcher{
 		MatcherType: &xds.Matcher_MatcherTree_{MatcherTree: &xds.Matcher_MatcherTree{
 			Input: &xdscore.TypedExtensionConfig{Name: "port", TypedConfig: port},
 			TreeType: &xds.Matcher_MatcherTree_ExactMatchMap{ExactMatchMap: &xds.Matcher_MatcherTree_MatchMap{
-				Map: map[string]*xds.Matcher_OnMatch{strconv.Itoa(int(w.port)): {
-					OnMatch: &xds.Matcher_OnMatch_Action{Action: &xdscore.TypedExtensionConfig{Name: "no_answer", TypedConfig: action}},
-				}},
+				Map: refused,
 			}},
 		}},
 		OnNoMatch: &xds.Matcher_OnMatch{OnMatch: &xds.Matcher_OnMatch_Matcher{Matcher: l.FilterChainMatcher}},

@@ -188,7 +188,7 @@ func TestShadowRulesThatAskAnAuthorizer(t *testing.T) {
 // The recorded chain that names a principal is refused, but for sources that are known:
 // each way to it asks for the source's address first.
 func TestChainsBySource(t *testing.T) {
-	tr, err := NewTransformer(handOffPort)
+	tr, err := NewTransformer(Ports{Port: handOffPort})
 	if err != nil {
 		t.Fatal(err)
 	}

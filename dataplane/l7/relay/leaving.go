@@ -106,8 +106,8 @@ func (l leaving) routes(exact ads.Set) ads.Set {
 	return all
 }
 
-// listeners are those of next, the copy joined with what has left it.
-func (l leaving) listeners(exact ads.Set, next *listener.Listener) ads.Set {
+// listeners are those of next, the copies joined with what has left them.
+func (l leaving) listeners(exact ads.Set, next *listener.Listener, at Ports) ads.Set {
 	if len(l.copies) == 0 || next == nil {
 		return exact
 	}
@@ -115,12 +115,14 @@ func (l leaving) listeners(exact ads.Set, next *listener.Listener) ads.Set {
 	for _, c := range slices.Backward(l.copies) {
 		joined = join(joined, c.handOff)
 	}
-	body, err := ads.NewBody(joined)
-	if err != nil {
-		return exact // it is made of what was marshalled before
-	}
 	all := maps.Clone(exact)
-	all[joined.Name] = body
+	for _, one := range at.handOffs(joined) {
+		body, err := ads.NewBody(one)
+		if err != nil {
+			return exact // it is made of what was marshalled before
+		}
+		all[one.Name] = body
+	}
 	return all
 }
 

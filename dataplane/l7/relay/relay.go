@@ -27,8 +27,7 @@ type Config struct {
 	// Istiod is where the configuration comes from, and Node who asks.
 	Istiod istiod.Server
 	Node   *core.Node
-	// Port is the hand-off port, in host byte order.
-	Port uint16
+	Ports
 	// Hold is how long what has left the configuration stays: clients that were
 	// redirected a moment ago still come.
 	Hold time.Duration
@@ -86,7 +85,7 @@ type State struct {
 
 // New makes a Relay; Run makes it work.
 func New(c Config) (*Relay, error) {
-	t, err := NewTransformer(c.Port)
+	t, err := NewTransformer(c.Ports)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +256,7 @@ func (r *Relay) serve(t string) {
 	case ads.Listeners:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 		r.server.Set(ads.Routes, r.routes())
-		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff))
+		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff, r.config.Ports))
 	case ads.Clusters:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 	default:

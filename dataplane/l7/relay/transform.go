@@ -36,7 +36,8 @@ type View struct {
 	Listeners, Routes ads.Set
 	// Clusters are added to those of istiod.
 	Clusters ads.Set
-	// HandOff is the copy of main_internal; nil without one.
+	// HandOff is the copy of main_internal, in the form for SO_ORIGINAL_DST; nil without
+	// one.
 	HandOff *listener.Listener
 	// Hosts are the services that have a chain, Refused the chains that a connection
 	// without a principal may not use.
@@ -48,20 +49,24 @@ type View struct {
 // Transformer changes listeners.
 type Transformer struct {
 	rules rules
-	port  uint16
+	Ports
 	// sources say who has which address, and chosen who stands for a group of them; nil
 	// where what was handed over has no principal at all.
 	sources *sources
 	chosen  map[string]string
 }
 
-// NewTransformer makes one for hand-offs to port.
-func NewTransformer(port uint16) (*Transformer, error) {
+// Ports are those of hand-offs by SO_ORIGINAL_DST and by a PROXY header, in host byte
+// order; 0: none.
+type Ports struct{ Port, ProxyPort uint16 }
+
+// NewTransformer makes one for hand-offs to these ports.
+func NewTransformer(at Ports) (*Transformer, error) {
 	r, err := loadRules()
 	if err != nil {
 		return nil, err
 	}
-	return &Transformer{rules: r, port: port, chosen: map[string]string{}}, nil
+	return &Transformer{rules: r, Ports: at, chosen: map[string]string{}}, nil
 }
 
 // Transform makes the View of listeners by name. Equal listeners give equal bytes.
@@ -78,8 +83,8 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 			return View{}, fmt.Errorf("listener %s: %w", name, err)
 		}
 	}
-	if w.view.HandOff != nil {
-		if err := w.put(w.view.Listeners, w.view.HandOff.Name, w.view.HandOff); err != nil {
+	for _, l := range w.handOffs(w.view.HandOff) {
+		if err := w.put(w.view.Listeners, l.Name, l); err != nil {
 			return View{}, err
 		}
 	}

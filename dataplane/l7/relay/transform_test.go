@@ -44,7 +44,7 @@ func recorded(t *testing.T) map[string]*anypb.Any {
 
 func transformed(t *testing.T, raw map[string]*anypb.Any) View {
 	t.Helper()
-	tr, err := NewTransformer(handOffPort)
+	tr, err := NewTransformer(Ports{Port: handOffPort})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +69,7 @@ func TestRecordedChangesAreCounted(t *testing.T) {
 		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "hashable-string": 4,
 		"route-by-name": 6, "hand-off-listener": 1, "hand-off-without-http-inspector": 1, "hand-off-local-address": 2,
 		"hand-off-own-port": 1, "hand-off-needs-identity": 1, "hand-off-identity-by-address": 0,
+		"hand-off-proxy-v2-listener": 0,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("changes: %v, want %v", got, want)
@@ -277,7 +278,7 @@ func TestJoinKeepsWhatHasLeft(t *testing.T) {
 // What has left goes when its time is over, also while istiod sends something all the
 // time, and each thing at its own time.
 func TestWhatHasLeftGoesInTime(t *testing.T) {
-	r, err := New(Config{Port: handOffPort, Hold: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	r, err := New(Config{Ports: Ports{Port: handOffPort}, Hold: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +307,7 @@ func TestWhatHasLeftGoesInTime(t *testing.T) {
 		t.Fatalf("%d things have left, want 2", n)
 	}
 	r.mu.Lock()
-	served := r.leaving.listeners(r.view.Listeners, r.view.HandOff)
+	served := r.leaving.listeners(r.view.Listeners, r.view.HandOff, r.config.Ports)
 	var l listener.Listener
 	err = served[r.view.HandOff.Name].Any.UnmarshalTo(&l)
 	r.mu.Unlock()

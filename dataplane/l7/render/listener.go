@@ -13,6 +13,7 @@ import (
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	original "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	inputs "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
@@ -60,30 +61,32 @@ func (r Rendered) State() (ads.State, error) {
 	if r.Empty() {
 		return out, nil // a listener without a chain is none
 	}
-	l, err := ads.NewBody(r.listener())
-	if err != nil {
-		return nil, err
+	for _, l := range r.handOffs() {
+		body, err := ads.NewBody(l)
+		if err != nil {
+			return nil, err
+		}
+		out[ads.Listeners][l.Name] = body
 	}
-	out[ads.Listeners][HandOffListener] = l
 	for port, name := range r.expose {
 		l, err := ads.NewBody(r.exposed(port, name))
 		if err != nil {
 			return nil, err
 		}
-		out[ads.Listeners][exposedPrefix+strconv.Itoa(int(port))] = l
+		out[ads.Listeners][ExposedListener(port)] = l
 	}
 	return out, nil
 }
 
-// exposedPrefix begins the names of listeners that nothing is handed to.
-const exposedPrefix = "exposed_"
+// ExposedListener is the name of a listener that nothing is handed to.
+func ExposedListener(port uint16) string { return "exposed_" + strconv.Itoa(int(port)) }
 
 // exposed is a listener of its own with one chain for all connections.
 func (r Rendered) exposed(port uint16, name string) *listener.Listener {
 	i := slices.IndexFunc(r.chains, func(c chain) bool { return c.name == name })
 	at := func(a netip.Addr) *core.Address { return socket(netip.AddrPortFrom(a, port)) }
 	return &listener.Listener{
-		Name: exposedPrefix + strconv.Itoa(int(port)), Address: at(netip.IPv4Unspecified()),
+		Name: ExposedListener(port), Address: at(netip.IPv4Unspecified()),
 		AdditionalAddresses: []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}},
 		FilterChains:        []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{r.chains[i].filter}}},
 	}
@@ -92,7 +95,7 @@ func (r Rendered) exposed(port uint16, name string) *listener.Listener {
 // With adds what only old has: destinations that have left, with all that serves them.
 // Clients that were redirected a moment ago still come.
 func (r Rendered) With(old Rendered) Rendered {
-	all := Rendered{port: r.port, expose: r.expose, chains: slices.Clone(r.chains), ranges: slices.Clone(r.ranges), out: ads.State{}}
+	all := Rendered{port: r.port, proxy: r.proxy, expose: r.expose, chains: slices.Clone(r.chains), ranges: slices.Clone(r.ranges), out: ads.State{}}
 	for t := range r.out {
 		all.out[t] = maps.Clone(old.out[t])
 		if all.out[t] == nil {
@@ -165,6 +168,40 @@ func (r *renderer) httpChain(name string, svc *intent.Service, p intent.Port) er
 	return nil
 }
 
+// handOffs are the listeners of hand-offs: one for each codec that is served.
+func (r Rendered) handOffs() []*listener.Listener {
+	var all []*listener.Listener
+	if r.port != 0 {
+		all = append(all, r.listener())
+	}
+	if r.proxy != 0 {
+		all = append(all, Proxied(r.listener(), r.proxy))
+	}
+	return all
+}
+
+// Proxied is a listener of hand-offs in the form for those that come with a PROXY
+// header of version 2: it reads what each connection was for there, and waits for it as
+// long as the client is silent. Without a header it closes the connection.
+func Proxied(l *listener.Listener, port uint16) *listener.Listener {
+	l = proto.Clone(l).(*listener.Listener)
+	at := func(a netip.Addr) *core.Address { return socket(netip.AddrPortFrom(a, port)) }
+	l.Name, l.StatPrefix, l.Address = ProxyListener, ProxyListener, at(netip.IPv4Unspecified())
+	l.AdditionalAddresses = []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}}
+	l.ListenerFiltersTimeout = durationpb.New(0)
+	l.ListenerFilters = slices.DeleteFunc(l.ListenerFilters, func(f *listener.ListenerFilter) bool { return f.Name == originalDst })
+	l.ListenerFilters = slices.Insert(l.ListenerFilters, 0, &listener.ListenerFilter{
+		Name: "envoy.filters.listener.proxy_protocol",
+		ConfigType: &listener.ListenerFilter_TypedConfig{TypedConfig: must(ads.Pack(&proxyprotocol.ProxyProtocol{
+			DisallowedVersions: []core.ProxyProtocolConfig_Version{core.ProxyProtocolConfig_V1},
+		}))},
+	})
+	return l
+}
+
+// originalDst is the name by which istiod, too, knows the filter.
+const originalDst = "envoy.filters.listener.original_dst"
+
 // listener is on the hand-off port of both families, asks the kernel for what each
 // connection was for, and has no chain for what it has no answer to.
 func (r Rendered) listener() *listener.Listener {
@@ -174,7 +211,7 @@ func (r Rendered) listener() *listener.Listener {
 		Address:             at(netip.IPv4Unspecified()),
 		AdditionalAddresses: []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}},
 		ListenerFilters: []*listener.ListenerFilter{{
-			Name:       "envoy.filters.listener.original_dst",
+			Name:       originalDst,
 			ConfigType: &listener.ListenerFilter_TypedConfig{TypedConfig: must(ads.Pack(&original.OriginalDst{}))},
 		}},
 		FilterChainMatcher: r.matcher(),

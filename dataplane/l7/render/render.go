@@ -12,14 +12,18 @@ import (
 // HandOffListener is the name of the listener that takes handed-over connections.
 const HandOffListener = "handoff_direct"
 
+// ProxyListener is the name of the one to which they come with a PROXY header.
+const ProxyListener = "handoff_proxy_v2"
+
 // Config says for whom is rendered.
 type Config struct {
 	// Waypoint is the name of the waypoint in the Snapshot.
 	Waypoint string
 	// Place is where this replica stands: what may be chosen depends on it.
 	Place intent.Place
-	// Port is the hand-off port, in host byte order.
-	Port uint16
+	// Port is the port of hand-offs by SO_ORIGINAL_DST, ProxyPort that of hand-offs by a
+	// PROXY header, in host byte order; 0: none.
+	Port, ProxyPort uint16
 	// Expose are ports of the waypoint's own that lead to a service's chain without a
 	// hand-off, for those who dial it themselves.
 	Expose []Expose
@@ -49,6 +53,7 @@ func (c Config) Services(s intent.Snapshot) []*intent.Service {
 // Rendered is a configuration whose listener can still be joined with another's.
 type Rendered struct {
 	port   uint16
+	proxy  uint16
 	chains []chain
 	ranges []addressed
 	expose map[uint16]string // ports of the waypoint's own, and their chains
@@ -64,7 +69,7 @@ func (r Rendered) Empty() bool { return len(r.chains) == 0 }
 func (c Config) Render(s intent.Snapshot) (Rendered, error) {
 	r := renderer{
 		Config: c, services: map[string]*intent.Service{}, routes: map[string][]*intent.Route{}, needed: map[string]cluster{},
-		Rendered: Rendered{port: c.Port, expose: map[uint16]string{}, out: ads.State{ads.Clusters: {}, ads.Endpoints: {}, ads.Routes: {}}},
+		Rendered: Rendered{port: c.Port, proxy: c.ProxyPort, expose: map[uint16]string{}, out: ads.State{ads.Clusters: {}, ads.Endpoints: {}, ads.Routes: {}}},
 	}
 	for _, svc := range s.Services {
 		r.services[svc.Key()] = svc

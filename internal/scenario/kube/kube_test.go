@@ -19,8 +19,9 @@ func world() World {
 		Services: map[string][]netip.Addr{
 			"dual": {a("10.96.0.2"), a("fd96::2")}, "out": {a("192.0.2.1")}, "six": {a("fd96::3")},
 		},
-		Pods: map[string][]netip.Addr{
-			"v1": {a("10.1.1.1"), a("fd00:10:0:1::100")}, "v2": {a("10.2.1.1"), a("fd00:10:0:2::100")},
+		Pods: map[string]Pod{
+			"v1": {Addresses: []netip.Addr{a("10.1.1.1"), a("fd00:10:0:1::100")}, Ports: map[string]uint16{"web": 8080}},
+			"v2": {Addresses: []netip.Addr{a("10.2.1.1"), a("fd00:10:0:2::100")}},
 		},
 		Ranges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd96::/108")},
 	}
@@ -122,6 +123,7 @@ func TestTargetsOfOneNumber(t *testing.T) {
 
 func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
 	w := world()
+	w.Gateways = true
 	w.Services["echo-v1"], w.Services["echo-v2"] = w.Services["dual"], w.Services["six"]
 	o := one("dual", scenario.Endpoint{Pod: "v1", Weight: 1})
 	o.Services[0].Waypoint, o.Services[0].Ports[0].Name = "way", "http"
@@ -144,7 +146,7 @@ func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
 		"Gateway/way":    map[string]any{"gatewayClassName": "istio-waypoint"},
 		"Service/dual":   map[string]any{},
 		"HTTPRoute/dual": map[string]any{
-			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual"}},
+			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual", "port": int64(80)}},
 			"rules": []any{
 				map[string]any{
 					"matches":     []any{map[string]any{"headers": []any{map[string]any{"type": "Exact", "name": "x-canary", "value": "yes"}}}},

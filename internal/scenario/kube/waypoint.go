@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // UseWaypoint is the label by which a service names its waypoint.
@@ -22,30 +20,6 @@ func gateway(name string, w World) *unstructured.Unstructured {
 	})
 	o.SetLabels(map[string]string{"istio.io/waypoint-for": "service"})
 	return o
-}
-
-// httpRoute has the rules of a service, in their order.
-func httpRoute(s scenario.Service, w World) *unstructured.Unstructured {
-	var rules []any
-	for _, r := range s.Routes {
-		var backends []any
-		for _, b := range r.Backends {
-			backends = append(backends, map[string]any{"name": b.Service, "port": int64(b.Port), "weight": int64(b.Weight)})
-		}
-		rule := map[string]any{"backendRefs": backends}
-		if r.Header != "" {
-			rule["matches"] = []any{map[string]any{"headers": []any{
-				map[string]any{"type": "Exact", "name": r.Header, "value": r.Exact},
-			}}}
-		}
-		if r.Timeout > 0 {
-			rule["timeouts"] = map[string]any{"request": duration(r.Timeout)}
-		}
-		rules = append(rules, rule)
-	}
-	return object(gatewayVersion, "HTTPRoute", s.Name, w, map[string]any{
-		"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": s.Name}}, "rules": rules,
-	})
 }
 
 // duration writes a time as the Gateway API wants it (GEP-2257): no fractions.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +58,12 @@ func work(records *guest.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := records.Write(guest.Record{Kind: guest.Boot, Data: release}); err != nil {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return fmt.Errorf("read how long the kernel runs: %w", err)
+	}
+	booted := guest.Record{Kind: guest.Boot, Data: release, Elapsed: time.Duration(up.Nano())}
+	if err := records.Write(booted); err != nil {
 		return err
 	}
 	job, err := readJob()
