@@ -32,6 +32,7 @@ type verifyFlags struct {
 	evidence string
 	ring     int
 	single   bool
+	istiod   bool
 	by       []string
 	second   []string
 	kube     kubeWorld
@@ -46,6 +47,7 @@ func newVerifyCmd() *cobra.Command {
 			"on a Kubernetes cluster whose nodes are on this machine, as kind's are.",
 		Example: `  duomesh verify --all
   duomesh verify clusterip/weight/90-10 --repeat 20
+  duomesh verify split/http/90-10 --istiod
   duomesh verify -f samples/scenarios/canary.yaml -o json
   duomesh verify --kubeconfig out/kind/kubeconfig l7/weight/90-10`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,6 +66,7 @@ func newVerifyCmd() *cobra.Command {
 	flags.IntVar(&f.ring, "judge-ring", 0, "size in `BYTES` of the judge's event ring, a power of two; 0 takes the default")
 	flags.IntVar(&f.ahead, "ahead", 1, "open so many worlds more while the loads of a scenario run")
 	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
+	flags.BoolVar(&f.istiod, "istiod", false, "under a real etcd, kube-apiserver and istiod (docs/istiod.md)")
 	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated (docs/scenarios.md)")
 	f.kube.define(cmd)
 	flags.StringArrayVar(&f.second, "second", nil, "also judge by this `PROVIDER`, which must come to the same verdicts; may be repeated")
@@ -94,12 +97,12 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	if err != nil {
 		return err
 	}
-	world, open, err := f.kube.world(ctx)
+	world, open, closeWorld, err := f.world(ctx)
 	if err != nil {
 		return err
 	}
 	if world != netsimWorld {
-		f.ahead = 0 // a cluster holds the pods of one scenario at a time
+		f.ahead = 0 // a control plane, or a cluster, holds the pods of one scenario at a time
 	}
 	if f.seed == 0 {
 		f.seed = uint64(time.Now().UnixNano())
@@ -110,7 +113,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
-	if err := errors.Join(writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
+	if err := errors.Join(closeWorld(), writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
 		return err
 	}
 	return gateError{report.Overall(results).ExitCode()}

@@ -31,9 +31,12 @@ func (k *kubeWorld) define(cmd *cobra.Command) {
 // netsimWorld is the name of the world of simulated pods in results.
 const netsimWorld = "netsim"
 
+// given is true when a cluster was named.
+func (k kubeWorld) given() bool { return k.cluster.where != (cluster.Where{}) }
+
 // world returns the name of the world and what opens it.
 func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
-	if k.cluster.where == (cluster.Where{}) {
+	if !k.given() {
 		return netsimWorld, openNetsim, nil
 	}
 	services, err := netip.ParsePrefix(k.services)

@@ -78,6 +78,10 @@ func unanswered(within time.Duration) error {
 	return status.Error(codes.DeadlineExceeded, "no answer within "+within.String()+" to what it was asked")
 }
 
+// Explain says in words why a stream or a call of a client of istiod's has ended. token is
+// the file of the token that was shown, if any.
+func Explain(err error, token string) error { return explain(err, token) }
+
 // explain says in words what the codes of gRPC mean between this client and istiod.
 // token is the file of the token that was shown, if any.
 func explain(err error, token string) error {

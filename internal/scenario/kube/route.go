@@ -10,7 +10,7 @@ import (
 
 func useWaypoint(o *unstructured.Unstructured, s scenario.Service) {
 	if s.Waypoint != "" {
-		o.SetLabels(map[string]string{"istio.io/use-waypoint": s.Waypoint})
+		o.SetLabels(map[string]string{UseWaypoint: s.Waypoint})
 	}
 }
 
@@ -31,7 +31,7 @@ func httpRoute(s scenario.Service, w World) (*unstructured.Unstructured, error) 
 			rule["matches"] = []any{map[string]any{"headers": []any{header}}}
 		}
 		if r.Timeout > 0 {
-			rule["timeouts"] = map[string]any{"request": r.Timeout.String()}
+			rule["timeouts"] = map[string]any{"request": duration(r.Timeout)}
 		}
 		rules = append(rules, rule)
 	}
@@ -41,5 +41,5 @@ func httpRoute(s scenario.Service, w World) (*unstructured.Unstructured, error) 
 			parents = append(parents, map[string]any{"group": "", "kind": "Service", "name": s.Name, "port": int64(p.Port)})
 		}
 	}
-	return object("gateway.networking.k8s.io/v1", "HTTPRoute", s.Name, w, map[string]any{"parentRefs": parents, "rules": rules}), nil
+	return object(gatewayVersion, "HTTPRoute", s.Name, w, map[string]any{"parentRefs": parents, "rules": rules}), nil
 }
