@@ -3,8 +3,10 @@ package netsim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
@@ -48,6 +50,9 @@ func engineOf(m mesh) *dataplane.Node {
 func (e *engine) apply(ctx context.Context, d *desired) error {
 	if err := e.node.Apply(ctx, d.snapshot); err != nil {
 		return err
+	}
+	if no := e.node.Unserved(); len(no) > 0 {
+		return fmt.Errorf("%w: %s", scenario.ErrNotExpressible, strings.Join(no, "; "))
 	}
 	e.window.applied(d.snapshot)
 	return e.endStale()
