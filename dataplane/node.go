@@ -116,8 +116,12 @@ func (n *Node) Exits() (map[intent.Exit]uint64, error) { return n.engine.Exits()
 // Events returns how often the engine met what should not or rarely happen.
 func (n *Node) Events() (map[Event]uint64, error) { return n.engine.Events() }
 
-// Audit compares the kernel's maps with the applied Snapshot; empty is equal.
+// Audit compares the kernel's maps and programs with what was applied; empty is equal.
 func (n *Node) Audit() ([]Difference, error) { return n.engine.Audit() }
+
+// Repair makes the kernel what was applied again, and returns what was not; see
+// l4.Engine.Repair.
+func (n *Node) Repair() ([]Difference, error) { return n.engine.Repair() }
 
 // Usage returns use, limit and memory of each kernel map.
 func (n *Node) Usage() ([]Usage, error) { return n.engine.Usage() }

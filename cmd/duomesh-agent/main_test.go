@@ -28,35 +28,34 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no source":                  {nil, nil, "--source file:PATH or xds:ADDRESS is needed"},
-		"two sources":                {map[string]string{"XDS_ADDRESS": "istiod:15012"}, []string{"--source", "file:x"}, "--source file:x and XDS_ADDRESS=istiod:15012: give one of them"},
-		"xds without port":           {nil, []string{"--source", "xds:istiod"}, "--source xds:istiod: want xds:HOST:PORT"},
-		"another source":             {nil, []string{"--source", "http://x"}, "want file:PATH or xds:ADDRESS"},
-		"an argument":                {nil, []string{"x"}, `unknown argument "x"`},
-		"an unknown flag":            {nil, []string{"--frob"}, "unknown flag: --frob"},
-		"no room":                    {nil, []string{"--source", "file:x", "--max-slots", "0"}, "--max-slots 0: want at least 1"},
-		"a locality":                 {nil, []string{"--source", "file:x", "--locality", "a/b/c/d"}, "--locality a/b/c/d"},
-		"a log level":                {nil, []string{"--source", "file:x", "--log-level", "loud"}, "--log-level loud"},
-		"another mode":               {nil, []string{"--source", "file:x", "--mode=kernel-native"}, "dual-engine only"},
-		"bypass":                     {nil, []string{"--source", "file:x", "--enable-bypass=true"}, "--enable-bypass: not in this agent"},
-		"a flag of Kmesh":            {nil, []string{"--bpf-fs-path=/sys/fs/bpf"}, "use --bpffs"},
-		"remove what":                {nil, []string{"--remove", "--bpffs", ""}, "says where the pins are"},
-		"no such cgroup":             {nil, []string{"--source", "file:x", "--cgroup", "/no/such/dir"}, "--cgroup: open /no/such/dir"},
-		"a hand-off that is none":    {nil, []string{"--source", "xds:x:1", "--handoff", "hbone"}, "--handoff hbone: want original-dst, proxy-v2 or kmesh-tlv"},
-		"a hand-off that is not yet": {nil, []string{"--source", "xds:x:1", "--handoff", "proxy-v2"}, "--handoff proxy-v2: this build hands over by original-dst only"},
-		"a policy mode":              {nil, []string{"--source", "xds:x:1", "--unenforced-policy", "drop"}, "--unenforced-policy drop: want warn or refuse"},
-		"no resolv.conf":             {nil, []string{"--source", "xds:x:1", "--resolv-conf", "/no/such"}, "--resolv-conf: open /no/such"},
-		"no IP":                      {map[string]string{"INSTANCE_IP": "10.0.0"}, []string{"--source", "xds:x:1"}, "INSTANCE_IP=10.0.0: want the IP address of the pod"},
-		"no name of a pod":           {map[string]string{"POD_NAME": "a~b"}, []string{"--source", "xds:x:1"}, "POD_NAME=a~b: want the name of a pod"},
-		"no name of a node":          {map[string]string{"NODE_NAME": "A B"}, []string{"--source", "file:x"}, "NODE_NAME=A B: want the name of a Kubernetes node"},
-		"no namespace":               {map[string]string{"POD_NAMESPACE": "-"}, []string{"--source", "file:x"}, "POD_NAMESPACE=-: want the name of a namespace"},
-		"no account":                 {map[string]string{"SERVICE_ACCOUNT": "a/b"}, []string{"--source", "file:x"}, "SERVICE_ACCOUNT=a/b: want"},
-		"no cluster":                 {map[string]string{"CLUSTER_ID": " x"}, []string{"--source", "file:x"}, "CLUSTER_ID= x: want letters"},
-		"no mesh":                    {map[string]string{"MESH_ID": "a b"}, []string{"--source", "file:x"}, "MESH_ID=a b: want letters"},
-		"no network":                 {map[string]string{"ISTIO_META_NETWORK": "${NETWORK}"}, []string{"--source", "file:x"}, "ISTIO_META_NETWORK=${NETWORK}: want letters"},
-		"enable-ipsec":               {nil, []string{"--enable-ipsec"}, "--enable-ipsec is a flag of Kmesh"},
-		"cgroup2-path":               {nil, []string{"--cgroup2-path", "/mnt"}, "use --cgroup"},
-		"an empty XDS host":          {map[string]string{"XDS_ADDRESS": ""}, nil, "--source file:PATH or xds:ADDRESS is needed"},
+		"no source":               {nil, nil, "--source file:PATH or xds:ADDRESS is needed"},
+		"two sources":             {map[string]string{"XDS_ADDRESS": "istiod:15012"}, []string{"--source", "file:x"}, "--source file:x and XDS_ADDRESS=istiod:15012: give one of them"},
+		"xds without port":        {nil, []string{"--source", "xds:istiod"}, "--source xds:istiod: want xds:HOST:PORT"},
+		"another source":          {nil, []string{"--source", "http://x"}, "want file:PATH or xds:ADDRESS"},
+		"an argument":             {nil, []string{"x"}, `unknown argument "x"`},
+		"an unknown flag":         {nil, []string{"--frob"}, "unknown flag: --frob"},
+		"no room":                 {nil, []string{"--source", "file:x", "--max-slots", "0"}, "--max-slots 0: want at least 1"},
+		"a locality":              {nil, []string{"--source", "file:x", "--locality", "a/b/c/d"}, "--locality a/b/c/d"},
+		"a log level":             {nil, []string{"--source", "file:x", "--log-level", "loud"}, "--log-level loud"},
+		"another mode":            {nil, []string{"--source", "file:x", "--mode=kernel-native"}, "dual-engine only"},
+		"bypass":                  {nil, []string{"--source", "file:x", "--enable-bypass=true"}, "--enable-bypass: not in this agent"},
+		"a flag of Kmesh":         {nil, []string{"--bpf-fs-path=/sys/fs/bpf"}, "use --bpffs"},
+		"remove what":             {nil, []string{"--remove", "--bpffs", ""}, "says where the pins are"},
+		"no such cgroup":          {nil, []string{"--source", "file:x", "--cgroup", "/no/such/dir"}, "--cgroup: open /no/such/dir"},
+		"a hand-off that is none": {nil, []string{"--source", "xds:x:1", "--handoff", "hbone"}, "--handoff hbone: want original-dst, proxy-v2 or kmesh-tlv"},
+		"a policy mode":           {nil, []string{"--source", "xds:x:1", "--unenforced-policy", "drop"}, "--unenforced-policy drop: want warn or refuse"},
+		"no resolv.conf":          {nil, []string{"--source", "xds:x:1", "--resolv-conf", "/no/such"}, "--resolv-conf: open /no/such"},
+		"no IP":                   {map[string]string{"INSTANCE_IP": "10.0.0"}, []string{"--source", "xds:x:1"}, "INSTANCE_IP=10.0.0: want the IP address of the pod"},
+		"no name of a pod":        {map[string]string{"POD_NAME": "a~b"}, []string{"--source", "xds:x:1"}, "POD_NAME=a~b: want the name of a pod"},
+		"no name of a node":       {map[string]string{"NODE_NAME": "A B"}, []string{"--source", "file:x"}, "NODE_NAME=A B: want the name of a Kubernetes node"},
+		"no namespace":            {map[string]string{"POD_NAMESPACE": "-"}, []string{"--source", "file:x"}, "POD_NAMESPACE=-: want the name of a namespace"},
+		"no account":              {map[string]string{"SERVICE_ACCOUNT": "a/b"}, []string{"--source", "file:x"}, "SERVICE_ACCOUNT=a/b: want"},
+		"no cluster":              {map[string]string{"CLUSTER_ID": " x"}, []string{"--source", "file:x"}, "CLUSTER_ID= x: want letters"},
+		"no mesh":                 {map[string]string{"MESH_ID": "a b"}, []string{"--source", "file:x"}, "MESH_ID=a b: want letters"},
+		"no network":              {map[string]string{"ISTIO_META_NETWORK": "${NETWORK}"}, []string{"--source", "file:x"}, "ISTIO_META_NETWORK=${NETWORK}: want letters"},
+		"enable-ipsec":            {nil, []string{"--enable-ipsec"}, "--enable-ipsec is a flag of Kmesh"},
+		"cgroup2-path":            {nil, []string{"--cgroup2-path", "/mnt"}, "use --cgroup"},
+		"an empty XDS host":       {map[string]string{"XDS_ADDRESS": ""}, nil, "--source file:PATH or xds:ADDRESS is needed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if strings.HasPrefix(name, "no such") || strings.HasPrefix(name, "remove") {
@@ -109,7 +108,7 @@ func TestKmeshManifest(t *testing.T) {
 	}
 	cancel()
 	e := <-ended
-	if e.code != exitOK || !strings.Contains(e.said, "the agent takes enrolments") {
+	if e.code != exitOK || !strings.Contains(e.said, "the agent is ready") {
 		t.Errorf("exit code %d, said %s", e.code, e.said)
 	}
 	pins := filepath.Join(bpffs, "duomesh")

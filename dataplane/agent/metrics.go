@@ -44,6 +44,7 @@ var (
 	mapLimitMetric   = metric("map_entries_limit", "The most entries that a map can hold.", "map")
 	mapBytesMetric   = metric("map_bytes", "Kernel memory of a map.", "map")
 	diffMetric       = metric("audit_differences", "Entries of the kernel that are not what was applied, at the last audit.")
+	repairedMetric   = metric("audit_repaired_total", "Differences that audits found, and repaired, since the agent started.")
 	auditErrMetric   = metric("audit_failed", "1 when the last audit could not be made.")
 	generationMetric = metric("snapshot_generation", "Updates that were applied since the agent started.")
 	appliedMetric    = metric("snapshot_applied_timestamp_seconds", "When the last update was applied; 0 before the first.")
@@ -64,7 +65,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, auditErrMetric,
+		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, repairedMetric, auditErrMetric,
 		generationMetric, appliedMetric, refusedMetric, retriesMetric, lossesMetric, reachableMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
@@ -136,6 +137,7 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	if s.Audit != nil {
 		gauge(ch, diffMetric, float64(s.Audit.Differences))
 		gauge(ch, auditErrMetric, one(s.Audit.Error != ""))
+		counter(ch, repairedMetric, s.Audit.Repaired)
 	}
 }
 

@@ -134,9 +134,13 @@ type Pod struct {
 
 // Audited is what the last comparison of kernel and intent has found.
 type Audited struct {
-	At          time.Time `json:"at"`
-	Differences int       `json:"differences"`
-	// Error is why the comparison could not be made.
+	At time.Time `json:"at"`
+	// Differences is what the kernel has otherwise and could not be repaired.
+	Differences int `json:"differences"`
+	// Repaired is how many were, since the agent started, and when the last ones.
+	Repaired   uint64    `json:"repaired,omitempty"`
+	RepairedAt time.Time `json:"repairedAt,omitzero"`
+	// Error is why the comparison or the repair could not be made.
 	Error string `json:"error,omitempty"`
 }
 

@@ -43,6 +43,7 @@ type mesh struct {
 	renamed   int // how often a name came or went
 	protects  protects
 	notices   notices
+	handoffs  map[string]string // annotations of Gateways; nil: not known yet
 
 	published struct {
 		workloads list[intent.Workload]

@@ -83,6 +83,7 @@ func (w *watcher) run(ctx context.Context, s istiod.Subscription, conn *grpc.Cli
 	defer wg.Wait()
 	wg.Go(func() { _ = s.Run(ctx, conn, w) }) // ends with ctx alone
 	wg.Go(func() { w.resolver.Run(ctx, w.resolved) })
+	wg.Go(func() { w.hear(ctx) })
 	for {
 		// What is sent is looked up when somebody takes it, or when there is news.
 		updates, update := w.next()
@@ -115,7 +116,7 @@ func (w *watcher) next() (chan<- Update, Update) {
 
 // waits reports whether the first state waits for names.
 func (w *watcher) waits() bool {
-	if w.begun || !w.mesh.pending() {
+	if w.begun || !w.mesh.pending() && (w.config.Handoffs == nil || w.mesh.handoffs != nil) {
 		return false
 	}
 	if w.patience.IsZero() {
@@ -177,6 +178,26 @@ func (w *watcher) resolved(name string, a names.Answer) {
 	defer w.mu.Unlock()
 	w.mesh.resolved(name, a)
 	w.changed(at)
+}
+
+// hear takes what Gateways say, until nobody brings it any more.
+func (w *watcher) hear(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case all, open := <-w.config.Handoffs:
+			if !open {
+				return
+			}
+			at := time.Now()
+			w.mu.Lock()
+			w.mesh.setHandoffs(all)
+			w.config.Metrics.disputed.Set(float64(len(w.mesh.handoffLines())))
+			w.changed(at)
+			w.mu.Unlock()
+		}
+	}
 }
 
 // Connected implements istiod.Handler.
