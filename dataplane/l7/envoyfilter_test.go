@@ -94,7 +94,7 @@ func foreign(t *testing.T, name string, guard bool) (*waypoint, *scripted) {
 	if !guard {
 		c.Envoy = withoutGuard(t, c.Envoy)
 	}
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	address(t, echo1, echo2)
 	streaming(t, echo1+":8080", "v1")
 	streaming(t, echo2+":8080", "v2")
@@ -224,7 +224,7 @@ func TestEnvoyFilterLosesAnswersWithTheGuard(t *testing.T) {
 // Stock Envoy does not have the filter of Kmesh's form, and says so by name.
 func TestStockEnvoyRefusesKmeshsFilter(t *testing.T) {
 	c := config(t)
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	_, l := sample(t, "kmesh-tlv")
 	s.set(ads.Listeners, l.Name, l)
 	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)

@@ -36,7 +36,7 @@ const (
 func relayed(t *testing.T) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
 	backend(t, echo2+":8080", "v2")

@@ -218,7 +218,7 @@ func TestPortsOfTwoForms(t *testing.T) {
 func TestRelayServesProxyHeaders(t *testing.T) {
 	c := config(t)
 	c.ProxyPort = intent.ProxyV2.Port()
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
 	backend(t, echo2+":8080", "v2")

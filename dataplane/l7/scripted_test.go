@@ -50,10 +50,10 @@ type scripted struct {
 	subscribed map[string]bool
 }
 
-func startScripted(t *testing.T, addr string) *scripted {
+func startScripted(t *testing.T) *scripted {
 	t.Helper()
 	s := &scripted{
-		t: t, addr: addr, sets: map[string]map[string]*discovery.Resource{}, changed: make(chan struct{}),
+		t: t, addr: scriptedAt, sets: map[string]map[string]*discovery.Resource{}, changed: make(chan struct{}),
 		answers: map[string]string{}, subscribed: map[string]bool{},
 	}
 	s.makeRoot()
