@@ -45,6 +45,13 @@ test-kernel: preflight-test-kernel
 	scripts/ensure-packages.sh test-kernel
 	scripts/test-kernel.sh $(ARGS)
 
+## e2e: run the suite of a real cluster: kind, istiod, the agents (root; RUN=Regexp LABELS=smoke choose; KUBECONFIG uses yours)
+e2e: export RUN := $(RUN)
+e2e: export LABELS := $(LABELS)
+e2e: preflight-e2e
+	scripts/ensure-packages.sh test
+	scripts/e2e.sh
+
 ## controlplane: build etcd, kube-apiserver, kubectl, istiod and istioctl into the cache (ETCD_BIN=… and so on use yours)
 controlplane:
 	scripts/controlplane.sh
@@ -57,6 +64,22 @@ tools:
 ## images: build the container images into out/images/, without a container engine (TAG=…)
 images:
 	scripts/images.sh
+
+## kind-up: make a kind cluster and print its KUBECONFIG; without Docker or a registry, too (root; KIND_IP_FAMILY=dual)
+kind-up: preflight-kind-up
+	@scripts/kind-up.sh
+
+## kind-down: remove the kind cluster, and what ran it
+kind-down: preflight-kind-down
+	@scripts/kind-down.sh
+
+## kind-node-image: make the node image of an air-gapped kind cluster, from Debian packages and tools/ (root)
+kind-node-image: preflight-kind-node-image
+	@scripts/kind-node-image.sh
+
+## kind-load: put images into the nodes of the kind cluster (IMAGE="out/images/fortio.tar …")
+kind-load: preflight-kind-load
+	@scripts/kind-load.sh $(IMAGE)
 
 ## manifests: write deploy/manifests from the Helm chart
 manifests:
@@ -110,4 +133,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel controlplane tools images manifests compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel e2e controlplane tools images kind-up kind-down kind-node-image kind-load manifests compatibility build generate lint verify fmt clean help

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -24,7 +25,7 @@ var (
 // them.
 func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Variant, p plan.Plan) error {
 	program := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
-	if v.Traits().Needs == plan.NeedsZtunnel {
+	if v.Traits().Need(plan.NeedsZtunnel) {
 		if w.tools.Ztunnel == "" {
 			return fmt.Errorf("%s needs %s, and none was given", v, plan.NeedsZtunnel)
 		}
@@ -39,11 +40,19 @@ func (w *simulated) capture(ctx context.Context, c *netsim.Cluster, v plan.Varia
 		return err
 	}
 	w.meshes[v] = m
+	if cfg.Waypoint == nil {
+		return nil
+	}
+	t, err := openTunnelled(ctx, c, m, w.tools.Envoy, cfg)
+	if err != nil {
+		return fmt.Errorf("waypoint: %w", err)
+	}
+	w.tunnelled = append(w.tunnelled, t)
 	return nil
 }
 
-// meshOf is the mesh of a variant. Each client pod asks for one service address
-// only: with several, the redirect to one port of the proxy meets its own
+// meshOf is the mesh of a variant. In timed trials each client pod asks for one service
+// address only: with several, the redirect to one port of the proxy meets its own
 // connections in TIME_WAIT.
 func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Program) (ambient.Config, error) {
 	cfg := ambient.Config{Program: program, Protocol: ambient.TCP, Workers: p.Load.MaxProcs, AccessLog: true, Dir: filepath.Join(c.Dir(), "ambient")}
@@ -58,18 +67,37 @@ func meshOf(c *netsim.Cluster, v plan.Variant, p plan.Plan, program ambient.Prog
 		cfg.Nodes = append(cfg.Nodes, ambient.Node{Name: name, Netns: n.Netns, Start: starter(c, name)})
 	}
 	for _, name := range capturedPods {
-		h, err := c.Pod(name)
+		pod, err := member(c, name)
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Pods = append(cfg.Pods, ambient.Pod{Name: name, Node: h.Node, ServiceAccount: name, Address: h.IPv4, Netns: h.Netns})
+		cfg.Pods = append(cfg.Pods, pod)
 	}
-	vip, err := c.Resolve(scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4})
-	if err != nil {
-		return cfg, err
+	if v.Proxied() {
+		pod, err := member(c, proxyPod)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Waypoint = &pod
 	}
-	cfg.Services = []ambient.Service{{Name: serviceName, VIP: vip.Addr(), Port: servicePort, Target: serverPort, Pod: serverPod}}
+	names := []string{serviceName}
+	if v.Traits().Many {
+		names = append(names, manyNames()...)
+	}
+	for _, name := range names {
+		vip, err := c.Resolve(scenario.Target{Service: name, Port: servicePort, Family: scenario.IPv4})
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Services = append(cfg.Services, ambient.Service{Name: name, VIP: vip.Addr(), Port: servicePort, Target: serverPort, Pod: serverPod})
+	}
 	return cfg, nil
+}
+
+// member is a pod as the mesh knows it; its service account has its name.
+func member(c *netsim.Cluster, name string) (ambient.Pod, error) {
+	h, err := c.Pod(name)
+	return ambient.Pod{Name: name, Node: h.Node, ServiceAccount: name, Address: h.IPv4, Netns: h.Netns}, err
 }
 
 // starter starts a node proxy as a process of the node's own.
@@ -95,17 +123,29 @@ type proxies struct {
 
 // CPU implements Proxies.
 func (p proxies) CPU() (map[string]time.Duration, error) {
+	names, dirs, err := p.Cgroups()
+	if err != nil {
+		return nil, err
+	}
 	all := map[string]time.Duration{}
-	for _, name := range nodeNames {
-		n, err := p.cluster.Node(name)
-		if err != nil {
-			return nil, err
-		}
-		if all["node proxy "+name], err = cgroupCPU(n.Own); err != nil {
+	for i, name := range names {
+		if all[name], err = cgroupCPU(dirs[i]); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
+}
+
+// Cgroups implements Proxies.
+func (p proxies) Cgroups() (names []string, dirs []*os.File, err error) {
+	for _, name := range nodeNames {
+		n, err := p.cluster.Node(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		names, dirs = append(names, "node proxy "+name), append(dirs, n.Own)
+	}
+	return names, dirs, nil
 }
 
 // Opened implements Proxies. A proxy that has ended is named here.
@@ -117,15 +157,21 @@ func (p proxies) Opened(ctx context.Context) ([]ambient.Opened, error) {
 }
 
 // Want implements Proxies.
-func (p proxies) Want() ambient.Opened {
-	o := ambient.Opened{
+func (p proxies) Want() (client, server ambient.Opened) {
+	id := func(account string) string { return ambient.Identity(ambient.Namespace, account) }
+	client = ambient.Opened{
 		Reporter: ambient.ReporterSource, Security: ambient.SecurityUnknown,
-		Source: ambient.Unknown, Destination: ambient.Identity(ambient.Namespace, serverPod),
+		Source: ambient.Unknown, Destination: id(serverPod),
 	}
 	if p.variant.Traits().Security == plan.MutualTLS {
-		o.Security, o.Source = ambient.SecurityMutual, ambient.Identity(ambient.Namespace, p.client)
+		client.Security, client.Source = ambient.SecurityMutual, id(p.client)
 	}
-	return o
+	server = client
+	server.Reporter = ambient.ReporterDest
+	if p.variant.Proxied() { // each side's other end is the waypoint
+		client.Destination, server.Source = id(proxyPod), id(proxyPod)
+	}
+	return client, server
 }
 
 // countOf adds up what was counted as wanted.

@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +48,48 @@ func TestStandInsGoTheWholeWay(t *testing.T) {
 	}
 }
 
+// TestWaypointBetweenStandIns: the same Envoy as duomesh's waypoint, between two
+// tunnels, on both placements; the row proves itself.
+func TestWaypointBetweenStandIns(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
+	tools := Tools{Envoy: envoyOrSkip(t)}
+	p := tiny()
+	p.Variants, p.Placements = []plan.Variant{plan.Direct, plan.HBONERefWaypoint}, []plan.Placement{plan.Cross, plan.Same}
+	p.Blocks, p.Duration = 1, 200*time.Millisecond
+	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: tools.Open, Judge: ProbeJudge})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range s.Checks {
+		t.Logf("%s: %s: %s", c.Name, c.Verdict, c.Detail)
+	}
+	for _, place := range []string{"cross", "same"} {
+		requirePass(t, s, "on the wire: "+place+"/newconn/hboneref-waypoint")
+		requirePass(t, s, "judge: "+place+"/newconn/hboneref-waypoint")
+	}
+	requirePass(t, s, "hboneref-waypoint redirected every connection")
+	requirePass(t, s, "every request was answered by 200")
+	for _, b := range s.Breakdowns {
+		t.Logf("%s: %d requests of %.0f µs, %d hops, %s", b.Cell, b.Requests, b.P50, b.Hops, b.Reason)
+		if b.Variant == plan.HBONERefWaypoint && b.Placement == plan.Cross && b.Hops != 3 {
+			t.Errorf("%s: %d hops in user space, want 3: %+v", b.Cell, b.Hops, b.Path)
+		}
+	}
+}
+
+// envoyOrSkip is the Envoy of ENVOY_BIN, or the one that make tools has fetched.
+func envoyOrSkip(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("ENVOY_BIN")
+	if cache, err := os.UserCacheDir(); path == "" && err == nil {
+		path = filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("NOT RUN: no Envoy: make tools fetches one, ENVOY_BIN names yours")
+	}
+	return path
+}
+
 // TestZtunnelNeedsABinary: nothing is put in its place.
 func TestZtunnelNeedsABinary(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
@@ -68,6 +112,8 @@ func TestProofRefuses(t *testing.T) {
 		plan.Direct:       {connections: 10, wire: seen(0, 100, 10)},
 		plan.Ztunnel:      {connections: 10, wire: seen(70, 0, 0), client: 10, peer: 10},
 		plan.ZtunnelPlain: {connections: 10, wire: seen(0, 120, 10), client: 10, peer: 10},
+		// The waypoint keeps its connections to the server.
+		plan.ZtunnelWaypoint: {connections: 10, wire: seen(90, 0, 0), client: 10, peer: 3},
 	}
 	for v, e := range good {
 		if c := weigh(cell(v), serverPort, e); c.Verdict != report.Pass {
@@ -82,6 +128,9 @@ func TestProofRefuses(t *testing.T) {
 		"the tunnel is bypassed":            {plan.Ztunnel, evidence{connections: 10, wire: seen(70, 1, 0), client: 10, peer: 10}},
 		"the redirect is not installed":     {plan.Ztunnel, evidence{connections: 10, wire: seen(0, 100, 10)}},
 		"the server's side is not captured": {plan.ZtunnelPlain, evidence{connections: 10, wire: seen(0, 100, 10), client: 10}},
+		"the waypoint is bypassed":          {plan.ZtunnelWaypoint, evidence{connections: 10, wire: seen(90, 0, 0), peer: 3}},
+		"the waypoint speaks in clear":      {plan.ZtunnelWaypoint, evidence{connections: 10, wire: seen(90, 30, 10), client: 10, peer: 3}},
+		"the waypoint's server is another":  {plan.ZtunnelWaypoint, evidence{connections: 10, wire: seen(90, 0, 0), client: 10}},
 		"nothing was sent":                  {plan.Ztunnel, evidence{wire: seen(70, 0, 0)}},
 		"the eye is blind":                  {plan.Direct, evidence{connections: 10, wire: seen(0, 100, 0)}},
 	} {

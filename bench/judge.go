@@ -14,10 +14,10 @@ import (
 // ProbeJudge is the usual Judge: kernel probes on both pods. It holds what the
 // application asked, where the socket really went and what was on the wire
 // against the way that the variant is meant to go.
-func ProbeJudge(ctx context.Context, t JudgeTask) (_ []report.Check, err error) {
+func ProbeJudge(ctx context.Context, t JudgeTask) (j Judgement, err error) {
 	asked, err := netip.ParseAddrPort(t.Asked)
 	if err != nil {
-		return nil, fmt.Errorf("asked address: %w", err)
+		return j, fmt.Errorf("asked address: %w", err)
 	}
 	targets := []probe.Target{watched(t.Client), watched(t.Server)}
 	if t.Proxy != nil {
@@ -25,20 +25,22 @@ func ProbeJudge(ctx context.Context, t JudgeTask) (_ []report.Check, err error) 
 	}
 	p, err := probe.Open(ctx, targets, probe.Options{})
 	if err != nil {
-		return nil, err
+		return j, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
 	n, err := t.Drive(ctx)
 	if err != nil {
-		return nil, err
+		return j, err
 	}
 	settled, cancel := context.WithTimeout(ctx, stopTime)
 	defer cancel()
 	ledger, err := p.Settle(settled)
 	if err != nil {
-		return nil, err
+		return j, err
 	}
-	return []report.Check{judgement(t, asked, ledger, n)}, nil
+	j.Checks = []report.Check{judgement(t, asked, ledger, n)}
+	j.Connects = connects(t, asked, ledger)
+	return j, nil
 }
 
 // ends are where connections must be taken: their peer at the client, and the pod that
@@ -46,6 +48,8 @@ func ProbeJudge(ctx context.Context, t JudgeTask) (_ []report.Check, err error) 
 func (t JudgeTask) ends(asked netip.AddrPort) (peer, local netip.AddrPort, pod string) {
 	server := netip.AddrPortFrom(t.Server.IPv4, t.ServerPort)
 	switch {
+	case t.Captured:
+		return asked, server, t.Server.Name
 	case t.Proxy != nil:
 		at := netip.AddrPortFrom(t.Proxy.IPv4, t.ProxyPort)
 		return at, at, t.Proxy.Name
@@ -56,10 +60,15 @@ func (t JudgeTask) ends(asked netip.AddrPort) (peer, local netip.AddrPort, pod s
 }
 
 // around counts connections that came to the server from elsewhere than the proxy.
-func around(t JudgeTask, l probe.Ledger) int {
+// Behind a node proxy the server's own port alone is looked at: the tunnel's is the
+// proxy's, and clients beside this one use it.
+func around(t JudgeTask, local netip.AddrPort, l probe.Ledger) int {
 	n := 0
 	for _, line := range l.Lines {
-		if t.Proxy != nil && line.Pod == t.Server.Name && line.Role == probe.RolePassive && line.Peer.Addr().Unmap() != t.Proxy.IPv4 {
+		if t.Proxy == nil || line.Pod != t.Server.Name || line.Role != probe.RolePassive || t.Captured && line.Local != local {
+			continue
+		}
+		if line.Peer.Addr().Unmap() != t.Proxy.IPv4 {
 			n++
 		}
 	}
@@ -96,9 +105,13 @@ func judgement(t JudgeTask, asked netip.AddrPort, l probe.Ledger, connections in
 			accepted++
 		}
 	}
-	leaks, past := leaked(t, asked, l), around(t, l)
+	leaks, past := leaked(t, asked, l), around(t, local, l)
+	took := accepted == connections
+	if t.Captured && t.Proxy != nil { // it keeps its connections to the server
+		took = accepted > 0 && accepted <= connections
+	}
 	c := report.Checkf("judge: "+t.Name,
-		connections > 0 && went == connections && accepted == connections && wrong == "" && leaks == 0 && past == 0,
+		connections > 0 && went == connections && took && wrong == "" && leaks == 0 && past == 0,
 		"client opened %d, kernel saw %d go via %s, %s accepted %d, %d past it, %d packets to the service address where none may be; %s%s",
 		connections, went, t.Via, pod, accepted, past, leaks, l.Lost, wrong)
 	if blind := l.Blind(); !l.Lost.Whole() || len(blind) > 0 {
@@ -116,7 +129,7 @@ func leaked(t JudgeTask, asked netip.AddrPort, l probe.Ledger) uint64 {
 	case scenario.ViaSocket, scenario.ViaWaypoint:
 		pods = []string{t.Client.Name, t.Server.Name}
 	case scenario.ViaProxy:
-		if t.Proxy == nil { // a node proxy took it before any link
+		if t.Captured { // a node proxy took it before any link
 			pods = []string{t.Client.Name, t.Server.Name}
 		}
 	case scenario.ViaDNAT:

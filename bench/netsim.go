@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/duomesh/duomesh/bench/handicap"
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -34,30 +35,6 @@ const (
 	proxyWorkers = 2
 )
 
-// shape says how a variant's cluster differs from the others'.
-type shape struct {
-	mesh scenario.Mesh
-	via  scenario.Via
-	// services is the number of services, 0 for a client that asks for the pod.
-	services int
-}
-
-var shapes = map[plan.Variant]shape{
-	plan.Direct:   {scenario.NoMesh, scenario.ViaNone, 0},
-	plan.DirectAA: {scenario.NoMesh, scenario.ViaNone, 0},
-	plan.DNAT:     {scenario.DNAT, scenario.ViaDNAT, 1},
-	plan.DNAT1000: {scenario.DNAT, scenario.ViaDNAT, 1000},
-	plan.L4:       {scenario.Duomesh, scenario.ViaSocket, 1},
-	// The client of envoy-direct is not in the mesh: it dials the Envoy.
-	plan.L7:          {scenario.Duomesh, scenario.ViaWaypoint, 1},
-	plan.EnvoyDirect: {scenario.Duomesh, scenario.ViaProxy, 1},
-	// A node proxy is not netsim's: capture puts it there.
-	plan.Ztunnel:      {scenario.NoMesh, scenario.ViaProxy, 1},
-	plan.ZtunnelPlain: {scenario.NoMesh, scenario.ViaProxy, 1},
-	plan.HBONERef:     {scenario.NoMesh, scenario.ViaProxy, 1},
-	plan.TCPRedirect:  {scenario.NoMesh, scenario.ViaProxy, 1},
-}
-
 // Tools are the programs that some variants need and that this one is not linked
 // with; empty where there are none.
 type Tools struct {
@@ -77,6 +54,9 @@ type simulated struct {
 	sites    map[plan.Cell]Site
 	programs []*programs
 	meshes   map[plan.Variant]*ambient.Mesh
+	// tunnelled are the Envoys between node proxies.
+	tunnelled []*tunnelled
+	handicaps []*handicap.Handicap
 }
 
 // OpenNetsim is Tools.Open without tools.
@@ -101,9 +81,9 @@ func (t Tools) Open(ctx context.Context, p plan.Plan) (_ World, err error) {
 }
 
 func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error {
-	s := shapes[v]
+	s := shapeOf(v)
 	cfg := netsim.Config{}
-	if v.Proxied() {
+	if s.proxied() {
 		cfg.Waypoint, cfg.Envoy, cfg.Workers = w.tools.Waypoint, w.tools.Envoy, proxyWorkers
 		cfg.WaypointArgs = []string{"--expose", fmt.Sprintf("%d=default/%s:%d", exposedPort, serviceName, servicePort)}
 	}
@@ -119,6 +99,11 @@ func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 	}
 	if v.Traits().Redirect {
 		if err := w.capture(ctx, c, v, p); err != nil {
+			return err
+		}
+	}
+	if h := p.Handicap; h != nil && h.Variant == v {
+		if err := w.handicap(c, h.Delay); err != nil {
 			return err
 		}
 	}
@@ -139,44 +124,25 @@ func (w *simulated) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 	return nil
 }
 
-// proxied reports whether an Envoy stands between.
-func (s shape) proxied() bool { return s.via == scenario.ViaWaypoint || s.dialled() }
-
-// dialled reports whether that is an Envoy which the client asks for itself.
-func (s shape) dialled() bool { return s.via == scenario.ViaProxy && s.mesh == scenario.Duomesh }
-
-func topology(s shape) scenario.Topology {
-	managed := s.mesh == scenario.Duomesh && s.via != scenario.ViaProxy
-	t := scenario.Topology{Mesh: s.mesh, Nodes: []scenario.Node{
-		{Name: "a", Pods: []scenario.Pod{{Name: clientCross, Managed: managed}}},
-		{Name: "b", Pods: []scenario.Pod{{Name: clientSame, Managed: managed}, {Name: serverPod, Managed: managed}}},
-	}}
-	if s.proxied() {
-		t.Nodes[1].Pods = append(t.Nodes[1].Pods, scenario.Pod{Name: proxyPod, Waypoint: true})
-	}
-	return t
-}
-
-// services declares n services in front of the server. The one that clients ask
-// for stands in the middle: iptables rules are tried from the first on.
-func services(s shape) scenario.Objects {
-	var o scenario.Objects
-	n := s.services
-	for i := range n {
-		name := fmt.Sprintf("other-%04d", i)
-		if i == n/2 {
-			name = serviceName
+// handicap delays what the clients of a cluster send.
+func (w *simulated) handicap(c *netsim.Cluster, delay time.Duration) error {
+	for _, name := range []string{clientCross, clientSame} {
+		pod, err := c.Pod(name)
+		if err != nil {
+			return err
 		}
-		o.Services = append(o.Services, scenario.Service{
-			Name: name, Family: scenario.IPv4,
-			Ports:     []scenario.Port{{Port: servicePort, Target: serverPort}},
-			Endpoints: []scenario.Endpoint{{Pod: serverPod, Weight: 1}},
-		})
-		if one := &o.Services[i]; s.proxied() {
-			one.Waypoint, one.Ports[0].Name = proxyPod, "http"
+		for _, l := range pod.Links {
+			if !l.InPod {
+				continue
+			}
+			h, err := handicap.Open(l.Netns, l.Ifindex, delay)
+			if err != nil {
+				return fmt.Errorf("pod %s: %w", name, err)
+			}
+			w.handicaps = append(w.handicaps, h)
 		}
 	}
-	return o
+	return nil
 }
 
 func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error) {
@@ -203,13 +169,16 @@ func (w *simulated) site(c *netsim.Cluster, s shape, client string) (Site, error
 		Address: address.String(), ServerPort: serverPort, Via: s.via,
 		Client: simulatedPod{c, from}, Server: simulatedPod{c, to},
 	}
-	if s.proxied() {
+	if s.proxied() || s.tunnelled {
 		proxy, err := c.Pod(proxyPod)
 		if err != nil {
 			return Site{}, err
 		}
 		site.Proxy, site.ProxyPort = simulatedPod{c, proxy}, exposedPort
-		if s.via == scenario.ViaWaypoint {
+		switch {
+		case s.tunnelled:
+			site.ProxyPort = ambient.HBONEPort
+		case s.via == scenario.ViaWaypoint:
 			site.ProxyPort = scenario.HandOffPort
 		}
 	}
@@ -241,11 +210,30 @@ func (w *simulated) Site(c plan.Cell) (Site, error) {
 	return site, nil
 }
 
+// Others implements Many.
+func (w *simulated) Others(c plan.Cell) ([]string, error) {
+	var all []string
+	for _, name := range manyNames() {
+		a, err := w.clusters[c.Variant].Resolve(scenario.Target{Service: name, Port: servicePort, Family: scenario.IPv4})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a.String())
+	}
+	return all, nil
+}
+
 // Close implements World.
 func (w *simulated) Close() error {
 	var errs []error
 	for _, p := range w.programs {
 		errs = append(errs, p.close())
+	}
+	for _, h := range w.handicaps {
+		errs = append(errs, h.Close())
+	}
+	for _, t := range w.tunnelled {
+		errs = append(errs, t.close())
 	}
 	for v, m := range w.meshes {
 		if err := m.Close(); err != nil {

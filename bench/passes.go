@@ -19,7 +19,14 @@ import (
 // Judge is the independent observer of the judged pass. It watches the pods of
 // a task from outside, lets the task's traffic run, and says what it saw; its
 // checks join the run's own.
-type Judge func(ctx context.Context, t JudgeTask) ([]report.Check, error)
+type Judge func(ctx context.Context, t JudgeTask) (Judgement, error)
+
+// Judgement is what a judge says of one task.
+type Judgement struct {
+	Checks []report.Check
+	// Connects is how the connections came to stand; nil where it does not say.
+	Connects *result.Connects
+}
 
 // JudgeTask is one variant to judge.
 type JudgeTask struct {
@@ -36,46 +43,56 @@ type JudgeTask struct {
 	// connections must arrive at it.
 	Proxy     *scenario.PodHandle
 	ProxyPort uint16
+	// Captured: a node proxy in the client's pod takes its connections before any link,
+	// and another hands them to the server.
+	Captured bool
 	// Drive makes a few hundred connections from client to server and returns
 	// their number. It is to be called once.
 	Drive func(ctx context.Context) (connections int64, err error)
 }
 
+// passWarmup is before a trial of a pass that looks at kept connections alone.
+const passWarmup = 100 * time.Millisecond
+
 // passDuration is the length of a trial of the judged and counted passes.
 const passDuration = 500 * time.Millisecond
 
 // judged lets the judge look at every variant once, on new connections.
-func judged(ctx context.Context, w World, p plan.Plan, judge Judge) ([]report.Check, error) {
+func judged(ctx context.Context, w World, p plan.Plan, judge Judge) (checks []report.Check, connects []result.Connects, err error) {
 	if judge == nil {
-		return []report.Check{{Name: "judge", Verdict: report.NotRun, Detail: "NOT RUN: no judge was given to this run"}}, nil
+		return []report.Check{{Name: "judge", Verdict: report.NotRun, Detail: "NOT RUN: no judge was given to this run"}}, nil, nil
 	}
-	var all []report.Check
 	for _, c := range passCells(p, plan.NewConn) {
 		site, err := w.Site(c)
 		if err != nil {
-			return all, err
+			return checks, connects, err
 		}
-		checks, err := judgeSite(ctx, site, p, c, judge)
+		found, err := judgeSite(ctx, site, p, c, judge)
 		if ctx.Err() != nil {
-			return all, ctx.Err()
+			return checks, connects, ctx.Err()
 		}
 		if err != nil { // the measured figures stand, but nobody vouches for them
-			checks = []report.Check{{Name: "judge: " + c.String(), Verdict: report.Inconclusive, Detail: err.Error()}}
+			found.Checks = []report.Check{{Name: "judge: " + c.String(), Verdict: report.Inconclusive, Detail: err.Error()}}
 		}
-		all = append(all, checks...)
+		checks = append(checks, found.Checks...)
+		if found.Connects != nil {
+			found.Connects.Cell = c
+			connects = append(connects, *found.Connects)
+		}
 	}
-	return all, nil
+	return checks, connects, nil
 }
 
-func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge Judge) ([]report.Check, error) {
+func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge Judge) (Judgement, error) {
 	client, ok := site.Client.Handle()
 	server, ok2 := site.Server.Handle()
 	if !ok || !ok2 {
-		return []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}, nil
+		return Judgement{Checks: []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}}, nil
 	}
 	p.Warmup, p.Duration = 0, passDuration // a warm-up would connect unseen by the count
 	task := JudgeTask{
 		Name: c.String(), Asked: site.Address, ServerPort: site.ServerPort, Via: site.Via, Client: client, Server: server,
+		Captured: site.Proxies != nil,
 		Drive: func(ctx context.Context) (connections int64, err error) {
 			t, _, err := runTrial(ctx, site, p, c)
 			return t.Client.Connections, err
@@ -177,12 +194,14 @@ func count(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (n result.C
 	return n, err
 }
 
+// counts asks the server first: the programs of all connections and requests that it
+// has seen are then in the second answer, however long the first took.
 func (p *pair) counts() (load.Counts, result.Programs, error) {
-	programs, err := p.site.Engine.Programs()
-	if err != nil {
-		return load.Counts{}, programs, err
-	}
 	c, err := p.server.Counts()
+	if err != nil {
+		return c, result.Programs{}, err
+	}
+	programs, err := p.site.Engine.Programs()
 	return c, programs, err
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/duomesh/duomesh/bench/load"
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/wire"
 	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // proved lets every row of a node proxy prove what it claims: which ports its
@@ -68,32 +70,60 @@ func prove(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (report.Che
 	if err != nil {
 		return report.Check{}, err
 	}
-	for _, l := range server.Links {
-		if l.InPod {
-			continue
+	watch := links(server)
+	if site.Proxy != nil {
+		if proxy, ok := site.Proxy.Handle(); ok {
+			watch = append(watch, links(proxy)...)
 		}
-		tap, err := wire.Open(l.Netns, l.Ifindex, []byte(load.Canary))
-		if err != nil {
-			return report.Check{}, err
-		}
+	}
+	if found.wire, err = tapped(watch, func() error {
 		t, _, err := runTrial(ctx, site, p, c)
-		counts, stopErr := tap.Close()
-		if err := errors.Join(err, stopErr); err != nil {
-			return report.Check{}, err
-		}
-		found.wire, found.connections = counts, t.Client.Connections
+		found.connections = t.Client.Connections
+		return err
+	}); err != nil {
+		return report.Check{}, err
 	}
 	after, err := openedOf(ctx, site)
 	if err != nil {
 		return report.Check{}, err
 	}
 	if site.Proxies != nil {
-		want := site.Proxies.Want()
-		found.client = countOf(after, want) - countOf(before, want)
-		want.Reporter = ambient.ReporterDest
-		found.peer = countOf(after, want) - countOf(before, want)
+		client, peer := site.Proxies.Want()
+		found.client = countOf(after, client) - countOf(before, client)
+		found.peer = countOf(after, peer) - countOf(before, peer)
 	}
 	return weigh(c, site.ServerPort, found), nil
+}
+
+// links are the node's ends of a pod's links.
+func links(h scenario.PodHandle) []scenario.LinkEnd {
+	return slices.DeleteFunc(slices.Clone(h.Links), func(l scenario.LinkEnd) bool { return l.InPod })
+}
+
+// tapped looks at the links while f runs.
+func tapped(links []scenario.LinkEnd, f func() error) (sum wire.Counts, err error) {
+	sum.Ports = map[uint16]uint64{}
+	var taps []*wire.Tap
+	for _, l := range links {
+		t, e := wire.Open(l.Netns, l.Ifindex, []byte(load.Canary))
+		if e != nil {
+			err = e
+			break
+		}
+		taps = append(taps, t)
+	}
+	if err == nil {
+		err = f()
+	}
+	for _, t := range taps {
+		n, e := t.Close()
+		err = errors.Join(err, e)
+		for port, packets := range n.Ports {
+			sum.Ports[port] += packets
+		}
+		sum.Marked, sum.Lost = sum.Marked+n.Marked, sum.Lost+n.Lost
+	}
+	return sum, err
 }
 
 func openedOf(ctx context.Context, site Site) ([]ambient.Opened, error) {
@@ -113,12 +143,24 @@ func weigh(c plan.Cell, serverPort uint16, e evidence) report.Check {
 	} else {
 		ok = ok && tunnel == 0 && plain > 0 && clear > 0
 	}
-	detail := fmt.Sprintf("%d connections; on the server's link %d packets of port %d, %d of port %d, %d with the application's bytes in clear",
-		e.connections, tunnel, ambient.HBONEPort, plain, serverPort, clear)
+	where := "the server's link"
+	if c.Variant.Proxied() {
+		where = "the links of the server and of the waypoint"
+	}
+	detail := fmt.Sprintf("%d connections; on %s %d packets of port %d, %d of port %d, %d with the application's bytes in clear",
+		e.connections, where, tunnel, ambient.HBONEPort, plain, serverPort, clear)
 	if c.Variant.Traits().Redirect {
-		ok = ok && e.client == uint64(e.connections) && e.peer == uint64(e.connections)
+		ok = ok && e.client == uint64(e.connections)
+		if c.Variant.Proxied() { // Envoy keeps its connections to the server
+			ok = ok && e.peer >= 1 && e.peer <= e.client
+		} else {
+			ok = ok && e.peer == uint64(e.connections)
+		}
 		known := "the server's identity"
-		if sealed {
+		switch {
+		case c.Variant.Proxied():
+			known = "the identities of client, waypoint and server"
+		case sealed:
 			known = "both identities"
 		}
 		detail += fmt.Sprintf("; with %s the client's proxy counted %d, the server's %d", known, e.client, e.peer)

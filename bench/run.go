@@ -15,6 +15,7 @@ import (
 	"github.com/duomesh/duomesh/bench/record"
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/bench/stats"
+	"github.com/duomesh/duomesh/internal/report"
 )
 
 // Config is what a run is given.
@@ -63,7 +64,42 @@ func Run(ctx context.Context, c Config) (path string, s result.Summary, err erro
 	if err != nil {
 		return "", s, err
 	}
-	r := &runner{Config: c, dir: dir, began: time.Now(), quiet: result.Quiet{}}
+	r := &runner{Config: c, dir: dir, began: time.Now(), quiet: result.Quiet{}, done: map[slot]bool{}}
+	return r.carryOut(ctx)
+}
+
+// Resume goes on with a run that was interrupted, with its own plan: whole trials are
+// kept, and its passes are made when the last is there. What ran until then must have
+// been this build on this machine.
+func Resume(ctx context.Context, c Config, path string) (_ string, s result.Summary, err error) {
+	was, err := record.Load(path)
+	if err != nil {
+		return path, s, err
+	}
+	if err := result.SamePlace(was.Head.Environment, environment()); err != nil {
+		return path, s, fmt.Errorf("go on with %s: %w", path, err)
+	}
+	dir, was, err := record.Resume(path, record.Started())
+	if err != nil {
+		return path, s, err
+	}
+	c.Plan = was.Head.Plan
+	elapsed := was.Elapsed()
+	r := &runner{
+		Config: c, dir: dir, began: time.Now().Add(-elapsed), quiet: result.Quiet{}, done: map[slot]bool{},
+		trials: len(was.Trials), spent: elapsed, before: elapsed,
+	}
+	for _, t := range was.Trials {
+		r.quiet.Learn(t)
+		if t.Kept {
+			r.done[slot{t.Block, t.Cell}] = true
+		}
+	}
+	return r.carryOut(ctx)
+}
+
+func (r *runner) carryOut(ctx context.Context) (path string, s result.Summary, err error) {
+	dir := r.dir
 	end, failed := r.run(ctx)
 	if err := errors.Join(dir.End(end), dir.Close()); err != nil {
 		return dir.Path(), s, errors.Join(failed, err)
@@ -73,6 +109,12 @@ func Run(ctx context.Context, c Config) (path string, s result.Summary, err erro
 		failed = nil // ended on purpose: the summary says so
 	}
 	return dir.Path(), s, errors.Join(failed, err)
+}
+
+// slot is one cell of one block.
+type slot struct {
+	block int
+	cell  plan.Cell
 }
 
 // runner is one run.
@@ -87,6 +129,10 @@ type runner struct {
 	trials int
 	spent  time.Duration
 	quiet  result.Quiet
+	// done are the cells that a run had before it was resumed, before is what it had
+	// taken.
+	done   map[slot]bool
+	before time.Duration
 }
 
 func (r *runner) say(text string) {
@@ -127,7 +173,7 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 		}
 	}
 	r.say("judged pass: where do connections go?")
-	if end.Checks, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
+	if end.Checks, end.Connects, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
 		return end, err
 	}
 	proofs, err := proved(ctx, r.world, r.Plan)
@@ -139,7 +185,22 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 		return end, err
 	}
 	r.say("counted pass: how often do the pods call the kernel?")
-	end.Called, err = called(ctx, r.world, r.Plan)
+	if end.Called, err = called(ctx, r.world, r.Plan); err != nil {
+		return end, err
+	}
+	r.say("followed pass: where does the time of a request go?")
+	if end.Breakdowns, err = brokenDown(ctx, r.world, r.Plan); err != nil {
+		return end, err
+	}
+	r.say("shares: are weights kept?")
+	var shares []report.Check
+	end.Splits, shares = split(ctx, r.world, r.Plan)
+	end.Checks = append(end.Checks, shares...)
+	if ctx.Err() != nil {
+		return end, ctx.Err()
+	}
+	r.say("short connections of one pod to several services")
+	end.Reuse, err = reused(ctx, r.world, r.Plan)
 	return end, err
 }
 
@@ -149,7 +210,7 @@ func enableStats() (io.Closer, error) { return ebpf.EnableStats(uint32(unix.BPF_
 
 // timed runs blocks until the plan's number is reached, or its budget spent.
 func (r *runner) timed(ctx context.Context) error {
-	r.first = time.Now()
+	r.first = time.Now().Add(-r.before)
 	for n := 1; r.another(n); n++ {
 		if r.Plan.UntilShown && n > r.Plan.MinBlocks && n%lookEvery == 1 {
 			if decided, err := r.decided(); decided || err != nil {
@@ -157,6 +218,9 @@ func (r *runner) timed(ctx context.Context) error {
 			}
 		}
 		for i, cell := range r.Plan.Block(n) {
+			if r.done[slot{n, cell}] {
+				continue
+			}
 			if err := r.entry(ctx, n, i+1, cell); err != nil {
 				return fmt.Errorf("block %d: %s: %w", n, cell, err)
 			}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,5 +208,105 @@ func TestMachineCounters(t *testing.T) {
 	e := environment()
 	if e.Kernel == "" || e.Cores < 1 || e.Go == "" {
 		t.Errorf("environment %+v", e)
+	}
+}
+
+// TestResumedRunIsWhole stops a run in the middle of a block, cuts its last line as a
+// kill would, and goes on: no trial is made twice, and the order is that of the plan.
+func TestResumedRunIsWhole(t *testing.T) {
+	p := quick()
+	p.Modes = []plan.Mode{plan.Closed, plan.NewConn}
+	ctx, cancel := context.WithCancel(t.Context())
+	c := Config{Plan: p, Out: t.TempDir(), Open: openLoopback(t), Progress: &stopAfter{n: 3, cancel: cancel}}
+	path, s, err := Run(ctx, c)
+	if err != nil || s.Complete {
+		t.Fatalf("%v, complete %v", err, s.Complete)
+	}
+	file, err := os.OpenFile(path+"/results.jsonl", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteString(`{"schema":"duomesh.bench.tri`); err != nil || file.Close() != nil {
+		t.Fatal(err)
+	}
+	before, err := record.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Progress, c.Plan = nil, plan.Plan{} // the run has its own
+	again, s, err := Resume(t.Context(), c, path)
+	if err != nil || again != path || !s.Complete || s.Blocks != 2 {
+		t.Fatalf("%s: %v, complete %v (%s), %d blocks", again, err, s.Complete, s.Reason, s.Blocks)
+	}
+	run, err := record.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(before.Trials) < 2 || len(run.Trials) != p.Cells()*2 || len(run.Resumed) != 1 {
+		t.Errorf("%d trials before, %d after, resumed %v", len(before.Trials), len(run.Trials), run.Resumed)
+	}
+	for i, trial := range run.Trials {
+		if want := p.Block(1 + i/p.Cells())[i%p.Cells()]; trial.Cell != want {
+			t.Errorf("trial %d is %s, want %s", i, trial.Cell, want)
+		}
+		if i < len(before.Trials) && !trial.Start.Equal(before.Trials[i].Start) {
+			t.Errorf("trial %d was made again", i)
+		}
+	}
+	if s.Elapsed < before.Elapsed() {
+		t.Errorf("%v altogether, %v before", s.Elapsed, before.Elapsed())
+	}
+	if _, _, err := Resume(t.Context(), c, path); err == nil || !strings.Contains(err.Error(), "complete") {
+		t.Errorf("a whole run was gone on with: %v", err)
+	}
+}
+
+// TestOnlyTheSameBuildGoesOn: what another kernel or build measures is another run.
+func TestOnlyTheSameBuildGoesOn(t *testing.T) {
+	head := result.Head{Started: record.Started(), Plan: quick(), Environment: environment()}
+	head.Environment.Revision = "another"
+	dir, err := record.Create(t.TempDir(), head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Resume(t.Context(), Config{Open: openLoopback(t)}, dir.Path()); err == nil || !strings.Contains(err.Error(), "revision: another and ") {
+		t.Errorf("%v", err)
+	}
+}
+
+// unfair is a World whose mesh does not keep a weight.
+type unfair struct {
+	*loopback
+	count int
+}
+
+func (u unfair) Split(_ context.Context, name string, _ uint64) report.Result {
+	r := report.Result{Scenario: name, Verdict: report.Pass, Connections: 8000}
+	r.Add(scenario.CheckSplit("client", map[string]float64{"v1": .9, "v2": .1}, map[string]int{"v1": 8000 - u.count, "v2": u.count})...)
+	return r
+}
+
+// TestWrongSplitIsFound: 85/15 where 90/10 is declared fails the run and is named.
+func TestWrongSplitIsFound(t *testing.T) {
+	for count, want := range map[int]report.Verdict{810: report.Pass, 1200: report.Fail} {
+		p := quick()
+		p.Variants, p.Splits = []plan.Variant{plan.Direct, plan.L4}, true
+		_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
+			w, err := openLoopback(t)(ctx, p)
+			return unfair{w.(*loopback), count}, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(s.Checks, func(c report.Check) bool { return c.Name == "split of duomesh-l4" })
+		if i < 0 || s.Checks[i].Verdict != want || len(s.Splits) != 2 || s.Splits[1].Count != count {
+			t.Errorf("%d of 8000: %+v, splits %+v", count, s.Checks, s.Splits)
+		}
+		if want == report.Fail && s.Verdict != report.Fail {
+			t.Errorf("the run is %s", s.Verdict)
+		}
 	}
 }

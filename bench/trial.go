@@ -12,6 +12,9 @@ import (
 	"github.com/duomesh/duomesh/bench/result"
 )
 
+// waypointName is what the Envoy of a site is called in a table.
+const waypointName = "waypoint"
+
 // stopTime bounds how long a child may take to end after its work.
 const stopTime = 5 * time.Second
 
@@ -115,10 +118,14 @@ func (p *pair) read(ctx context.Context, after bool) (r reading, err error) {
 				return nil
 			}
 			var cpu time.Duration
-			if cpu, err = p.site.Proxy.CPU(); err == nil {
-				r.cpu.Proxies = map[string]time.Duration{"waypoint": cpu}
+			if cpu, err = p.site.Proxy.CPU(); err != nil {
+				return err
 			}
-			return err
+			if r.cpu.Proxies == nil {
+				r.cpu.Proxies = map[string]time.Duration{}
+			}
+			r.cpu.Proxies[waypointName] = cpu
+			return nil
 		},
 		func() error { r.cpu.Client, err = p.site.Client.CPU(); return err },
 		func() error { r.idle, err = readIdle(); return err },
@@ -142,7 +149,8 @@ func (p *pair) redirected(ctx context.Context) (uint64, error) {
 		return p.site.Engine.Redirected()
 	case p.site.Proxies != nil:
 		all, err := p.site.Proxies.Opened(ctx)
-		return countOf(all, p.site.Proxies.Want()), err
+		want, _ := p.site.Proxies.Want()
+		return countOf(all, want), err
 	}
 	return 0, nil
 }

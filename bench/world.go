@@ -71,11 +71,14 @@ type Engine interface {
 type Proxies interface {
 	// CPU is what each has used since it was started, by its name.
 	CPU() (map[string]time.Duration, error)
+	// Cgroups are where they run, by the same names. The directories stay the World's.
+	Cgroups() (names []string, dirs []*os.File, err error)
 	// Opened is what each side's proxies have counted since they were started.
 	Opened(ctx context.Context) ([]ambient.Opened, error)
 	// Want is what a connection between the site's pods is to be counted as by the
-	// client's side, less the number.
-	Want() ambient.Opened
+	// client's side and by the server's, less the number. A waypoint between them has
+	// fewer connections to the server, which it keeps.
+	Want() (client, server ambient.Opened)
 }
 
 // Described is a World that can tell of the node proxies in it.

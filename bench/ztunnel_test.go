@@ -27,9 +27,9 @@ func ztunnel(t *testing.T) string {
 // TestZtunnelGoesTheWholeWay: both placements, and each row proves itself.
 func TestZtunnelGoesTheWholeWay(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
-	b := Tools{Ztunnel: ztunnel(t)}
+	b := Tools{Ztunnel: ztunnel(t), Envoy: envoyOrSkip(t)}
 	p := tiny()
-	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain}
+	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain, plan.ZtunnelWaypoint}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks, p.Duration = 1, 200*time.Millisecond
 	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
@@ -65,7 +65,7 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 		"as ztunnel with itself": {genuine, genuine},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c := meet(t, programs[0](t), programs[1](t), ambient.HBONE); c.Verdict != report.Pass {
+			if c := meet(t, programs[0](t), programs[1](t), ambient.HBONE, nil); c.Verdict != report.Pass {
 				t.Errorf("%s: %s", c.Verdict, c.Detail)
 			} else {
 				t.Log(c.Detail)
@@ -79,17 +79,40 @@ func TestStandInSpeaksHBONE(t *testing.T) {
 func TestTLSOffIsFound(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
 	own := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
-	c := meet(t, own, own, ambient.TCP)
+	c := meet(t, own, own, ambient.TCP, nil)
 	if c.Verdict != report.Fail || !strings.Contains(c.Detail, "0 packets of port 15008") {
 		t.Errorf("%s: %s", c.Verdict, c.Detail)
 	}
 }
 
-// meet lets the client's node run one program and the server's another.
-func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protocol) report.Check {
+// TestRedirectTakenAwayIsFound is another: the server's pod loses its rules, so that
+// what comes in plaintext reaches it around its proxy.
+func TestRedirectTakenAwayIsFound(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	own := ambient.Program{Binary: "/proc/self/exe", Argv: []string{standin.Name, "proxy"}}
+	c := meet(t, own, own, ambient.TCP, func(cfg ambient.Config) {
+		for _, p := range cfg.Pods {
+			if p.Name == serverPod {
+				if err := ambient.Release(p.Netns); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+	if c.Verdict != report.Fail || !strings.Contains(c.Detail, "the server's 0") {
+		t.Errorf("%s: %s", c.Verdict, c.Detail)
+	}
+}
+
+// meet lets the client's node run one program and the server's another; spoil breaks
+// what then stands.
+func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protocol, spoil func(ambient.Config)) report.Check {
 	t.Helper()
-	p := quick()
-	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(shapes[plan.HBONERef]))
+	p, v := quick(), plan.HBONERef
+	if spoil != nil {
+		v = plan.TCPRedirect
+	}
+	c, err := netsim.Open(t.Context(), netsim.Config{}, topology(shapeOf(v)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,10 +121,10 @@ func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protoco
 			t.Error(err)
 		}
 	}()
-	if err := c.Apply(t.Context(), services(shapes[plan.HBONERef])); err != nil {
+	if err := c.Apply(t.Context(), services(shapeOf(v))); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := meshOf(c, plan.HBONERef, p, client)
+	cfg, err := meshOf(c, v, p, client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,12 +138,15 @@ func meet(t *testing.T, client, server ambient.Program, protocol ambient.Protoco
 			t.Error(err)
 		}
 	}()
-	site, err := new(simulated).site(c, shapes[plan.HBONERef], clientCross)
+	if spoil != nil {
+		spoil(cfg)
+	}
+	site, err := new(simulated).site(c, shapeOf(v), clientCross)
 	if err != nil {
 		t.Fatal(err)
 	}
-	site.Proxies = proxies{cluster: c, mesh: m, variant: plan.HBONERef, client: clientCross}
-	check, err := prove(t.Context(), site, p, plan.Cell{Placement: plan.Cross, Mode: plan.NewConn, Variant: plan.HBONERef})
+	site.Proxies = proxies{cluster: c, mesh: m, variant: v, client: clientCross}
+	check, err := prove(t.Context(), site, p, plan.Cell{Placement: plan.Cross, Mode: plan.NewConn, Variant: v})
 	if err != nil {
 		t.Fatal(err)
 	}

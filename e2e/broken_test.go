@@ -28,6 +28,8 @@ import (
 type brokenWorld struct {
 	*netsim.Cluster
 	sabotage func(ctx context.Context, c *netsim.Cluster) error
+	// told is what the mesh is told in place of declared objects; nil changes nothing.
+	told func(o scenario.Objects) scenario.Objects
 	// deaf makes the world say yes to every later change and do nothing.
 	deaf bool
 	// watched breaks something once the judge watches; nil breaks nothing.
@@ -39,6 +41,9 @@ type brokenWorld struct {
 
 // Apply breaks the mesh after it was brought up as declared.
 func (b *brokenWorld) Apply(ctx context.Context, o scenario.Objects) error {
+	if b.told != nil {
+		o = b.told(o)
+	}
 	if err := b.Cluster.Apply(ctx, o); err != nil {
 		return err
 	}
@@ -52,6 +57,9 @@ func (b *brokenWorld) Apply(ctx context.Context, o scenario.Objects) error {
 func (b *brokenWorld) Do(ctx context.Context, a scenario.Action) error {
 	if b.deaf {
 		return nil
+	}
+	if apply, is := a.(scenario.Apply); is && b.told != nil {
+		a = scenario.Apply{Objects: b.told(apply.Objects)}
 	}
 	return b.Cluster.Do(ctx, a)
 }
@@ -216,6 +224,13 @@ func expectRefused(ctx context.Context, name string, b brokenWorld, check string
 	GinkgoHelper()
 	s, found := scenario.Find(name)
 	Expect(found).To(BeTrue())
+	expectRefusedIn(ctx, s, b, check)
+}
+
+// expectRefusedIn is expectRefused for a scenario that has been changed: each of the
+// checks must fail.
+func expectRefusedIn(ctx context.Context, s scenario.Scenario, b brokenWorld, checks ...string) {
+	GinkgoHelper()
 	r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openBroken(b)}, 1)
 	if r.Verdict == report.NotRun {
 		Skip("NOT RUN: " + r.Reason)
@@ -225,7 +240,9 @@ func expectRefused(ctx context.Context, name string, b brokenWorld, check string
 	for _, f := range r.Failed() {
 		names = append(names, f.Name)
 	}
-	Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+	for _, check := range checks {
+		Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+	}
 }
 
 var _ = Describe("a mesh broken from outside", Label("netsim"), func() {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -17,6 +18,8 @@ const (
 	slotBytes    = 48
 	firstAddr    = 0
 	secondAddr   = 16
+	firstPort    = 32
+	secondPort   = 34
 	thresholdAt  = 36
 	generationAt = 40
 )
@@ -75,11 +78,16 @@ func sendTo(pod string) func(context.Context, *netsim.Cluster) error {
 		if err != nil {
 			return err
 		}
-		to := h.IPv4.As16()
-		return editSlots(func(slot []byte) {
-			copy(slot[firstAddr:], to[:])
-			copy(slot[secondAddr:], to[:])
-		})(ctx, c)
+		return editSlots(leadTo(h.IPv4))(ctx, c)
+	}
+}
+
+// leadTo is an edit that makes a slot lead to an address.
+func leadTo(a netip.Addr) func(slot []byte) {
+	to := a.As16()
+	return func(slot []byte) {
+		copy(slot[firstAddr:], to[:])
+		copy(slot[secondAddr:], to[:])
 	}
 }
 
@@ -102,7 +110,7 @@ func sendFirst(c *netsim.Cluster, pod string) error {
 		return err
 	}
 	defer m.Close()
-	to := h.IPv4.As16()
+	lead := leadTo(h.IPv4)
 	for i := range uint32(fewSlots) {
 		var slot []byte
 		if err := m.Lookup(i, &slot); err != nil {
@@ -111,8 +119,7 @@ func sendFirst(c *netsim.Cluster, pod string) error {
 		if nativeU32(slot[generationAt:]) == 0 {
 			continue
 		}
-		copy(slot[firstAddr:], to[:])
-		copy(slot[secondAddr:], to[:])
+		lead(slot)
 		if err := m.Put(i, slot); err != nil {
 			return err
 		}

@@ -36,15 +36,27 @@ func nodeAddrs(node int) Addresses {
 	return Addresses{IPv4: nodePrefix4(node).Addr().Next(), IPv6: nodePrefix6(node).Addr().Next()}
 }
 
-// podAddrs are the addresses of the pod'th pod of a node, both counted from
+// podAddrs are the n'th addresses of the pod'th pod of a node, all counted from
 // their first. No IPv4 address ends in 0 or 255.
-func podAddrs(node, pod int) Addresses {
+func podAddrs(node, pod, n int) Addresses {
 	v6 := nodePrefix6(node).Addr().As16()
 	binary.BigEndian.PutUint32(v6[12:], uint32(0x100+pod))
+	v6[11] = byte(n)
+	// MaxPodsPerNode takes less than block of the third bytes.
+	const block, last = 64, 254
 	return Addresses{
-		IPv4: netip.AddrFrom4([4]byte{10, byte(node), byte(1 + pod/254), byte(1 + pod%254)}),
+		IPv4: netip.AddrFrom4([4]byte{10, byte(node), byte(1 + n*block + pod/last), byte(1 + pod%last)}),
 		IPv6: netip.AddrFrom16(v6),
 	}
+}
+
+// moreAddrs are those of a pod that has several of each family, from the second.
+func moreAddrs(node, k int, p scenario.Pod) []Addresses {
+	var all []Addresses
+	for n := 1; n < p.Addresses; n++ {
+		all = append(all, podAddrs(node, k, n))
+	}
+	return all
 }
 
 // planAddrs gives every pod its addresses, the declared ones where there are any.
@@ -54,7 +66,7 @@ func planAddrs(t scenario.Topology, declared map[string]Addresses) (map[string]A
 		own := nodeAddrs(i + 1)
 		owner[own.IPv4], owner[own.IPv6] = "node "+n.Name, "node "+n.Name
 		for k, p := range n.Pods {
-			a := podAddrs(i+1, k)
+			a := podAddrs(i+1, k, 0)
 			if d := declared[p.Name].IPv4; d.IsValid() {
 				a.IPv4 = d
 			}
@@ -69,10 +81,12 @@ func planAddrs(t scenario.Topology, declared map[string]Addresses) (map[string]A
 			return nil, fmt.Errorf("addresses declared for pod %s, which is not in the topology", name)
 		}
 	}
-	for _, n := range t.Nodes {
-		for _, p := range n.Pods {
-			if err := claim(owner, "pod "+p.Name, plan[p.Name]); err != nil {
-				return nil, err
+	for i, n := range t.Nodes {
+		for k, p := range n.Pods {
+			for _, a := range append([]Addresses{plan[p.Name]}, moreAddrs(i+1, k, p)...) {
+				if err := claim(owner, "pod "+p.Name, a); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}

@@ -77,12 +77,14 @@ func (w *window) applied(s intent.Snapshot) {
 	w.status.Applied = admin.Applied(s, w.status.Applied.Generation+1, "")
 }
 
-func (w *window) enrolled(p *pod, in bool) {
+// enrolled notes that a pod is managed, or not any more; older is how many connections
+// it had made before.
+func (w *window) enrolled(p *pod, in bool, older int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name := podOf(p).Name
 	if delete(w.pods, name); in {
-		w.pods[name] = api.Pod{Name: name, Cgroup: p.cgroup.Name(), Watched: true}
+		w.pods[name] = api.Pod{Name: name, Cgroup: p.cgroup.Name(), Watched: true, Older: older}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type agentMesh struct {
 	dir    string // of the node in the cluster's run directory
 	client *api.Client
 	feed   feed
+	more   []string // arguments beside the feed's
 
 	mu   sync.Mutex
 	proc *Process // nil: none was started
@@ -48,7 +50,7 @@ func openAgent(ctx context.Context, cfg Config, n *node, from feed) (_ mesh, err
 	if err != nil {
 		return nil, err
 	}
-	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg)), feed: from}
+	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg)), feed: from, more: cfg.AgentArgs}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
@@ -86,10 +88,21 @@ func (c *Cluster) AgentArgs(node string) ([]string, error) {
 }
 
 func (a *agentMesh) args() []string {
-	return append([]string{
+	args := slices.Concat([]string{
 		a.exe, "--node", a.node.name, "--cgroup", a.node.cgroup.Name(), "--bpffs", a.node.bpffs,
 		"--enrol-socket", filepath.Join(a.dir, enrolFile), "--admin", api.AdminAddress,
-	}, a.feed.args()...)
+	}, a.feed.args(), a.more)
+	if l := a.node.place.Locality; l.Region != "" {
+		args = append(args, "--locality", strings.TrimRight(l.Region+"/"+l.Zone+"/"+l.Subzone, "/"))
+	}
+	return args
+}
+
+// env says where the node stands, and what the feed needs.
+func (a *agentMesh) env() []string {
+	return append([]string{
+		"PATH=" + os.Getenv("PATH"), "CLUSTER_ID=" + a.node.place.Cluster, "ISTIO_META_NETWORK=" + a.node.place.Network,
+	}, a.feed.env()...)
 }
 
 // start starts the agent and returns when it has taken over what is pinned, and
@@ -123,7 +136,7 @@ func (a *agentMesh) launch(ctx context.Context, reached goal) error {
 	defer log.Close()
 	// It outlives the call.
 	a.proc, err = startIn(context.WithoutCancel(ctx), a.node.space.ns, a.node.own, Command{
-		Argv: a.args(), Env: append([]string{"PATH=" + os.Getenv("PATH")}, a.feed.env()...), Stdout: log, Stderr: log,
+		Argv: a.args(), Env: a.env(), Stdout: log, Stderr: log,
 	})
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/scenario/kube"
+	"github.com/duomesh/duomesh/internal/traffic"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -25,8 +26,8 @@ type Cluster struct {
 	mesh    scenario.Mesh
 	ipv6    bool
 	run     *runDir
-	cgroup  string // directory of the whole cluster
-	made    bool   // cgroup is this cluster's own
+	cgroup  string         // directory of the whole cluster
+	own     *clusterCgroup // the same; nil until it is made
 	nodes   []*node
 	pods    map[string]*pod
 	vips    *vips
@@ -36,7 +37,7 @@ type Cluster struct {
 
 	nextID  atomic.Uint64 // of traffic connections
 	servers servers
-	witness witness
+	witness traffic.Witness
 	past    past
 	// waypoints are those pods' processes, by pod; fixed once the cluster is open.
 	waypoints map[string]*waypoint
@@ -134,22 +135,25 @@ func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
 	if c.mesh == "" {
 		c.mesh = scenario.NoMesh
 	}
-	for name, a := range addrs {
-		if !c.ipv6 {
-			a.IPv6 = Addresses{}.IPv6
+	for i, n := range t.Nodes {
+		for k, p := range n.Pods {
+			c.pods[p.Name] = &pod{addrs: addrs[p.Name], more: moreAddrs(i+1, k, p)}
+			c.pods[p.Name].limit(p.Family, c.ipv6)
+			if len(c.pods[p.Name].families()) == 0 {
+				return nil, fmt.Errorf("%w: pod %s is of IPv6 alone, which this kernel does not have", scenario.ErrNotExpressible, p.Name)
+			}
 		}
-		c.pods[name] = &pod{addrs: a}
 	}
 	return c, nil
 }
 
 func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
-	if err := os.Mkdir(c.cgroup, 0o755); err != nil {
-		return fmt.Errorf("make cgroup: %w", err)
+	var err error
+	if c.own, err = claimCgroup(c.cgroup, c.run.path); err != nil {
+		return err
 	}
-	c.made = true
 	for i, spec := range t.Nodes {
-		n, err := openNode(c, i+1, spec.Name)
+		n, err := openNode(c, i+1, spec)
 		c.nodes = append(c.nodes, n)
 		if err != nil {
 			return err
@@ -177,7 +181,6 @@ func (c *Cluster) build(ctx context.Context, t scenario.Topology) error {
 	if err := c.enrolManaged(ctx); err != nil {
 		return err
 	}
-	var err error
 	if c.control, err = openControl(c); err != nil {
 		return err
 	}
@@ -191,12 +194,12 @@ func (c *Cluster) buildPods(ctx context.Context, n *node, specs []scenario.Pod) 
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for k, spec := range specs {
-		addrs := c.pods[spec.Name].addrs
+		planned := c.pods[spec.Name]
 		g.Go(func() (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n.pods[k], err = openPod(n, k, spec, addrs)
+			n.pods[k], err = openPod(n, k, spec, planned)
 			return err
 		})
 	}
@@ -288,7 +291,7 @@ func (c *Cluster) close() error {
 	c.closed = true
 	procs := slices.Collect(maps.Keys(c.procs))
 	c.mu.Unlock()
-	if c.made {
+	if c.own != nil {
 		errs = append(errs, c.killAll(ctx, procs))
 	}
 	c.servers.close()
@@ -297,8 +300,8 @@ func (c *Cluster) close() error {
 	for _, n := range slices.Backward(c.nodes) {
 		errs = append(errs, n.close())
 	}
-	if c.made {
-		errs = append(errs, removeCgroup(ctx, c.cgroup))
+	if c.own != nil {
+		errs = append(errs, c.own.remove(ctx))
 	}
 	if c.run != nil {
 		errs = append(errs, c.run.remove())

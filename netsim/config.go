@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/duomesh/duomesh/dataplane"
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -42,6 +41,8 @@ type Config struct {
 	// cluster runs one as a child of its own, which can be killed and started,
 	// and Pinned is implied; without, the engines live in this process.
 	Agent string
+	// AgentArgs are added to the arguments of each duomesh-agent.
+	AgentArgs []string
 	// Waypoint is the path of a duomesh-waypoint, and Envoy that of an Envoy: what runs
 	// in the pods that are waypoints. Workers is the number of Envoy's workers; 0 means 1.
 	Waypoint string
@@ -57,9 +58,8 @@ type Config struct {
 	// ControlPlane drives the agents: what is applied goes through its Kubernetes and
 	// its istiod. Nil: what is applied is handed to the nodes.
 	ControlPlane *ControlPlane
-	// Localities and Network say where nodes stand, by their names.
-	Localities map[string]intent.Locality
-	Network    string
+	// Network is that of the nodes whose place names none.
+	Network string
 	// Engine tunes the engines of the Duomesh mesh.
 	Engine dataplane.Options
 	// Log takes what is no error; nil discards it.
@@ -150,6 +150,9 @@ func checkName(kind, name string, seen map[string]bool) error {
 func checkPod(p scenario.Pod, seen map[string]bool) error {
 	if err := checkName("pod", p.Name, seen); err != nil {
 		return err
+	}
+	if p.Addresses < 0 || p.Addresses > scenario.MaxAddresses {
+		return fmt.Errorf("topology: pod %s: %d addresses of each family, at most %d", p.Name, p.Addresses, scenario.MaxAddresses)
 	}
 	if p.Waypoint && (p.Managed || serves(p)) {
 		return fmt.Errorf("topology: pod %s: a waypoint is never managed and serves nothing of its own", p.Name)

@@ -43,7 +43,7 @@ type ControlPlane struct {
 	cfg        ControlPlaneConfig
 	run        *runDir
 	cgroup     string
-	made       bool
+	own        *clusterCgroup
 	node       *node
 	stack      *controlplane.Stack
 	relay      *relay
@@ -104,11 +104,10 @@ func OpenControlPlane(ctx context.Context, cfg ControlPlaneConfig) (_ *ControlPl
 }
 
 func (p *ControlPlane) open(ctx context.Context) error {
-	if err := os.Mkdir(p.cgroup, 0o755); err != nil {
-		return fmt.Errorf("make cgroup: %w", err)
-	}
-	p.made = true
 	var err error
+	if p.own, err = claimCgroup(p.cgroup, p.run.path); err != nil {
+		return err
+	}
 	if p.node, err = makeNode(filepath.Join(p.cgroup, planeName), planeIndex, planeName, haveIPv6()); err != nil {
 		return err
 	}
@@ -246,8 +245,8 @@ func (p *ControlPlane) close() error {
 	if p.stack != nil {
 		p.stack.Close()
 	}
-	if p.made {
-		errs = append(errs, removeCgroup(ctx, p.cgroup))
+	if p.own != nil {
+		errs = append(errs, p.own.remove(ctx))
 	}
 	if p.node != nil {
 		errs = append(errs, p.node.close())
@@ -269,8 +268,18 @@ func (c Config) checkPlane(t scenario.Topology) error {
 		return errors.New("a control plane needs agents to ask it: no duomesh-agent is at hand")
 	}
 	for _, n := range t.Nodes {
-		if n.Name == planeName {
+		switch {
+		case n.Name == planeName:
 			return fmt.Errorf("topology: node %s: the name is the control plane's", n.Name)
+		case n.Place.Cluster != "":
+			return fmt.Errorf("%w: node %s in cluster %s: istiod has one cluster, its own", scenario.ErrNotExpressible, n.Name, n.Place.Cluster)
+		case n.Place.Network != "":
+			return fmt.Errorf("%w: node %s in network %s: istiod takes all Pods to be in the mesh's own", scenario.ErrNotExpressible, n.Name, n.Place.Network)
+		}
+		for _, p := range n.Pods {
+			if p.Addresses > 1 {
+				return fmt.Errorf("%w: pod %s has %d addresses of each family: a Pod of Kubernetes has one", scenario.ErrNotExpressible, p.Name, p.Addresses)
+			}
 		}
 	}
 	return nil

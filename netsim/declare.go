@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -47,11 +48,30 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 		c.unsure = true
 		return err
 	}
+	if err := c.ready(ctx, next.Unready); err != nil {
+		c.unsure = true
+		return err
+	}
 	c.unsure = false
-	if err := stack.Delete(ctx, gone...); err != nil {
+	if err := c.delete(ctx, gone); err != nil {
 		return err
 	}
 	c.declared = next
+	return nil
+}
+
+// delete deletes objects, with what istiod has made for them.
+func (c *Cluster) delete(ctx context.Context, gone []*unstructured.Unstructured) error {
+	if err := c.plane.stack.Delete(ctx, gone...); err != nil {
+		return err
+	}
+	for _, o := range gone {
+		if o.GetKind() == "Gateway" {
+			if err := c.plane.stack.ForgetGateway(ctx, namespace, o.GetName()); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -60,6 +80,9 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for name, p := range c.pods {
+		if p.spec.Waypoint {
+			continue // its labels are those of its Deployment
+		}
 		if !c.unsure && maps.Equal(labels[name], c.declared.Labels[name]) {
 			continue
 		}
@@ -68,15 +91,33 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	return g.Wait()
 }
 
+// ready makes pods ready, but for some.
+func (c *Cluster) ready(ctx context.Context, unready []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for name, p := range c.pods {
+		if p.spec.Waypoint {
+			continue // ready when its process is
+		}
+		is := !slices.Contains(unready, name)
+		if !c.unsure && is == !slices.Contains(c.declared.Unready, name) {
+			continue
+		}
+		g.Go(func() error { return c.plane.stack.SetReady(ctx, namespace, name, is) })
+	}
+	return g.Wait()
+}
+
 func (c *Cluster) worldOf(d *desired) kube.World {
 	w := kube.World{
-		Namespace: namespace, Services: map[string][]netip.Addr{}, Pods: map[string][]netip.Addr{}, Ranges: c.plane.ranges(),
+		Namespace: namespace, Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{}, Ranges: c.plane.ranges(),
+		Gateways: true,
 	}
 	for name, s := range d.services {
 		w.Services[name] = s.Addresses
 	}
 	for name, p := range c.pods {
-		w.Pods[name] = p.families()
+		w.Pods[name] = kube.Pod{Addresses: p.families(), Ports: p.spec.Ports}
 	}
 	return w
 }

@@ -3,6 +3,7 @@ package netsim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,7 +23,7 @@ type engine struct {
 
 func openEngine(cfg Config, n *node) (mesh, error) {
 	host := dataplane.Host{
-		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: cfg.place(n),
+		Cgroup: n.cgroup, BPFFS: n.bpffs, Place: n.place,
 		Log: cfg.Log.With("node", n.name),
 	}
 	dp, err := dataplane.Open(host, cfg.Engine)
@@ -41,6 +42,21 @@ func openEngine(cfg Config, n *node) (mesh, error) {
 func engineOf(m mesh) *dataplane.Node {
 	if e, ok := m.(*engine); ok {
 		return e.node
+	}
+	return nil
+}
+
+// repair makes the kernels of the nodes what was declared before, where somebody has
+// changed them. Agents of their own do that by themselves.
+func (c *Cluster) repair() error {
+	for _, n := range c.nodes {
+		dp := engineOf(n.mesh)
+		if dp == nil {
+			continue
+		}
+		if _, err := dp.Repair(); err != nil {
+			return fmt.Errorf("node %s: %w", n.name, err)
+		}
 	}
 	return nil
 }
@@ -76,11 +92,18 @@ func (e *engine) known(p *pod, enrolled bool) {
 }
 
 func (e *engine) enrol(p *pod) error {
+	older := 0
+	if e.node.Confirm(podOf(p)) != nil { // not managed yet
+		var err error
+		if older, err = e.node.Older(podOf(p)); err != nil {
+			return err
+		}
+	}
 	if err := e.node.Enrol(podOf(p)); err != nil {
 		return err
 	}
 	e.known(p, true)
-	e.window.enrolled(p, true)
+	e.window.enrolled(p, true, older)
 	return nil
 }
 
@@ -89,7 +112,7 @@ func (e *engine) leave(p *pod) error {
 		return err
 	}
 	e.known(p, false)
-	e.window.enrolled(p, false)
+	e.window.enrolled(p, false, 0)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package netsim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,6 @@ import (
 type istiodFeed struct {
 	plane *ControlPlane
 	node  *node
-	place intent.Place
 	files IstiodFiles
 
 	mu    sync.Mutex
@@ -58,30 +58,25 @@ func (c *Cluster) IstiodFiles(node string) (IstiodFiles, error) {
 
 func (p *ControlPlane) newFeed(c *Cluster, n *node) *istiodFeed {
 	return &istiodFeed{
-		plane: p, node: n, place: c.cfg.place(n), files: filesOf(c.cfg, n), known: map[string]bool{},
+		plane: p, node: n, files: filesOf(c.cfg, n), known: map[string]bool{},
 	}
 }
 
 func (f *istiodFeed) args() []string {
-	args := []string{
+	return []string{
 		"--source", "xds:" + f.plane.stack.XDSAddress(), "--xds-roots", f.files.Roots, "--xds-token", f.files.Token,
 	}
-	if l := f.place.Locality; l.Region != "" {
-		args = append(args, "--locality", strings.TrimRight(l.Region+"/"+l.Zone+"/"+l.Subzone, "/"))
-	}
-	return args
 }
 
 func (f *istiodFeed) env() []string {
 	return []string{
-		"CLUSTER_ID=" + controlplane.ClusterID, "ISTIO_META_NETWORK=" + f.place.Network,
 		"POD_NAME=" + agentPod(f.node), "POD_NAMESPACE=" + controlplane.RootNamespace,
 		"SERVICE_ACCOUNT=" + controlplane.NodeAccount, "INSTANCE_IP=" + nodeAddrs(f.node.index).IPv4.String(),
 	}
 }
 
 func (f *istiodFeed) put(d *desired) error {
-	want := frontendsOf(d, f.place)
+	want := frontendsOf(d, f.node.place)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.want = want
@@ -117,18 +112,21 @@ func (f *istiodFeed) goal(starts bool) goal {
 		case !f.plane.stack.IstiodRuns():
 			return true, errNoIstiod
 		case s.Applied.Generation == 0:
-			return time.Now().After(deadline), fmt.Errorf("it has no state yet: %s", s.Source.Error)
+			return time.Now().After(deadline), fmt.Errorf("it has no state yet: %s", trouble(s))
 		}
 		got, err := c.Endpoints(ctx)
 		if err != nil {
 			return time.Now().After(deadline), err
 		}
 		if diff := want.missing(got, known); diff != "" {
-			return time.Now().After(deadline), fmt.Errorf("istiod's state is not there yet: %s (%s)", diff, s.Source.Error)
+			return time.Now().After(deadline), fmt.Errorf("istiod's state is not there yet: %s (%s)", diff, trouble(s))
 		}
 		return true, nil
 	}
 }
+
+// trouble is why there may be no newer state.
+func trouble(s api.Status) string { return cmp.Or(s.Source.Error, s.Source.Lost) }
 
 // frontends are where connections to services lead: by service, frontend and
 // target, with the target's share.

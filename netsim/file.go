@@ -11,7 +11,6 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -25,8 +24,6 @@ type File struct {
 	// Pods and VIPs are the declared addresses, for Config.
 	Pods map[string]Addresses
 	VIPs map[string][]netip.Addr
-	// Localities are where nodes stand, for Config.
-	Localities map[string]intent.Locality
 }
 
 // The YAML form. Keys are the field names in lower case.

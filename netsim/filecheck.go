@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -27,12 +26,6 @@ func (r *fileReader) file(form fileForm) File {
 		r.add("$.nodes", "a cluster has 1 to %d nodes, here are %d", MaxNodes, len(form.Nodes))
 	}
 	for i, n := range form.Nodes {
-		if n.Locality != "" {
-			if f.Localities == nil {
-				f.Localities = map[string]intent.Locality{}
-			}
-			f.Localities[n.Name] = r.locality(fmt.Sprintf("$.nodes[%d].locality", i), n.Locality)
-		}
 		f.Topology.Nodes = append(f.Topology.Nodes, r.node(fmt.Sprintf("$.nodes[%d]", i), n, f.Pods))
 	}
 	for i, s := range form.Services {
@@ -44,19 +37,22 @@ func (r *fileReader) file(form fileForm) File {
 	return f
 }
 
-func (r *fileReader) locality(path, text string) intent.Locality {
+func (r *fileReader) locality(path, text string) scenario.Place {
+	if text == "" {
+		return scenario.Place{}
+	}
 	parts := strings.Split(text, "/")
 	if len(parts) > 3 || slices.Contains(parts, "") {
 		r.add(path, "locality %q is no REGION[/ZONE[/SUBZONE]]", text)
-		return intent.Locality{}
+		return scenario.Place{}
 	}
 	parts = append(parts, "", "")
-	return intent.Locality{Region: parts[0], Zone: parts[1], Subzone: parts[2]}
+	return scenario.Place{Region: parts[0], Zone: parts[1], Subzone: parts[2]}
 }
 
 func (r *fileReader) node(path string, form nodeForm, addrs map[string]Addresses) scenario.Node {
 	r.nameOf(path, "node", form.Name, r.nodes)
-	n := scenario.Node{Name: form.Name}
+	n := scenario.Node{Name: form.Name, Place: r.locality(path+".locality", form.Locality)}
 	for i, p := range form.Pods {
 		n.Pods = append(n.Pods, r.pod(fmt.Sprintf("%s.pods[%d]", path, i), p, addrs))
 	}

@@ -1,6 +1,7 @@
 package netsim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func (c *Cluster) introduce(ctx context.Context, n *node) error {
 		own = own[:1]
 	}
 	labels := map[string]string{}
-	place := c.cfg.place(n)
+	place := n.place
 	for label, value := range map[string]string{
 		corev1.LabelTopologyRegion: place.Locality.Region, corev1.LabelTopologyZone: place.Locality.Zone,
 		"topology.istio.io/subzone": place.Locality.Subzone,
@@ -71,6 +72,9 @@ func (c *Cluster) introduce(ctx context.Context, n *node) error {
 		return err
 	}
 	for _, p := range n.pods {
+		if p.spec.Waypoint {
+			continue // made when there is a Gateway for it
+		}
 		if err := stack.AddPod(ctx, p.object(nil)); err != nil {
 			return err
 		}
@@ -112,21 +116,36 @@ func (p *pod) object(labels map[string]string) controlplane.Pod {
 	}
 	maps.Copy(o.Labels, labels)
 	for _, port := range p.spec.Serve {
-		o.Ports = append(o.Ports, containerPort(corev1.ProtocolTCP, "tcp", port))
+		o.Ports = append(o.Ports, p.containerPort(corev1.ProtocolTCP, "tcp", port))
 	}
 	for _, port := range p.spec.ServeUDP {
-		o.Ports = append(o.Ports, containerPort(corev1.ProtocolUDP, "udp", port))
+		o.Ports = append(o.Ports, p.containerPort(corev1.ProtocolUDP, "udp", port))
 	}
 	return o
 }
 
-func containerPort(protocol corev1.Protocol, name string, port uint16) corev1.ContainerPort {
-	return corev1.ContainerPort{Name: fmt.Sprintf("%s-%d", name, port), ContainerPort: int32(port), Protocol: protocol}
+// containerPort is a port under the name that the pod gives it, else under one of its
+// own.
+func (p *pod) containerPort(protocol corev1.Protocol, word string, port uint16) corev1.ContainerPort {
+	c := corev1.ContainerPort{Name: fmt.Sprintf("%s-%d", word, port), ContainerPort: int32(port), Protocol: protocol}
+	for name, number := range p.spec.Ports {
+		if number == port && protocol == corev1.ProtocolTCP {
+			c.Name = name
+		}
+	}
+	return c
 }
 
-// place is where a node stands.
-func (c Config) place(n *node) intent.Place {
-	return intent.Place{Node: n.name, Network: c.Network, Locality: c.Localities[n.name]}
+// place is where a node stands. A control plane knows one cluster, its own.
+func (c Config) place(n scenario.Node) intent.Place {
+	cluster := n.Place.Cluster
+	if c.ControlPlane != nil {
+		cluster = controlplane.ClusterID
+	}
+	return intent.Place{
+		Node: n.Name, Network: cmp.Or(n.Place.Network, c.Network), Cluster: cluster,
+		Locality: intent.Locality{Region: n.Place.Region, Zone: n.Place.Zone, Subzone: n.Place.Subzone},
+	}
 }
 
 // part takes the cluster's links and objects out of the control plane.
@@ -138,7 +157,7 @@ func (c *Cluster) part(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, partTime)
 	defer cancel()
 	stack := c.plane.stack
-	errs := []error{stack.Delete(ctx, c.declared.Objects...)}
+	errs := []error{c.delete(ctx, c.declared.Objects)}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, n := range c.nodes {

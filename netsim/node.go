@@ -9,12 +9,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // node is one simulated machine. Its cluster owns it.
 type node struct {
 	name   string
-	index  int // from 1
+	index  int          // from 1
+	place  intent.Place // where it stands
 	ipv6   bool
 	space  *space
 	cgroup *os.File
@@ -37,8 +41,10 @@ type mesh interface {
 
 // openNode makes a node of a cluster. What it made is in the returned node also on
 // error.
-func openNode(c *Cluster, index int, name string) (*node, error) {
+func openNode(c *Cluster, index int, spec scenario.Node) (*node, error) {
+	name := spec.Name
 	n, err := makeNode(filepath.Join(c.cgroup, name), index, name, c.ipv6)
+	n.place = c.cfg.place(spec)
 	if err == nil && (c.cfg.Pinned || c.cfg.Agent != "") {
 		err = n.mountBPF(filepath.Join(c.cfg.dir(), name))
 	}
@@ -169,8 +175,10 @@ func (n *node) close() error {
 	return nil
 }
 
+// unmount takes a mount away; one that is not there any more is no error.
 func unmount(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return nil

@@ -24,11 +24,14 @@ type desired struct {
 	waypoints map[string]*intent.Waypoint
 }
 
-// share is a pod with a weight. Scenarios weigh an endpoint per service, the
-// mesh weighs a workload: a pod is one workload per weight that it has.
+// share is a pod as an endpoint. Scenarios weigh an endpoint per service, the
+// mesh weighs a workload: a pod is one workload per weight that it has, and is known by
+// its addresses or by its name alone.
 type share struct {
-	pod    string
-	weight uint32
+	pod     string
+	weight  uint32
+	byName  bool
+	unready bool
 }
 
 func newDesired() *desired {
@@ -44,7 +47,7 @@ func (c *Cluster) derive(old *desired, o scenario.Objects) (*desired, error) {
 	d.objects = o
 	for _, n := range c.nodes {
 		for _, p := range n.pods {
-			d.workload(old, p, share{p.spec.Name, 1})
+			d.workload(old, p, share{pod: p.spec.Name, weight: 1})
 		}
 	}
 	if err := c.declareWaypoints(old, d, o); err != nil {
@@ -75,13 +78,17 @@ func (c *Cluster) derive(old *desired, o scenario.Objects) (*desired, error) {
 }
 
 func (c *Cluster) service(old, d *desired, s scenario.Service) (*intent.Service, error) {
-	addrs, err := c.vips.of(s.Name, s.Family)
-	if err != nil {
-		return nil, err
-	}
 	svc := &intent.Service{
 		Name: s.Name, Namespace: namespace, Hostname: s.Name + "." + namespace + ".svc.cluster.local",
-		Addresses: addrs.list(), Waypoint: d.waypoints[s.Waypoint],
+		Waypoint: d.waypoints[s.Waypoint],
+		Balance:  intent.Balance{Mode: s.Balance.Mode, Prefer: s.Balance.Prefer, AllowUnhealthy: s.PublishNotReady},
+	}
+	if !s.Headless {
+		addrs, err := c.vips.of(s.Name, s.Family)
+		if err != nil {
+			return nil, err
+		}
+		svc.Addresses = addrs.list()
 	}
 	for _, p := range s.Ports {
 		port := intent.Port{Port: p.Port, Target: p.Target, Name: p.Name, Protocol: intent.TCP}
@@ -95,13 +102,37 @@ func (c *Cluster) service(old, d *desired, s scenario.Service) (*intent.Service,
 		if err != nil {
 			return nil, err
 		}
-		svc.Endpoints = append(svc.Endpoints, intent.Endpoint{Workload: d.workload(old, p, share{e.Pod, e.Weight})})
+		svc.Endpoints = append(svc.Endpoints, intent.Endpoint{
+			Workload: d.workload(old, p, share{pod: e.Pod, weight: e.Weight, byName: e.ByName}), Ports: targetsOf(s, e, p.spec),
+		})
 	}
 	return svc, nil
 }
 
+// targetsOf are the pod's own target ports: those by name, and those that the endpoint
+// says.
+func targetsOf(s scenario.Service, e scenario.Endpoint, p scenario.Pod) map[uint16]uint16 {
+	var own map[uint16]uint16
+	put := func(port, target uint16) {
+		if own == nil {
+			own = map[uint16]uint16{}
+		}
+		own[port] = target
+	}
+	for _, port := range s.Ports {
+		if target := p.Ports[port.TargetName]; target != 0 {
+			put(port.Port, target)
+		}
+	}
+	for port, target := range e.Ports {
+		put(port, target)
+	}
+	return own
+}
+
 // workload returns the pod with one weight, the value of old where there is one.
 func (d *desired) workload(old *desired, p *pod, s share) *intent.Workload {
+	s.unready = slices.Contains(d.objects.Unready, s.pod)
 	if w := d.shares[s]; w != nil {
 		return w
 	}
@@ -109,10 +140,15 @@ func (d *desired) workload(old *desired, p *pod, s share) *intent.Workload {
 	if w == nil {
 		w = &intent.Workload{
 			UID: "netsim//Pod/" + namespace + "/" + s.pod, Name: s.pod, Namespace: namespace,
-			Addresses: p.families(), Weight: s.weight, Node: p.node.name, Gateway: p.spec.Waypoint,
+			Addresses: p.families(), Weight: s.weight, Unhealthy: s.unready, Gateway: p.spec.Waypoint,
+			Node: p.node.place.Node, Network: p.node.place.Network, Cluster: p.node.place.Cluster, Locality: p.node.place.Locality,
 		}
 		if s.weight != 1 {
 			w.UID += fmt.Sprintf("/weight-%d", s.weight)
+		}
+		if s.byName {
+			w.UID += "/by-name"
+			w.Hostname = s.pod + "." + namespace + ".pod.cluster.local"
 		}
 	}
 	d.shares[s] = w

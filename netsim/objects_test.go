@@ -1,13 +1,10 @@
 package netsim
 
 import (
-	"context"
-	"errors"
 	"testing"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
-	"github.com/duomesh/duomesh/internal/traffic"
 )
 
 func service(name string, endpoints ...scenario.Endpoint) scenario.Service {
@@ -52,35 +49,5 @@ func TestDeriveShares(t *testing.T) {
 	managed := intent.Caller{Managed: true, Place: intent.Place{Node: "a"}}
 	if got := intent.Decide(second.snapshot, managed, mustResolve(t, c, "same"), intent.TCP); len(got.Targets) != 2 {
 		t.Errorf("decision is %+v, want two targets", got)
-	}
-}
-
-func TestWitness(t *testing.T) {
-	closed := traffic.Conn{ID: 1, Server: "v1"}
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-
-	var w witness
-	w.client(traffic.Conn{ID: 9, Errno: "ECONNREFUSED"}) // no server ever sees it
-	if err := w.settle(cancelled); err != nil {
-		t.Errorf("nothing to wait for: %v", err)
-	}
-	w.client(closed)
-	if err := w.settle(cancelled); !errors.Is(err, context.Canceled) {
-		t.Errorf("a connection that no server reported: %v, want to wait for it", err)
-	}
-	settled := make(chan error)
-	go func() { settled <- w.settle(t.Context()) }()
-	w.server("v1", closed)
-	if err := <-settled; err != nil {
-		t.Error(err)
-	}
-	w.server("v1", traffic.Conn{ID: 2, Server: "v1"}) // the server is faster
-	w.client(traffic.Conn{ID: 2, Server: "v1"})
-	if err := w.settle(cancelled); err != nil {
-		t.Errorf("reported before it was closed: %v", err)
-	}
-	if got := w.served(); len(got["v1"]) != 2 {
-		t.Errorf("served %v, want two lines of v1", got)
 	}
 }

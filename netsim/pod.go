@@ -23,16 +23,18 @@ const (
 type pod struct {
 	spec   scenario.Pod
 	node   *node
-	addrs  Addresses
+	addrs  Addresses   // the first of each family
+	more   []Addresses // the second, the third
 	netns  *os.File
 	cgroup *os.File
 	links  []scenario.LinkEnd
 }
 
-// openPod makes namespace, cgroup and link of the k'th pod of n. What it made
+// openPod makes namespace, cgroup and link of the k'th pod of n, with the addresses of
+// the planned one. What it made
 // is in the returned pod also on error.
-func openPod(n *node, k int, spec scenario.Pod, addrs Addresses) (_ *pod, err error) {
-	p := &pod{spec: spec, node: n, addrs: addrs}
+func openPod(n *node, k int, spec scenario.Pod, planned *pod) (_ *pod, err error) {
+	p := &pod{spec: spec, node: n, addrs: planned.addrs, more: planned.more}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pod %s: %w", spec.Name, err)
@@ -81,12 +83,44 @@ func (p *pod) connect(s *space, k int) error {
 	return nil
 }
 
-// families are the pod's addresses as far as this kernel has the family.
+// families are all addresses of the pod, as far as it and this kernel have the family.
 func (p *pod) families() []netip.Addr {
-	if p.addrs.IPv6.IsValid() {
-		return []netip.Addr{p.addrs.IPv4, p.addrs.IPv6}
+	all := p.addrs.list()
+	for _, a := range p.more {
+		all = append(all, a.list()...)
 	}
-	return []netip.Addr{p.addrs.IPv4}
+	return all
+}
+
+// limit takes away the addresses of a family that the pod, or this kernel, has not.
+func (p *pod) limit(f scenario.Family, ipv6 bool) {
+	for _, a := range append([]*Addresses{&p.addrs}, pointers(p.more)...) {
+		if f == scenario.IPv6 {
+			a.IPv4 = netip.Addr{}
+		}
+		if f == scenario.IPv4 || !ipv6 {
+			a.IPv6 = netip.Addr{}
+		}
+	}
+}
+
+func pointers[T any](values []T) []*T {
+	var all []*T
+	for i := range values {
+		all = append(all, &values[i])
+	}
+	return all
+}
+
+// nth are the n'th addresses of each family, from 1.
+func (p *pod) nth(n int) Addresses {
+	switch {
+	case n == 1:
+		return p.addrs
+	case n-2 < len(p.more):
+		return p.more[n-2]
+	}
+	return Addresses{}
 }
 
 func (p *pod) close() error {

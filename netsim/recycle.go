@@ -50,7 +50,7 @@ func (c *Cluster) remake(ctx context.Context, p *pod) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := openPod(p.node, slices.Index(p.node.pods, p), p.spec, p.addrs)
+	fresh, err := openPod(p.node, slices.Index(p.node.pods, p), p.spec, p)
 	*p = *fresh
 	return err
 }

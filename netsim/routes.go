@@ -28,7 +28,7 @@ func (c *Cluster) declareWaypoints(old, d *desired, o scenario.Objects) error {
 			if !is(pod) {
 				return fmt.Errorf("waypoint %s: pod %s is no waypoint", name, pod)
 			}
-			w.Endpoints = append(w.Endpoints, intent.Endpoint{Workload: d.workload(old, c.pods[pod], share{pod, 1})})
+			w.Endpoints = append(w.Endpoints, intent.Endpoint{Workload: d.workload(old, c.pods[pod], share{pod: pod, weight: 1})})
 		}
 		if before := old.waypoints[name]; reflect.DeepEqual(before, w) {
 			w = before

@@ -122,17 +122,23 @@ func lockDir(path string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock directory: %w", err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f, how); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("lock directory %s: %w", path, err)
+		return nil, err
 	}
 	return f, nil
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("lock directory %s: %w", f.Name(), err)
+		}
+	}
 }
 
 // dead reports whether nobody owns a run directory.
@@ -148,8 +154,9 @@ func dead(path string) (bool, error) {
 }
 
 // Sweep removes what clusters left whose process has died: their processes,
-// cgroups, mounts and run directories below runDir (empty: DefaultRunDir), and the
-// cgroups of dead trials of the kernel. It leaves living clusters alone.
+// cgroups, mounts and run directories, those below runDir (empty: DefaultRunDir) and
+// those anywhere else whose cgroup is still there; and the cgroups of dead trials of
+// the kernel. It leaves living clusters alone.
 func Sweep(ctx context.Context, runDir string) error {
 	if runDir == "" {
 		runDir = DefaultRunDir
@@ -174,7 +181,7 @@ func Sweep(ctx context.Context, runDir string) error {
 		}
 	}
 	os.Remove(runDir) // not empty: living clusters
-	return errors.Join(append(errs, kernel.SweepGrounds())...)
+	return errors.Join(append(errs, sweepCgroups(ctx), kernel.SweepGrounds())...)
 }
 
 func sweepOne(ctx context.Context, runDir, id string) error {
@@ -190,18 +197,18 @@ func sweepOne(ctx context.Context, runDir, id string) error {
 	if err != nil {
 		return err
 	}
-	mounts, err := mountsBelow(path)
-	if err != nil {
+	switch owner, err := ownerOf(cgroup, path); {
+	case err != nil:
 		return err
+	case owner == someoneElse:
+		cgroup = "" // of another cluster of this name
+	case owner == thisCluster:
+		return sweepCgroup(ctx, cgroup)
 	}
-	errs := []error{removeCgroup(ctx, cgroup)}
-	for _, m := range mounts {
-		errs = append(errs, unmount(m))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := sweepRun(ctx, cgroup, path); err != nil {
 		return fmt.Errorf("sweep cluster %s: %w", id, err)
 	}
-	return os.RemoveAll(path)
+	return nil
 }
 
 // mountsBelow returns the mount points below dir, innermost first.

@@ -104,7 +104,7 @@ func (c *Cluster) startServer(ctx context.Context, p *pod) error {
 	// The process outlives the call that needed it first.
 	life := context.WithoutCancel(ctx)
 	cfg := traffic.ServerConfig{Name: name, Ports: p.spec.Serve, First: p.spec.ServeFirst, UDP: p.spec.ServeUDP}
-	r, err := traffic.StartServer(life, c.launcher(name), cfg, func(t traffic.Conn) { c.witness.server(name, t) })
+	r, err := traffic.StartServer(life, c.launcher(name), cfg, func(t traffic.Conn) { c.witness.Server(name, t) })
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", name, err)
 	}
@@ -157,9 +157,9 @@ func (c *Cluster) Served(ctx context.Context) (map[string][]traffic.Conn, error)
 			errs = append(errs, fmt.Errorf("pod %s: %w", pod, err))
 		}
 	}
-	errs = append(errs, c.witness.settle(ctx))
+	errs = append(errs, c.witness.Settle(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("collect what servers saw: %w", err)
 	}
-	return c.witness.served(), nil
+	return c.witness.Served(), nil
 }

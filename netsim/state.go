@@ -58,7 +58,7 @@ type PodState struct {
 	Node   string     `json:"node"`
 	Netns  string     `json:"netns"`
 	Cgroup string     `json:"cgroup"`
-	IPv4   netip.Addr `json:"ipv4"`
+	IPv4   netip.Addr `json:"ipv4,omitzero"`
 	IPv6   netip.Addr `json:"ipv6,omitzero"`
 	Serve  []uint16   `json:"serve,omitempty"`
 	// ServeUDP are the UDP ports, Serve the TCP ports.

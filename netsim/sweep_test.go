@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -209,6 +210,38 @@ func openAndUse(t *testing.T, cfg Config, mesh scenario.Mesh) []int {
 	return pids
 }
 
+// leavings are a cgroup, a run directory and the mounts of two nodes.
+const leavings = 4
+
+// wantToSweep fails unless a dead cluster has left everything. Another process of this
+// machine that opens a cluster sweeps as well, at any moment.
+func wantToSweep(t *testing.T, runDir, id string) {
+	t.Helper()
+	if left := remains(t, runDir, id); len(left) == 0 {
+		t.Log("another process of this machine has swept already")
+	} else if len(left) != leavings {
+		t.Logf("after SIGKILL %v is there: nothing to sweep, or another process of this machine is at it", left)
+	}
+}
+
+// wantSwept fails unless nothing is left, and waits for another process that sweeps.
+func wantSwept(t *testing.T, runDir, id string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(10 * time.Second); ; {
+		left := remains(t, runDir, id)
+		if left == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("the next Open left %v", left)
+		}
+	}
+}
+
 func TestSweepAfterKill(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
 	runDir := t.TempDir()
@@ -235,17 +268,90 @@ func TestSweepAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner.Wait() // "signal: killed"
-	if left := remains(t, runDir, "dead"); len(left) != 4 {
-		t.Fatalf("after SIGKILL %v is there: nothing to sweep", left)
-	}
+	wantToSweep(t, runDir, "dead")
 	next := mustOpen(t, Config{RunDir: runDir}, twoNodes(scenario.NoMesh))
-	if left := remains(t, runDir, "dead"); left != nil {
-		t.Errorf("the next Open left %v", left)
-	}
+	wantSwept(t, runDir, "dead")
 	wantDead(t, pids)
 	for _, c := range []*Cluster{alive, next} {
 		wantTally(t, dial(t, c, "client", scenario.Target{Pod: "v2", Port: 8080}, 5), "v2", 5)
 	}
+}
+
+// TestSweepOfAnotherRunDirectory: what is left of a dead cluster is found by the next one,
+// whose run directory is elsewhere; living clusters, and cgroups that say nothing of
+// themselves, are left alone.
+func TestSweepOfAnotherRunDirectory(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	for _, c := range []struct {
+		name   string
+		remove func(run string) // what somebody does with the run directory meanwhile
+	}{
+		{"whole", func(string) {}},
+		// The mounts keep the directory from going.
+		{"removed as far as it can be", func(run string) { os.RemoveAll(run) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			alive := mustOpen(t, Config{Pinned: true}, twoNodes(scenario.NoMesh))
+			theirs := t.TempDir()
+			id := fmt.Sprintf("dead-%d", os.Getpid())
+			owner := mustOwn(t, theirs, id)
+			cgroup, err := cgroupOf(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids := population(t, cgroup)
+			silent := cgroup + "-silent"
+			if err := os.Mkdir(silent, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			defer os.Remove(silent)
+
+			// The control: as long as its owner lives, nobody sweeps it.
+			if err := Sweep(t.Context(), t.TempDir()); err != nil {
+				t.Fatal(err)
+			}
+			if left := remains(t, theirs, id); len(left) != 4 {
+				t.Fatalf("of a living cluster %v is there, want cgroup, run directory and two mounts", left)
+			}
+			if err := owner.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			owner.Wait() // "signal: killed"
+			c.remove(filepath.Join(theirs, id))
+			wantToSweep(t, theirs, id)
+			next := mustOpen(t, Config{}, twoNodes(scenario.NoMesh))
+			wantSwept(t, theirs, id)
+			wantDead(t, pids)
+			if _, err := os.Stat(silent); err != nil {
+				t.Errorf("a cgroup that does not say whose it is was swept: %v", err)
+			}
+			for _, c := range []*Cluster{alive, next} {
+				wantTally(t, dial(t, c, "client", scenario.Target{Pod: "v2", Port: 8080}, 5), "v2", 5)
+			}
+		})
+	}
+}
+
+// TestSweepOfANameTwice: a dead cluster's run directory says nothing of a living one of
+// the same name elsewhere.
+func TestSweepOfANameTwice(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	alive := mustOpen(t, Config{}, twoNodes(scenario.NoMesh))
+	theirs := t.TempDir()
+	dead := filepath.Join(theirs, alive.ID())
+	if err := os.Mkdir(dead, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dead, mark), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", dead, err)
+	}
+	wantTally(t, dial(t, alive, "client", scenario.Target{Pod: "v2", Port: 8080}, 5), "v2", 5)
 }
 
 // TestSweepOfAClaim: an owner that was killed before its directory had a name.

@@ -55,6 +55,9 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 		}
 		return err
 	}
+	if err := c.settleWaypoints(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	c.mu.Lock()
 	c.desired = d
 	c.mu.Unlock()
@@ -75,7 +78,7 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	}
 	return scenario.PodHandle{
 		Name: name, Node: p.node.name, Netns: p.netns, Cgroup: p.cgroup,
-		IPv4: p.addrs.IPv4, IPv6: p.addrs.IPv6,
+		IPv4: p.addrs.IPv4, IPv6: p.addrs.IPv6, Addresses: p.families(),
 		Links: slices.Clone(p.links), Managed: c.isManaged(name),
 	}, nil
 }
@@ -94,11 +97,12 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 	case t.Service != "" && t.Pod != "":
 		return netip.AddrPort{}, fmt.Errorf("resolve: both service %s and pod %s are named", t.Service, t.Pod)
 	case t.Pod != "":
-		p, err := c.pod(t.Pod)
+		name, n := scenario.SplitAddress(t.Pod)
+		p, err := c.pod(name)
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 		}
-		addrs = p.addrs
+		addrs = p.nth(n)
 	default:
 		var err error
 		if addrs, err = c.virtualOf(t.Service); err != nil {
@@ -138,7 +142,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 	n := uint64(max(l.Connections, 0))
 	l.FirstID = c.nextID.Add(n) - n + 1
 	conns, err := traffic.RunClient(ctx, c.launcher(pod), l, func(t traffic.Conn) {
-		c.witness.client(t)
+		c.witness.Client(t)
 		if seen != nil {
 			seen(t)
 		}
@@ -152,7 +156,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 // serversFor are the pods that may answer at an address.
 func (c *Cluster) serversFor(a netip.Addr) []string {
 	for name, p := range c.pods {
-		if a == p.addrs.IPv4 || a == p.addrs.IPv6 {
+		if slices.Contains(p.families(), a) {
 			return []string{name}
 		}
 	}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ensure-packages.sh GROUP… installs, by apt-get, the Debian or Ubuntu packages
 # of each GROUP that this machine lacks, and says which. Groups: test, bench,
-# tools, test-kernel, generate, lint.
+# tools, test-kernel, kind, kind-node, generate, lint.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # packages GROUP prints "what shows that it is there" and "the package", a line
@@ -15,6 +15,8 @@ unzip unzip
 	bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
 	tools) printf '%s\n' "$fetching" ;;
 	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' ;;
+	kind) printf '%s\n' 'dockerd docker.io' 'iptables iptables' 'ip iproute2' ;;
+	kind-node) printf '%s\n' 'mmdebstrap mmdebstrap' '/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring' ;;
 	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' \
 		'/usr/include/google/protobuf/any.proto libprotobuf-dev' ;;
 	lint) printf '%s\n' "$fetching" 'clang-format-19 clang-format-19' 'shellcheck shellcheck' ;;

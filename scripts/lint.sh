@@ -4,7 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 shell_scripts() {
-	find scripts bpf/include -name '*.sh'
+	find scripts bpf/include kind -name '*.sh'
 	[ ! -e .ci/run ] || echo .ci/run
 }
 

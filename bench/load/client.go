@@ -110,7 +110,7 @@ func answer(p *pipes, s Spec, samples *recorder, result *fhttp.HTTPRunnerResults
 	r.Codes = result.RetCodes
 	r.Elapsed = result.ActualDuration
 	r.ConnectSeconds = result.ConnectionStats
-	r.PacketsIn, r.PacketsOut, r.Retransmits = links.in, links.out, links.retransmits
+	r.PacketsIn, r.PacketsOut, r.Retransmits, r.TimeWaits = links.in, links.out, links.retransmits, links.timeWaits
 	r.SampleBytes, r.FortioBytes = raw.Len(), len(fortio)
 	if err := p.say(message{Event: eventReport, Report: &r}); err != nil {
 		return err

@@ -8,14 +8,17 @@ import (
 )
 
 // linkCounts is what the network namespace of this process has counted.
-type linkCounts struct{ in, out, retransmits uint64 }
+type linkCounts struct{ in, out, retransmits, timeWaits uint64 }
 
 func (c linkCounts) since(before linkCounts) linkCounts {
-	return linkCounts{c.in - before.in, c.out - before.out, c.retransmits - before.retransmits}
+	return linkCounts{
+		in: c.in - before.in, out: c.out - before.out,
+		retransmits: c.retransmits - before.retransmits, timeWaits: c.timeWaits - before.timeWaits,
+	}
 }
 
-// readLinkCounts reads packets of all links other than loopback, and TCP's
-// retransmitted segments.
+// readLinkCounts reads packets of all links other than loopback, TCP's
+// retransmitted segments, and what was refused for a connection in TIME_WAIT.
 func readLinkCounts() (linkCounts, error) {
 	dev, err := os.ReadFile("/proc/self/net/dev")
 	if err != nil {
@@ -29,7 +32,17 @@ func readLinkCounts() (linkCounts, error) {
 	if err != nil {
 		return linkCounts{}, err
 	}
-	c.retransmits, err = parseRetransmits(string(snmp))
+	if c.retransmits, err = parseCounter(string(snmp), "Tcp:", "RetransSegs"); err != nil {
+		return c, err
+	}
+	extended, err := os.ReadFile("/proc/self/net/netstat")
+	if err != nil {
+		return c, fmt.Errorf("read TCP counters: %w", err)
+	}
+	// Kernels before 6.13 do not count it apart.
+	if strings.Contains(string(extended), " PAWSTimewait") {
+		c.timeWaits, err = parseCounter(string(extended), "TcpExt:", "PAWSTimewait")
+	}
 	return c, err
 }
 
@@ -56,12 +69,12 @@ func parseDev(text string) (linkCounts, error) {
 	return c, nil
 }
 
-// parseRetransmits finds RetransSegs in /proc/net/snmp, where a line of names
+// parseCounter finds a counter of /proc/net/snmp or netstat, where a line of names
 // stands above a line of values.
-func parseRetransmits(text string) (uint64, error) {
+func parseCounter(text, group, counter string) (uint64, error) {
 	var names []string
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "Tcp:") {
+		if !strings.HasPrefix(line, group) {
 			continue
 		}
 		if names == nil {
@@ -70,10 +83,10 @@ func parseRetransmits(text string) (uint64, error) {
 		}
 		values := strings.Fields(line)
 		for i, name := range names {
-			if name == "RetransSegs" && i < len(values) {
+			if name == counter && i < len(values) {
 				return strconv.ParseUint(values[i], 10, 64)
 			}
 		}
 	}
-	return 0, fmt.Errorf("read TCP counters: no RetransSegs in /proc/net/snmp")
+	return 0, fmt.Errorf("read TCP counters: there is no %s %s", group, counter)
 }

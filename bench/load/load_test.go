@@ -217,11 +217,11 @@ func TestCountersOfTheNamespace(t *testing.T) {
 	if err != nil || c.in != 4 || c.out != 5 {
 		t.Errorf("packets %+v, %v", c, err)
 	}
-	n, err := parseRetransmits("Ip: a\nIp: 1\nTcp: InSegs RetransSegs\nTcp: 7 3\n")
+	n, err := parseCounter("Ip: a\nIp: 1\nTcp: InSegs RetransSegs\nTcp: 7 3\n", "Tcp:", "RetransSegs")
 	if err != nil || n != 3 {
 		t.Errorf("retransmits %d, %v", n, err)
 	}
-	if _, err := parseRetransmits("Ip: a\n"); err == nil {
+	if _, err := parseCounter("Ip: a\n", "Tcp:", "RetransSegs"); err == nil {
 		t.Error("counters without RetransSegs were accepted")
 	}
 }

@@ -61,6 +61,10 @@ type Report struct {
 	PacketsIn   uint64 `json:"packets_in"`
 	PacketsOut  uint64 `json:"packets_out"`
 	Retransmits uint64 `json:"retransmits"`
+	// TimeWaits is how many segments were refused in the pod's namespace because an
+	// earlier connection with the same ports is in TIME_WAIT there; 0 where the
+	// kernel does not count it.
+	TimeWaits   uint64 `json:"time_waits,omitempty"`
 	SampleBytes int    `json:"sample_bytes"`
 	FortioBytes int    `json:"fortio_bytes"`
 }

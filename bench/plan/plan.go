@@ -46,6 +46,23 @@ func (m Mode) Think() time.Duration {
 	return 0
 }
 
+// Words say what a mode does.
+func (m Mode) Words(l Load) string {
+	switch m {
+	case Fixed:
+		return fmt.Sprintf("%g requests a second on a fixed schedule, one kept connection", l.PerSecond)
+	case Closed:
+		return "one kept connection, the next request when the last is answered"
+	case Think250, Think1000:
+		return fmt.Sprintf("one kept connection, and a server that takes %v to answer", m.Think())
+	case Saturation:
+		return fmt.Sprintf("%d kept connections as fast as they can", l.Connections)
+	case NewConn:
+		return "a new connection for every request, one at a time"
+	}
+	return string(m)
+}
+
 // KeepAlive says whether a mode keeps its connections.
 func (m Mode) KeepAlive() bool { return m != NewConn }
 
@@ -109,22 +126,34 @@ type Plan struct {
 	// UntilShown ends the run before its budget, when no target is undecided any
 	// more.
 	UntilShown bool `json:"until_shown,omitempty"`
+	// Splits runs the scenarios of shares after the timed pass.
+	Splits bool `json:"splits,omitempty"`
+	// Handicap is a delay that a variant is given on purpose, to see that it is found:
+	// a run that has one is no result.
+	Handicap *Handicap `json:"handicap,omitempty"`
+}
+
+// Handicap is a known effect.
+type Handicap struct {
+	Variant Variant       `json:"variant"`
+	Delay   time.Duration `json:"delay_ns"`
 }
 
 // Default is the comparison of `make bench` where there is an Envoy and a ztunnel.
 // What a machine lacks, Without takes out.
 func Default() Plan {
 	return Plan{
-		Variants:     []Variant{Direct, DirectAA, DNAT, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain},
+		Variants:     []Variant{Direct, DirectAA, DNAT, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain, ZtunnelWaypoint},
 		Modes:        []Mode{Fixed, Closed, Saturation, NewConn},
 		Placements:   []Placement{Cross},
 		Load:         Load{PayloadBytes: 128, ReplyBytes: 1024, PerSecond: 500, Connections: 16, MaxProcs: 2},
 		Warmup:       250 * time.Millisecond,
 		Duration:     time.Second,
 		MinBlocks:    6,
-		Budget:       8 * time.Minute,
+		Budget:       7 * time.Minute,
 		ForeignLimit: 0.05,
 		Repeats:      2,
+		Splits:       true,
 	}
 }
 
@@ -138,7 +167,7 @@ func (p Plan) Full() Plan {
 
 // Claims is the plan with the rows that have targets, until each is decided.
 func (p Plan) Claims() Plan {
-	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain}, Modes()
+	p.Variants, p.Modes = []Variant{Direct, DirectAA, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain, ZtunnelWaypoint}, Modes()
 	p.Budget, p.MinBlocks, p.UntilShown = longBudget, claimBlocks, true
 	return p
 }
@@ -170,6 +199,9 @@ func (p Plan) Validate() error {
 	}
 	if !(p.ForeignLimit >= 0 && p.ForeignLimit <= 1) || p.Repeats < 0 {
 		fail("foreign limit %g and repeats %d: the first must be between 0 and 1, the second not below 0", p.ForeignLimit, p.Repeats)
+	}
+	if h := p.Handicap; h != nil && (!slices.Contains(p.Variants, h.Variant) || h.Delay <= 0 || h.Delay > maxHandicap) {
+		fail("handicap %s=%v: must be a variant of the run, and above 0 to %v", h.Variant, h.Delay, maxHandicap)
 	}
 	errs = append(errs, p.Load.validate(p.Duration))
 	return errors.Join(errs...)
@@ -204,6 +236,9 @@ const (
 	maxClients = 4096
 	maxRate    = 1e6
 )
+
+// maxHandicap is what the kernel may spin for in one packet.
+const maxHandicap = time.Millisecond
 
 func known[T ~string](what string, given, all []T) error {
 	if len(given) == 0 {

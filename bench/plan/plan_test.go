@@ -84,7 +84,7 @@ func TestEveryVariantSaysWhatItIs(t *testing.T) {
 		}
 	}
 	p := Default().Without(NeedsZtunnel, "none")
-	if why, absent := p.WhyAbsent(Ztunnel); !absent || why != "none" || slices.Contains(p.Variants, ZtunnelPlain) || len(p.Absent) != 2 {
+	if why, absent := p.WhyAbsent(Ztunnel); !absent || why != "none" || slices.Contains(p.Variants, ZtunnelPlain) || len(p.Absent) != 3 {
 		t.Errorf("%+v", p)
 	}
 	if q := Default(); len(q.Absent) > 0 || !slices.Contains(q.Variants, Ztunnel) {

@@ -31,9 +31,14 @@ const (
 	// ZtunnelPlain: the same redirect and the same proxy, workload protocol TCP:
 	// no TLS and no HBONE.
 	ZtunnelPlain Variant = "ztunnel-plain"
+	// ZtunnelWaypoint: the client's ztunnel goes to a stock Envoy by HBONE, and that by
+	// another tunnel to the server's. Istio Ambient's way with HTTP.
+	ZtunnelWaypoint Variant = "ztunnel-waypoint"
 	// HBONERef: our Go proxy that speaks HBONE behind the same redirect. It is a
 	// stand-in and not ztunnel.
 	HBONERef Variant = "hboneref"
+	// HBONERefWaypoint is ZtunnelWaypoint with the stand-in in ztunnel's place.
+	HBONERefWaypoint Variant = "hboneref-waypoint"
 	// TCPRedirect: the stand-in without TLS and HBONE: the same redirect, a plain
 	// copy. A control.
 	TCPRedirect Variant = "tcp-redirect"
@@ -41,7 +46,10 @@ const (
 
 // Variants returns all of them, in the order of a table.
 func Variants() []Variant {
-	return []Variant{Direct, DirectAA, DNAT, DNAT1000, L4, L7, EnvoyDirect, Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect}
+	return []Variant{
+		Direct, DirectAA, DNAT, DNAT1000, L4, L7, EnvoyDirect,
+		Ztunnel, ZtunnelPlain, ZtunnelWaypoint, HBONERef, HBONERefWaypoint, TCPRedirect,
+	}
 }
 
 // Traits are what a reader must know of a variant before its figures.
@@ -50,13 +58,18 @@ type Traits struct {
 	Way string
 	// Security is what protects the bytes between the two nodes.
 	Security string
-	// Needs is the thing without which the variant is NOT RUN; empty where
+	// Needs are the things without which the variant is NOT RUN; empty where
 	// nothing but this program is needed.
-	Needs string
-	// StandIn says what the variant is a stand-in for, and that it is not that.
+	Needs []string
+	// StandIn says that the variant is a stand-in and not the thing; For is what it
+	// stands in for.
 	StandIn string
+	For     Variant
 	// Redirect is set where in-pod rules hand connections to a node proxy.
 	Redirect bool
+	// Many is set where short connections to several services are measured too: once
+	// for each kind of redirect.
+	Many bool
 }
 
 // What the bytes between two nodes are protected by.
@@ -70,30 +83,40 @@ var traits = map[Variant]Traits{
 	DirectAA: {Way: "direct once more, in another simulated cluster: what it shows is noise", Security: Plaintext},
 	DNAT:     {Way: "a service address, translated per packet by kube-proxy's rules for 1 service", Security: Plaintext},
 	DNAT1000: {Way: "the same with rules for 1000 services", Security: Plaintext},
-	L4:       {Way: "a service address, replaced by the endpoint's at connect(); no proxy", Security: Plaintext},
+	L4:       {Way: "a service address, replaced by the endpoint's at connect(); no proxy", Security: Plaintext, Many: true},
 	L7: {
 		Way:      "a service address, handed to a waypoint's Envoy at connect(); Envoy asks the server",
-		Security: Plaintext, Needs: NeedsEnvoy,
+		Security: Plaintext, Needs: []string{NeedsEnvoy},
 	},
 	EnvoyDirect: {
 		Way:      "the client dials the same Envoy itself: the floor of every way with a waypoint",
-		Security: Plaintext, Needs: NeedsEnvoy,
+		Security: Plaintext, Needs: []string{NeedsEnvoy},
 	},
 	Ztunnel: {
 		Way:      "Istio Ambient: in-pod redirect to ztunnel, HBONE to the server's ztunnel, then the server",
-		Security: MutualTLS, Needs: NeedsZtunnel, Redirect: true,
+		Security: MutualTLS, Needs: []string{NeedsZtunnel}, Redirect: true, Many: true,
 	},
 	ZtunnelPlain: {
 		Way:      "the same redirect and the same two ztunnels, workload protocol TCP: no TLS, no HBONE",
-		Security: Plaintext, Needs: NeedsZtunnel, Redirect: true,
+		Security: Plaintext, Needs: []string{NeedsZtunnel}, Redirect: true,
+	},
+	ZtunnelWaypoint: {
+		Way:      "Istio Ambient with a waypoint: ztunnel, HBONE to the same Envoy, HBONE to the server's ztunnel",
+		Security: MutualTLS, Needs: []string{NeedsZtunnel, NeedsEnvoy}, Redirect: true,
 	},
 	HBONERef: {
 		Way:      "the same redirect to a Go proxy that speaks HBONE",
-		Security: MutualTLS, StandIn: "a reference in Go that stands in for ztunnel, and not ztunnel", Redirect: true,
+		Security: MutualTLS, StandIn: "a reference in Go that stands in for ztunnel, and not ztunnel", For: Ztunnel, Redirect: true,
+		Many: true,
+	},
+	HBONERefWaypoint: {
+		Way:      "that Go proxy, HBONE to the same Envoy, HBONE to the server's Go proxy",
+		Security: MutualTLS, Needs: []string{NeedsEnvoy}, Redirect: true,
+		StandIn: "a reference in Go around an Envoy that stands in for ztunnel-waypoint, and not ztunnel", For: ZtunnelWaypoint,
 	},
 	TCPRedirect: {
 		Way:      "the same redirect to that Go proxy, which copies: no TLS, no HBONE",
-		Security: Plaintext, StandIn: "a control in Go, and not ztunnel", Redirect: true,
+		Security: Plaintext, StandIn: "a control in Go, and not ztunnel", For: ZtunnelPlain, Redirect: true,
 	},
 }
 
@@ -107,16 +130,19 @@ const (
 func (v Variant) Traits() Traits { return traits[v] }
 
 // Proxied reports whether an Envoy stands between client and server.
-func (v Variant) Proxied() bool { return v.Traits().Needs == NeedsEnvoy }
+func (v Variant) Proxied() bool { return v.Traits().Need(NeedsEnvoy) }
+
+// Need reports whether a variant cannot run without a thing.
+func (t Traits) Need(thing string) bool { return slices.Contains(t.Needs, thing) }
 
 // Baselines are the variants that others of the same layer are held against beside
 // direct: what runs of Istio Ambient, what stands in for it, and the bare Envoy.
 func Baselines() []Variant {
-	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect, EnvoyDirect}
+	return []Variant{Ztunnel, ZtunnelPlain, HBONERef, TCPRedirect, EnvoyDirect, ZtunnelWaypoint, HBONERefWaypoint}
 }
 
 // StandIns are shown where what they stand in for cannot run.
-func StandIns() []Variant { return []Variant{HBONERef} }
+func StandIns() []Variant { return []Variant{HBONERef, HBONERefWaypoint} }
 
 // Absent is a variant that was asked for and cannot run.
 type Absent struct {
@@ -128,7 +154,7 @@ type Absent struct {
 // that they were NOT RUN, and why.
 func (p Plan) Without(needs, reason string) Plan {
 	p.Variants = slices.DeleteFunc(slices.Clone(p.Variants), func(v Variant) bool {
-		gone := v.Traits().Needs == needs
+		gone := v.Traits().Need(needs)
 		if gone {
 			p.Absent = append(slices.Clone(p.Absent), Absent{v, reason})
 		}
@@ -145,3 +171,11 @@ func (p Plan) WhyAbsent(v Variant) (reason string, absent bool) {
 	}
 	return p.Absent[i].Reason, true
 }
+
+// factors are how much slower the stand-ins were at p50 than what they stand in for,
+// measured side by side (docs/ambient.md).
+var factors = map[Variant]map[Mode]string{}
+
+// Factor is how much slower a stand-in was than what it stands in for when both were
+// measured side by side; empty where that was not done.
+func (v Variant) Factor(m Mode) string { return factors[v][m] }

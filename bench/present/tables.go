@@ -19,19 +19,7 @@ import (
 // titles say in plain words what a mode does.
 func title(s result.Summary, g result.Group) string {
 	where := map[plan.Placement]string{plan.Cross: "client and server on two nodes", plan.Same: "client and server on one node"}[g.Placement]
-	what := ""
-	switch g.Mode {
-	case plan.Fixed:
-		what = fmt.Sprintf("%g requests/s on a fixed schedule, one kept connection", s.Plan.Load.PerSecond)
-	case plan.Think250, plan.Think1000:
-		what = fmt.Sprintf("one kept connection, and a server that takes %v to answer", g.Mode.Think())
-	case plan.Closed:
-		what = "one kept connection, next request when the last is answered"
-	case plan.Saturation:
-		what = fmt.Sprintf("%d kept connections as fast as they can", s.Plan.Load.Connections)
-	case plan.NewConn:
-		what = "a new connection for every request, one at a time"
-	}
+	what := g.Mode.Words(s.Plan.Load)
 	name := string(g.Mode)
 	if g.Measure == result.Response {
 		name, what = name+" (from the planned time)", what+"; latency counts from when the request should have left"
@@ -88,7 +76,7 @@ func standInLines(g result.Group) []string {
 	var lines []string
 	for _, r := range g.Rows {
 		if r.Note != "" {
-			lines = append(lines, "* "+string(r.Variant)+" is "+r.Note+"; "+result.Factor(r)+".")
+			lines = append(lines, "* "+string(r.Variant)+" is "+r.Note+"; "+result.Factor(r, g.Mode)+".")
 		}
 	}
 	return lines

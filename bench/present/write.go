@@ -54,6 +54,17 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 			b.WriteString("\n" + f.table(t))
 		}
 	}
+	for _, part := range []struct {
+		title string
+		table table.Writer
+	}{
+		{"Where the time goes", breakdownTable(s)}, {"How a connection comes to stand", connectsTable(s)},
+		{"Short connections to several services", reuseTable(s)},
+	} {
+		if part.table.Length() > 0 {
+			b.WriteString("\n" + f.heading(part.title) + f.table(part.table))
+		}
+	}
 	for _, line := range absentLines(s) {
 		b.WriteString("\n" + f.line(line))
 	}

@@ -63,6 +63,50 @@ func Create(root string, head result.Head) (_ *Dir, err error) {
 	return d, relink(root, filepath.Base(path))
 }
 
+// Resume opens the directory of a run that was interrupted, to go on with it, and
+// returns what it has. A line that was cut goes. The caller closes the Dir.
+func Resume(path string, at time.Time) (_ *Dir, run result.Run, err error) {
+	if run, err = Load(path); err != nil {
+		return nil, run, err
+	}
+	if run.End != nil && run.End.Complete {
+		return nil, run, fmt.Errorf("run %s is complete: nothing is left to do", path)
+	}
+	f, err := os.OpenFile(filepath.Join(path, resultsFile), os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, run, fmt.Errorf("open results file: %w", err)
+	}
+	d := &Dir{path: filepath.Clean(path), results: f}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if err := d.trim(); err != nil {
+		return nil, run, err
+	}
+	r := result.Resumed{Schema: result.SchemaResumed, Version: result.Version, At: at, Elapsed: run.Elapsed()}
+	if err := d.line(r); err != nil {
+		return nil, run, err
+	}
+	run.Resumed, run.End = append(run.Resumed, r), nil
+	return d, run, nil
+}
+
+// trim cuts off what follows the last whole line, and goes there.
+func (d *Dir) trim() error {
+	b, err := io.ReadAll(d.results)
+	if err != nil {
+		return fmt.Errorf("read results file: %w", err)
+	}
+	end := int64(bytes.LastIndexByte(b, '\n') + 1)
+	if err := d.results.Truncate(end); err != nil {
+		return fmt.Errorf("cut results file: %w", err)
+	}
+	_, err = d.results.Seek(end, io.SeekStart)
+	return err
+}
+
 // Name is the name of a run's directory: when it started.
 func Name(head result.Head) string { return head.Started.UTC().Format("20060102T150405.000Z") }
 
@@ -202,6 +246,13 @@ func parseLine(run *result.Run, line []byte, n int) error {
 			return err
 		}
 		run.Trials = append(run.Trials, t)
+		return nil
+	case result.SchemaResumed:
+		var r result.Resumed
+		if err := json.Unmarshal(line, &r); err != nil {
+			return err
+		}
+		run.Resumed, run.End = append(run.Resumed, r), nil
 		return nil
 	case result.SchemaEnd:
 		run.End = new(result.End)

@@ -62,7 +62,7 @@ func TestAmbientWithoutABinary(t *testing.T) {
 	s := summarise(t, r)
 	n := 0
 	for _, x := range s.Targets {
-		if strings.HasPrefix(x.Name, "against ztunnel") {
+		if strings.HasPrefix(x.Name, "duomesh-l4 against ztunnel") {
 			n++
 			if x.Reach != NotRun || x.Found != "none here" {
 				t.Errorf("%+v", x)

@@ -30,6 +30,12 @@ func checks(r Run, s Summary) []report.Check {
 		checkConnections(kept),
 		checkQuiet(s.Noise),
 	}
+	if h := r.Head.Plan.Handicap; h != nil {
+		all = append(all, report.Check{
+			Name: "nothing was slowed on purpose", Verdict: report.Inconclusive,
+			Detail: fmt.Sprintf("%s was delayed by %v with each segment that its client sends: this run is no result", h.Variant, h.Delay),
+		})
+	}
 	all = append(all, checkRedirects(kept)...)
 	for _, m := range r.Head.Plan.Modes {
 		if m == plan.Fixed {

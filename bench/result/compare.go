@@ -108,6 +108,22 @@ func comparable(a, b Head) error {
 	return nil
 }
 
+// SamePlace returns why what was measured in two environments may not be joined.
+func SamePlace(a, b Environment) error {
+	var errs []error
+	for _, x := range [][3]string{
+		{"kernel", a.Kernel, b.Kernel}, {"processor", a.CPU, b.CPU}, {"revision", a.Revision, b.Revision}, {"Go", a.Go, b.Go},
+	} {
+		if x[1] != x[2] {
+			errs = append(errs, fmt.Errorf("%s: %s and %s", x[0], x[1], x[2]))
+		}
+	}
+	if a.Cores != b.Cores {
+		errs = append(errs, fmt.Errorf("cores: %d and %d", a.Cores, b.Cores))
+	}
+	return errors.Join(errs...)
+}
+
 // cellsOf are the cells of either plan, in the order of the older.
 func cellsOf(plans ...plan.Plan) []plan.Cell {
 	var all []plan.Cell

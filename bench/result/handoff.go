@@ -39,10 +39,7 @@ func handOffTargets(s Summary) []Target {
 		}
 	}
 	if len(all) > 0 {
-		all = append(all, Target{
-			string(plan.L7) + " against ztunnel-waypoint: p50", "ratio ≤ 0.68 / 0.60 / 0.57 / 0.47, throughput ≥ 1.6",
-			"there is no ztunnel here", NotRun,
-		})
+		all = append(all, targetsAgainst(s, plan.L7)...)
 	}
 	return all
 }

@@ -16,6 +16,7 @@ import (
 const (
 	SchemaRun     = "duomesh.bench.run"
 	SchemaTrial   = "duomesh.bench.trial"
+	SchemaResumed = "duomesh.bench.resumed"
 	SchemaEnd     = "duomesh.bench.end"
 	SchemaSummary = "duomesh.bench.summary"
 	Version       = 1
@@ -135,6 +136,14 @@ type End struct {
 	Checks   []report.Check `json:"checks,omitempty"`
 	Counted  []Counted      `json:"counted,omitempty"`
 	Called   []Called       `json:"called,omitempty"`
+	// Breakdowns are where the time of requests went, Connects how connections came
+	// to stand.
+	Breakdowns []Breakdown `json:"breakdowns,omitempty"`
+	Connects   []Connects  `json:"connects,omitempty"`
+	// Reuse is many short connections of one pod to several services.
+	Reuse []Reuse `json:"port_reuse,omitempty"`
+	// Splits are shares of requests that a weight declares.
+	Splits []Split `json:"splits,omitempty"`
 	// Proxies are the node proxies that ran, as they describe themselves.
 	Proxies []Proxy `json:"proxies,omitempty"`
 }
@@ -202,10 +211,20 @@ func (p Programs) Sub(before Programs) Programs {
 	return Programs{p.Runs - before.Runs, p.Time - before.Time}
 }
 
+// Resumed says that a run was interrupted, and went on from here.
+type Resumed struct {
+	Schema  string    `json:"schema"`
+	Version int       `json:"version"`
+	At      time.Time `json:"at"`
+	// Elapsed is what the run had taken until it was interrupted.
+	Elapsed time.Duration `json:"elapsed_ns"`
+}
+
 // Run is all recorded facts.
 type Run struct {
-	Head   Head
-	Trials []Trial
+	Head    Head
+	Trials  []Trial
+	Resumed []Resumed
 	// End is nil while a run is going on, or when it was killed.
 	End *End
 	// Samples returns the requests of a trial.
@@ -214,6 +233,23 @@ type Run struct {
 
 // Blocks is the number of blocks in which every cell has a kept trial.
 func (r Run) Blocks() int { return len(wholeBlocks(r)) }
+
+// Elapsed is what the run has taken so far, without the time in which nobody went on
+// with it.
+func (r Run) Elapsed() time.Duration {
+	if r.End != nil {
+		return r.End.Elapsed
+	}
+	began, before := r.Head.Started, time.Duration(0)
+	if n := len(r.Resumed); n > 0 {
+		began, before = r.Resumed[n-1].At, r.Resumed[n-1].Elapsed
+	}
+	if len(r.Trials) == 0 {
+		return before
+	}
+	last := r.Trials[len(r.Trials)-1]
+	return before + max(last.Start.Add(last.Wall).Sub(began), 0)
+}
 
 // String names the trial for messages.
 func (t Trial) String() string {

@@ -26,6 +26,7 @@ func Summarise(r Run) (Summary, error) {
 	if r.End != nil {
 		s.Complete, s.Reason, s.Elapsed = r.End.Complete, r.End.Reason, r.End.Elapsed
 		s.Counted, s.Called, s.Proxies = r.End.Counted, r.End.Called, r.End.Proxies
+		s.Breakdowns, s.Connects, s.Reuse, s.Splits = r.End.Breakdowns, r.End.Connects, r.End.Reuse, r.End.Splits
 	}
 	trials, err := digest(r)
 	if err != nil {

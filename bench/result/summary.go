@@ -27,7 +27,12 @@ type Summary struct {
 	Checks  []report.Check `json:"checks"`
 	Counted []Counted      `json:"counted,omitempty"`
 	Called  []Called       `json:"called,omitempty"`
-	Proxies []Proxy        `json:"proxies,omitempty"`
+	// Breakdowns, Connects, Reuse and Splits are of passes after the timed one.
+	Breakdowns []Breakdown `json:"breakdowns,omitempty"`
+	Connects   []Connects  `json:"connects,omitempty"`
+	Reuse      []Reuse     `json:"port_reuse,omitempty"`
+	Splits     []Split     `json:"splits,omitempty"`
+	Proxies    []Proxy     `json:"proxies,omitempty"`
 	// Verdict is the worst of Checks: whether the figures may be believed, not
 	// whether they are good.
 	Verdict report.Verdict `json:"verdict"`

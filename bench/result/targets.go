@@ -52,7 +52,7 @@ func targets(s Summary) []Target {
 	if len(all) == 0 {
 		return nil
 	}
-	all = append(all, targetsAgainst(s)...)
+	all = append(all, targetsAgainst(s, plan.L4)...)
 	all = append(all, countedTargets(s.Counted)...)
 	return append(all, calledTargets(s.Called)...)
 }

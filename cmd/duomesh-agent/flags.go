@@ -34,6 +34,8 @@ type flags struct {
 	policy   string
 	resolv   string
 	force    bool
+	reset    bool
+	limits   limitFlags
 	kmesh    kmeshFlags
 	kube     kubeFlags
 }
@@ -89,7 +91,9 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.metrics, "metrics", ":15020", "`ADDRESS` of /metrics and /status/metric; empty: none")
 	set.StringVar(&f.logLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	set.BoolVar(&f.force, "force", false, "go on beside programs of others that change where connections go")
+	set.BoolVar(&f.reset, "reset-existing", false, "end the connections that pods have when they are enrolled: they are not redirected, and else stay")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
+	f.limits.define(set)
 	f.kmesh.define(set)
 	f.kube.define(set, env)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane/agent"
 	"github.com/duomesh/duomesh/dataplane/cni"
 	"github.com/duomesh/duomesh/dataplane/cni/install"
+	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/kube"
 	"github.com/duomesh/duomesh/dataplane/source/xds"
@@ -140,7 +141,7 @@ func (k kubeFlags) open(f flags, place intent.Place, cgroup string, log *slog.Lo
 	}
 	n.controller, err = kube.New(kube.Config{
 		Client: client, Metadata: meta, Node: place.Node, Namespace: k.namespace, DaemonSet: k.daemonset,
-		Places: kube.Places{Cgroup: cgroup, Proc: "/proc"}, Socket: f.enrol, Log: log,
+		Places: kube.Places{Cgroup: cgroup, Proc: "/proc"}, HandOff: handoff.PortOriginalDst, Socket: f.enrol, Log: log,
 	})
 	if err != nil {
 		return n, usageError{err}

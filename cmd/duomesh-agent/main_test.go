@@ -34,6 +34,7 @@ func TestUsage(t *testing.T) {
 		"another source":          {nil, []string{"--source", "http://x"}, "want file:PATH or xds:ADDRESS"},
 		"an argument":             {nil, []string{"x"}, `unknown argument "x"`},
 		"an unknown flag":         {nil, []string{"--frob"}, "unknown flag: --frob"},
+		"no room":                 {nil, []string{"--source", "file:x", "--max-slots", "0"}, "--max-slots 0: want at least 1"},
 		"a locality":              {nil, []string{"--source", "file:x", "--locality", "a/b/c/d"}, "--locality a/b/c/d"},
 		"a log level":             {nil, []string{"--source", "file:x", "--log-level", "loud"}, "--log-level loud"},
 		"another mode":            {nil, []string{"--source", "file:x", "--mode=kernel-native"}, "dual-engine only"},

@@ -77,7 +77,12 @@ func (f flags) xdsSource(name, address string, env func(string) string, place in
 		}
 		seen, err := xds.Watch(ctx, config)
 		return func() {
-			pass(ctx, seen, to, func(u xds.Update) agent.Update { return agent.Update(u) })
+			pass(ctx, seen, to, func(u xds.Update) agent.Update {
+				return agent.Update{
+					Snapshot: u.Snapshot, Version: u.Version, Lost: u.Err, Unused: u.Unused,
+					Policies: u.Policies, Received: u.Received,
+				}
+			})
 		}, err
 	}}, nil
 }

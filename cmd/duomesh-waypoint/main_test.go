@@ -91,11 +91,28 @@ func TestBadInputIsOneClearError(t *testing.T) {
 		"unknown arguments":                           {nil, []string{"serve"}},
 		"unknown flag":                                {nil, []string{"--nonsense"}},
 		"want debug, info, warn or error":             {nil, []string{"--log-level", "loud"}},
+		"--identity who: want none or address":        {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--identity", "who"}},
+		"--identity address is for an istiod":         {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x", "--name", "a/b", "--identity", "address"}},
 		"--expose x: want":                            {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x", "--name", "a/b", "--expose", "x"}},
 	} {
 		code, said := try(t, c.env, c.args...)
 		if code != exitUsage || !strings.Contains(said, want) {
 			t.Errorf("%v: exit %d, %q, want %q", c.args, code, said, want)
 		}
+	}
+}
+
+// On a read-only root the directory for sockets is made where istiod's template mounts one.
+func TestDirectoryOnAReadOnlyRoot(t *testing.T) {
+	mounted := t.TempDir()
+	dir, remove, err := temporary([]string{"/proc/self", mounted})
+	if err != nil || !strings.HasPrefix(dir, mounted) {
+		t.Fatalf("%s, %v", dir, err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := temporary([]string{"/proc/self"}); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("nowhere to write: %v", err)
 	}
 }

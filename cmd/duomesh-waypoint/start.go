@@ -18,6 +18,12 @@ import (
 	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 )
 
+// The values of --identity.
+const (
+	identityNone    = "none"
+	identityAddress = "address"
+)
+
 func (f flags) start(ctx context.Context, s surroundings, out io.Writer) (err error) {
 	log, err := f.logger(s, out)
 	if err != nil {
@@ -86,6 +92,13 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
+	switch f.identify {
+	case identityNone:
+	case identityAddress:
+		c.ByAddress = true
+	default:
+		return l7.Config{}, usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
+	}
 	return c, f.codec(s, &c)
 }
 
@@ -134,10 +147,23 @@ func (f flags) directory() (dir string, remove func() error, err error) {
 		}
 		return f.dir, func() error { return nil }, nil
 	}
-	if dir, err = os.MkdirTemp("", "duomesh-waypoint-"); err != nil {
-		return "", nil, fmt.Errorf("make a directory for sockets: %w", err)
+	return temporary(writable[:])
+}
+
+// writable are where a directory for sockets may be made: the usual place, and, where the
+// root is read-only, what istiod's template mounts for its own image.
+var writable = [...]string{"", "/etc/istio/proxy", "/var/lib/istio/data"}
+
+// temporary makes a directory in the first of the places where that is possible.
+func temporary(places []string) (dir string, remove func() error, err error) {
+	var errs []error
+	for _, place := range places {
+		if dir, err = os.MkdirTemp(place, "duomesh-waypoint-"); err == nil {
+			return dir, func() error { return os.RemoveAll(dir) }, nil
+		}
+		errs = append(errs, err)
 	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return "", nil, fmt.Errorf("make a directory for sockets (--dir names one): %w", errors.Join(errs...))
 }
 
 // place is where the waypoint stands.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -24,6 +25,8 @@ type askFlags struct {
 	cluster string
 	node    string
 	output  string
+	kube    clusterFlags
+	system  string
 }
 
 func (f *askFlags) define(cmd *cobra.Command) {
@@ -32,7 +35,9 @@ func (f *askFlags) define(cmd *cobra.Command) {
 	set.StringVar(&f.runDir, "run-dir", netsim.DefaultRunDir, "`DIR` where clusters say that they live")
 	set.StringVar(&f.cluster, "cluster", "", "`NAME` of a running cluster; the only one when not given")
 	set.StringVar(&f.node, "node", "", "`NAME` of one node of the cluster")
-	set.StringVarP(&f.output, "output", "o", "table", "table or json")
+	set.StringVarP(&f.output, "output", "o", "table", "table, json or yaml")
+	f.kube.define(cmd)
+	set.StringVar(&f.system, "system-namespace", "duomesh-system", "`NAMESPACE` of the agents on Kubernetes")
 }
 
 // askTime bounds a question to all nodes.
@@ -44,12 +49,17 @@ type desk struct {
 	place api.Place
 	// nobody is what to say when it does not answer.
 	nobody string
+	// reach, where set, opens the way to it, which stop ends.
+	reach func(context.Context) (place api.Place, stop func(), err error)
 }
 
 // desks are the engines that the flags choose. pod narrows them to its node.
-func (f askFlags) desks(pod string) ([]desk, error) {
-	if f.output != "table" && f.output != "json" {
-		return nil, usagef("--output %s: must be table or json", f.output)
+func (f askFlags) desks(ctx context.Context, pod string) ([]desk, error) {
+	if f.output != "table" && f.output != "json" && f.output != "yaml" {
+		return nil, usagef("--output %s: must be table, json or yaml", f.output)
+	}
+	if f.onKubernetes() {
+		return f.agents(ctx, pod)
 	}
 	if f.admin != "" {
 		if f.cluster != "" || f.node != "" {
@@ -118,9 +128,7 @@ func askAll[T any](ctx context.Context, desks []desk, question func(context.Cont
 	defer cancel()
 	var all []T
 	for _, d := range desks {
-		c := api.NewClient(d.place)
-		answer, err := question(ctx, c)
-		err = errors.Join(err, c.Close())
+		answer, err := askOne(ctx, d, question)
 		var bad api.BadRequestError
 		if errors.As(err, &bad) {
 			return nil, usageError{bad}
@@ -138,8 +146,34 @@ func askAll[T any](ctx context.Context, desks []desk, question func(context.Cont
 	return all, nil
 }
 
-// printAnswers writes one answer as it came, and several as a JSON array.
-func printAnswers[T any](out io.Writer, all []T) error {
+func askOne[T any](ctx context.Context, d desk, question func(context.Context, *api.Client) (T, error)) (answer T, err error) {
+	if d.reach != nil {
+		place, stop, err := d.reach(ctx)
+		if err != nil {
+			return answer, err
+		}
+		defer stop()
+		d.place = place
+	}
+	c := api.NewClient(d.place)
+	answer, err = question(ctx, c)
+	return answer, errors.Join(err, c.Close())
+}
+
+// printAnswers writes one answer as it came, and several as an array, as JSON or YAML.
+func printAnswers[T any](out io.Writer, form string, all []T) error {
+	if form == "yaml" {
+		var what any = all
+		if len(all) == 1 {
+			what = all[0]
+		}
+		text, err := yaml.Marshal(what)
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(text)
+		return err
+	}
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
 	if len(all) == 1 {

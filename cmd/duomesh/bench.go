@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,14 +34,28 @@ type benchFlags struct {
 	out       string
 	from      string
 	output    string
+	handicap  string
 }
 
 func newBenchCmd() *cobra.Command {
-	f := benchFlags{plan: plan.Default()}
-	f.tools = bench.Tools{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
+	cmd := newBenchRunCmd("bench")
+	cmd.AddCommand(newBenchRunCmd("run"), newBenchListCmd(), newBenchResumeCmd(), newBenchCompareCmd(), newBenchReportCmd())
+	return cmd
+}
+
+// benchTools are the programs that are found without being named.
+func benchTools() bench.Tools {
+	return bench.Tools{Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath()}
+}
+
+// newBenchRunCmd is the measuring itself: bench, and the same by its own name.
+func newBenchRunCmd(use string) *cobra.Command {
+	f := benchFlags{plan: plan.Default(), tools: benchTools()}
 	cmd := &cobra.Command{
-		Use:   "bench",
+		Use:   use,
 		Short: "Measure what the mesh adds to a request, beside no mesh, kube-proxy's DNAT and Istio Ambient",
+		Long: "What is compared, and what this machine lacks for it: duomesh bench list.\n" +
+			"A run that was interrupted goes on with duomesh bench resume DIR.",
 		Example: `  duomesh bench
   duomesh bench --ztunnel /usr/local/bin/ztunnel
   duomesh bench --modes closed,newconn --variants direct,direct-aa,duomesh-l4 --blocks 12
@@ -66,7 +81,6 @@ func newBenchCmd() *cobra.Command {
 		},
 	}
 	f.register(cmd)
-	cmd.AddCommand(newBenchCompareCmd(), newBenchReportCmd())
 	return cmd
 }
 
@@ -80,8 +94,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
-	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` ($ZTUNNEL_IMAGE)")
-	flags.StringVar(&f.tools.Ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient ($ZTUNNEL_BIN)")
+	f.registerZtunnel(cmd)
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
 	flags.Float64Var(&p.Load.PerSecond, "rate", p.Load.PerSecond, "requests per second of the fixed mode")
@@ -91,9 +104,17 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.IntVar(&p.Load.MaxProcs, "procs", p.Load.MaxProcs, "GOMAXPROCS of client and server")
 	flags.Float64Var(&p.ForeignLimit, "foreign", p.ForeignLimit, "share of the machine's CPU that others may use before a trial is repeated")
 	flags.IntVar(&p.Repeats, "repeats", p.Repeats, "how often a disturbed trial is repeated at most")
+	flags.BoolVar(&p.Splits, "splits", p.Splits, "also let weights show that they are kept (scenarios of duomesh verify)")
+	flags.StringVar(&f.handicap, "handicap", "", "delay what a variant's client sends, `VARIANT=TIME`, to see that the bench finds it; such a run is no result")
 	flags.StringVar(&f.out, "out", "out/bench", "`DIR` below which the run makes its own")
 	flags.StringVar(&f.from, "from", "", "measure nothing: make the summary of the run in `DIR` again")
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
+}
+
+func (f *benchFlags) registerZtunnel(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` ($ZTUNNEL_IMAGE)")
+	flags.StringVar(&f.tools.Ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient ($ZTUNNEL_BIN)")
 }
 
 // complete turns the flags into a plan, or says everything that is wrong.
@@ -112,6 +133,14 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 		p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	default:
 		return p, usagef("--placement %s: must be cross, same or both", f.placement)
+	}
+	if f.handicap != "" {
+		name, text, _ := strings.Cut(f.handicap, "=")
+		delay, err := time.ParseDuration(text)
+		if err != nil {
+			return p, usagef("--handicap %s: want VARIANT=TIME, for example duomesh-l4=50us", f.handicap)
+		}
+		p.Handicap = &plan.Handicap{Variant: plan.Variant(name), Delay: delay}
 	}
 	if p.Seed == 0 {
 		p.Seed = uint64(time.Now().UnixNano())
@@ -145,7 +174,7 @@ func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
 
 // findZtunnel takes the program out of its image, when one is named and no path.
 func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan) error {
-	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Needs == plan.NeedsZtunnel })
+	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(plan.NeedsZtunnel) })
 	if f.tools.Ztunnel != "" || f.image == "" || !needed {
 		return nil
 	}

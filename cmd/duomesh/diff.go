@@ -19,7 +19,7 @@ func newDiffCmd() *cobra.Command {
 			"they differ.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			desks, err := f.desks("")
+			desks, err := f.desks(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -30,12 +30,12 @@ func newDiffCmd() *cobra.Command {
 				return err
 			}
 			out, different := cmd.OutOrStdout(), 0
-			if f.output == "json" {
-				err = printAnswers(out, all)
+			if f.output != "table" {
+				err = printAnswers(out, f.output, all)
 			}
 			for i, a := range all {
 				different += len(a.Differences)
-				if f.output == "json" {
+				if f.output != "table" {
 					continue
 				}
 				heading(out, desks, i)

@@ -40,7 +40,7 @@ func newDumpOne[T any](
 	cmd := &cobra.Command{
 		Use: what, Short: short, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			desks, err := f.desks("")
+			desks, err := f.desks(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -51,8 +51,8 @@ func newDumpOne[T any](
 				return err
 			}
 			out := cmd.OutOrStdout()
-			if f.output == "json" {
-				return printAnswers(out, all)
+			if f.output != "table" {
+				return printAnswers(out, f.output, all)
 			}
 			for i, answer := range all {
 				heading(out, desks, i)

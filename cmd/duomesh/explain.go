@@ -21,7 +21,7 @@ func newExplainCmd() *cobra.Command {
 		Long: "Say where a connection of a pod goes, and why: what the declared state says, whether the\n" +
 			"kernel's maps have it, and how often connections of the node ended so. It asks a running\n" +
 			"cluster (duomesh netsim up), or the agent of this node.",
-		Example: "  duomesh explain --from client --to 10.96.0.10:80",
+		Example: "  duomesh explain --from client --to 10.96.0.10:80\n  duomesh explain --kubeconfig ~/.kube/config --from default/web-0 --to fortio.default:80",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from == "" || to == "" {
@@ -30,7 +30,11 @@ func newExplainCmd() *cobra.Command {
 			if cluster, pod, both := strings.Cut(from, "/"); both && f.admin == "" && f.cluster == "" && f.isCluster(cluster) {
 				f.cluster, from = cluster, pod
 			}
-			desks, err := f.desks(from)
+			to, err := f.resolve(cmd.Context(), to)
+			if err != nil {
+				return err
+			}
+			desks, err := f.desks(cmd.Context(), from)
 			if err != nil {
 				return err
 			}
@@ -40,8 +44,8 @@ func newExplainCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if f.output == "json" {
-				return printAnswers(cmd.OutOrStdout(), all)
+			if f.output != "table" {
+				return printAnswers(cmd.OutOrStdout(), f.output, all)
 			}
 			for _, e := range all {
 				printExplanation(cmd.OutOrStdout(), e)
@@ -51,7 +55,7 @@ func newExplainCmd() *cobra.Command {
 	}
 	f.define(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "`POD` that connects: NAME, NAMESPACE/NAME or CLUSTER/NAME")
-	cmd.Flags().StringVar(&to, "to", "", "`ADDRESS:PORT` that it asks for")
+	cmd.Flags().StringVar(&to, "to", "", "`ADDRESS:PORT` that it asks for; on Kubernetes also SERVICE.NAMESPACE:PORT")
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp or udp")
 	return cmd
 }

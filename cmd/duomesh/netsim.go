@@ -133,7 +133,7 @@ func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (e
 	c, err := netsim.Open(ctx, netsim.Config{
 		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, RunDir: *f.runDir,
 		Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
-		ControlPlane: plane, Localities: file.Localities, Log: logger,
+		ControlPlane: plane, Log: logger,
 	}, file.Topology)
 	if err != nil {
 		return err

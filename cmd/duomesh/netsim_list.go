@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -100,15 +101,19 @@ func served(p netsim.PodState) string {
 	return text
 }
 
+// written is an address, or nothing where there is none.
+func written(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
 func printCluster(out io.Writer, s netsim.State) {
 	t := newTable(out, "node", "pod", "ipv4", "ipv6", "serves", "managed")
 	for _, n := range s.Nodes {
 		for _, p := range n.Pods {
-			v6 := ""
-			if p.IPv6.IsValid() {
-				v6 = p.IPv6.String()
-			}
-			t.AppendRow(table.Row{n.Name, p.Name, p.IPv4, v6, served(p), yes(p.Managed)})
+			t.AppendRow(table.Row{n.Name, p.Name, written(p.IPv4), written(p.IPv6), served(p), yes(p.Managed)})
 		}
 	}
 	t.Render()
@@ -120,6 +125,9 @@ func printCluster(out io.Writer, s netsim.State) {
 		var ports, endpoints []string
 		for _, p := range svc.Ports {
 			text := fmt.Sprintf("%d→%d", p.Port, p.Target)
+			if p.TargetName != "" {
+				text = fmt.Sprintf("%d→%s", p.Port, p.TargetName)
+			}
 			if p.Protocol == scenario.UDP {
 				text += "/UDP"
 			}

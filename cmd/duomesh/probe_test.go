@@ -46,7 +46,8 @@ func mustProbe(tb testing.TB, args ...string) *probed {
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	deadline := time.After(20 * time.Second)
+	const late = 2 * time.Minute // for an emulated machine that lists its functions
+	deadline := time.After(late)
 	for {
 		if _, err := os.Stat(ready); err == nil {
 			return p
@@ -55,7 +56,7 @@ func mustProbe(tb testing.TB, args ...string) *probed {
 		case <-deadline:
 			_ = p.cmd.Process.Kill()
 			_ = p.cmd.Wait()
-			tb.Fatalf("not ready within 20 s: %s", p.err.String())
+			tb.Fatalf("not ready within %s: %s", late, p.err.String())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -293,4 +294,5 @@ func TestProbeStack(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, p.out.String())
 		}
 	}
+	t.Logf("duomesh probe printed:\n%s%s", p.out.String(), p.err.String())
 }

@@ -43,7 +43,8 @@ func newRootCmd() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%s: %w", cmd.CommandPath(), err)
 	})
-	root.AddCommand(newVerifyCmd(), newBenchCmd(), newWaypointCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newDiffCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd())
+	root.AddCommand(newVerifyCmd(), newBenchCmd(), newWaypointCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newDiffCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd(),
+		newInstallCmd(), newUninstallCmd(), newEnrollCmd(), newUnenrollCmd(), newLogCmd(), newVersionCmd())
 	return root
 }
 

@@ -21,7 +21,7 @@ func newStatusCmd() *cobra.Command {
 		Short: "Say how the nodes of a running cluster are, or the agent of this node",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			desks, err := f.desks("")
+			desks, err := f.desks(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
@@ -31,8 +31,8 @@ func newStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if f.output == "json" {
-				return printAnswers(cmd.OutOrStdout(), all)
+			if f.output != "table" {
+				return printAnswers(cmd.OutOrStdout(), f.output, all)
 			}
 			for i, s := range all {
 				if i > 0 {
@@ -64,8 +64,14 @@ func printStatus(out io.Writer, s api.Status) {
 	for _, line := range s.Source.Unused {
 		say("not used", "%s", line)
 	}
+	if s.Source.Lost != "" {
+		say("NOT REACHED", "%s", strings.ReplaceAll(s.Source.Lost, "\n", "; "))
+	}
 	if s.Source.Error != "" {
 		say("REFUSED", "%s", strings.ReplaceAll(s.Source.Error, "\n", "; "))
+	}
+	if s.Source.Error != "" && s.Source.Retries > 0 {
+		say("tried again", "%d times since the start", s.Source.Retries)
 	}
 	if s.Problem != "" {
 		say("PROBLEM", "%s", s.Problem)
@@ -83,6 +89,9 @@ func printStatus(out io.Writer, s api.Status) {
 		if !p.Watched {
 			name += " (not watched)"
 		}
+		if p.Older > 0 {
+			name += fmt.Sprintf(" (%d connections are older%s)", p.Older, endedWords(p.Ended))
+		}
 		pods = append(pods, name)
 	}
 	say("enrolled", "%d: %s", len(pods), strings.Join(pods, ", "))
@@ -90,6 +99,14 @@ func printStatus(out io.Writer, s api.Status) {
 		say("enrolled", "%d more by an earlier agent, of pods that nobody knows any more", s.Unknown)
 	}
 	t.Render()
+}
+
+// endedWords says what became of connections that are older than an enrolment.
+func endedWords(ended int) string {
+	if ended == 0 {
+		return ", not redirected"
+	}
+	return fmt.Sprintf(", %d were ended", ended)
 }
 
 // sayPolicies names each policy that is not enforced.
@@ -124,7 +141,11 @@ func auditWords(a *api.Audited) string {
 	case a.Error != "":
 		return "failed: " + a.Error
 	case a.Differences == 0:
-		return "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
+		words := "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
+		if a.Repaired > 0 {
+			words += fmt.Sprintf("; %d differences were repaired, the last %s ago", a.Repaired, time.Since(a.RepairedAt).Round(time.Second))
+		}
+		return words
 	}
 	return fmt.Sprintf("%d differences, see `duomesh diff`", a.Differences)
 }

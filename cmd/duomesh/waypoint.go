@@ -18,26 +18,15 @@ func newWaypointCmd() *cobra.Command {
 	var address string
 	cmd := &cobra.Command{
 		Use:   "waypoint",
-		Short: "Ask a waypoint of this network namespace what it does",
+		Short: "Make and list waypoints on Kubernetes, ask one what it does",
 		Args:  noArgs,
 	}
 	cmd.PersistentFlags().StringVar(&address, "address", l7.AdminAddress,
 		"`ADDRESS` of its admin API: host:port, or unix:PATH (of a simulated one: admin.sock in its directory below /run/duomesh)")
 	cmd.AddCommand(
+		newWaypointApplyCmd(), newWaypointDeleteCmd(), newWaypointListCmd(),
 		newWaypointStatusCmd(&address),
-		&cobra.Command{
-			Use: "config", Short: "Print Envoy's configuration as JSON", Args: noArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				client := api.NewClient(address)
-				defer client.Close()
-				body, err := client.Get(cmd.Context(), "/config")
-				if err != nil {
-					return err
-				}
-				_, err = cmd.OutOrStdout().Write(body)
-				return err
-			},
-		},
+		newWaypointConfigCmd(&address),
 		&cobra.Command{
 			Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,13 +48,47 @@ func newWaypointCmd() *cobra.Command {
 	return cmd
 }
 
+func newWaypointConfigCmd(address *string) *cobra.Command {
+	var changes bool
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print Envoy's configuration as JSON, or what was changed of istiod's", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := api.NewClient(*address)
+			defer client.Close()
+			if changes {
+				s, err := client.Status(cmd.Context(), "")
+				if err != nil {
+					return err
+				}
+				printChanges(cmd.OutOrStdout(), s)
+				return nil
+			}
+			body, err := client.Get(cmd.Context(), "/config")
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(body)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&changes, "changes", false, "print how often each kind of change stands in the configuration as it is now, and why")
+	return cmd
+}
+
 func newWaypointStatusCmd(address *string) *cobra.Command {
 	var output string
+	var f gatewayFlags
 	cmd := &cobra.Command{
-		Use: "status", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "status [NAME]", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration",
+		Long: "Say whether a waypoint is ready, what it serves, and what was changed of istiod's configuration:\n" +
+			"the one of this network namespace (--address), or with NAME that of a Kubernetes cluster, every replica.",
+		Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
+			}
+			if name := first(args); name != "" {
+				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
 			}
 			client := api.NewClient(*address)
 			defer client.Close()
@@ -81,6 +104,7 @@ func newWaypointStatusCmd(address *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	f.define(cmd)
 	return cmd
 }
 
@@ -99,7 +123,15 @@ func printWaypoint(out io.Writer, s api.Status) {
 	for _, name := range s.Services {
 		fmt.Fprintf(out, "serves   %s\n", name)
 	}
+	if len(s.Changes) > 0 {
+		printChanges(out, s)
+	}
+}
+
+// printChanges says what was changed of what istiod sent.
+func printChanges(out io.Writer, s api.Status) {
 	if len(s.Changes) == 0 {
+		fmt.Fprintf(out, "nothing is changed: the configuration is from %s\n", s.Source.Name)
 		return
 	}
 	t := table.NewWriter()

@@ -13,17 +13,18 @@ import (
 )
 
 // admit decides about a pod that is about to start, and enrols it when it is to
-// be managed. Its cgroup is used when it is there: kubelet makes it first.
+// be managed; one that is a waypoint is served. Its cgroup is used when it is there:
+// kubelet makes it first.
 func (a *Agent) admit(ctx context.Context, r api.Request, files api.Files) (*api.Verdict, error) {
 	verdict, err := a.verdict(ctx, r, files)
-	if err != nil || !verdict.Managed {
+	if err != nil || !verdict.Managed && verdict.Waypoint == 0 {
 		return verdict, err
 	}
 	cgroup, err := a.pods.cgroupOf(r.UID)
 	if err != nil {
 		return nil, fmt.Errorf("admit pod %s: %w", r.Pod, err)
 	}
-	k := kept{Name: r.Pod, UID: r.UID, Sandbox: r.Sandbox}
+	k := kept{Name: r.Pod, UID: r.UID, Sandbox: r.Sandbox, Waypoint: verdict.Waypoint}
 	if cgroup != nil {
 		defer cgroup.Close()
 		k.Cgroup = cgroup.Name()

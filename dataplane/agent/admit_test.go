@@ -52,6 +52,7 @@ func newLabels() *labels {
 	return &labels{cgroups: map[string]string{}, verdicts: map[string]api.Verdict{
 		"in":  {Managed: true, Reason: "it has the label"},
 		"out": {Reason: "it has not"},
+		"way": {Reason: "it is a gateway or waypoint", Waypoint: 15029},
 	}}
 }
 
@@ -100,6 +101,28 @@ func TestAdmit(t *testing.T) {
 	eventually(t, "the cgroup is found", func() bool { return names(r.status().Pods) == "default/in" })
 	in.end(t)
 	eventually(t, "the end is seen", func() bool { return r.entries() == 0 })
+}
+
+func TestAdmitWaypoint(t *testing.T) {
+	g := newGround(t)
+	known := newLabels()
+	g.admission = known
+	r := g.start(t)
+	w := g.pod(t, "way")
+	known.cgroups["way"] = w.cgroup.Name()
+	v, err := api.Admit(deadline(t), r.cfg.EnrolSocket, w.sandbox("way", "s1"))
+	must(t, err)
+	if v.Managed || v.Waypoint != 15029 {
+		t.Errorf("the verdict is %+v", v)
+	}
+	pods := r.status().Pods
+	if len(pods) != 1 || pods[0].Waypoint != 15029 || !pods[0].Watched {
+		t.Fatalf("pods are %+v", pods)
+	}
+	must(t, api.Release(deadline(t), r.cfg.EnrolSocket, w.sandbox("way", "s1")))
+	if r.entries() != 0 {
+		t.Error("a waypoint that was released has an entry yet")
+	}
 }
 
 func TestConfirmAndRelease(t *testing.T) {

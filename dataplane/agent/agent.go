@@ -17,6 +17,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/admin"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // Agent is the agent of one node, between Open and Close.
@@ -49,6 +50,11 @@ func Open(cfg Config) (_ *Agent, err error) {
 	a := &Agent{cfg: cfg.withDefaults(), started: time.Now(), delay: newDelay()}
 	if a.cfg.Admin != "" && !onLoopback(a.cfg.Admin) {
 		return nil, fmt.Errorf("admin API at %s: it must be an address of the loopback, like 127.0.0.1:15200", a.cfg.Admin)
+	}
+	if a.cfg.ResetExisting {
+		if err := kernel.EndSockets.Probe(); err != nil {
+			return nil, fmt.Errorf("connections that are older than an enrolment cannot be ended on this kernel: %s: %w", kernel.EndSockets.Name, err)
+		}
 	}
 	fresh := !dataplane.Pinned(a.cfg.Host.BPFFS)
 	if a.node, err = dataplane.Open(a.cfg.Host, a.cfg.Engine); err != nil {
@@ -181,7 +187,8 @@ func (a *Agent) watch(ctx context.Context) error {
 // it reads all maps, and an update would have to wait for it.
 const quiet = 500 * time.Millisecond
 
-// audit compares kernel and intent now and then, and after changes.
+// audit compares kernel and intent now and then, and after changes, and repairs the
+// kernel where they differ.
 func (a *Agent) audit(ctx context.Context) {
 	tick, settled := time.NewTicker(a.cfg.Audit), time.NewTimer(time.Hour)
 	defer tick.Stop()
@@ -200,9 +207,10 @@ func (a *Agent) audit(ctx context.Context) {
 		if a.state.generation() == 0 {
 			continue // what the kernel has is an earlier agent's: nothing to compare with
 		}
-		found, err := a.node.Audit()
+		found, err := a.node.Repair()
 		if len(found) > 0 {
-			a.cfg.Log.Warn("the kernel is not what was applied", "differences", len(found), "first", found[0].String())
+			a.cfg.Log.Error("the kernel was not what was applied: somebody has changed it; it was made so again",
+				"differences", len(found), "first", found[0].String(), "err", err)
 		}
 		a.state.audited(len(found), err)
 		known = a.tidyMemory(known)

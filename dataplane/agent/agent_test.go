@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -290,5 +295,57 @@ func TestPinsOfOthersAreRefused(t *testing.T) {
 				t.Errorf("after all was taken away: %s", got)
 			}
 		})
+	}
+}
+
+// TestRetriesWhatTheKernelRefused: somebody else fills a map behind the engine's back,
+// so that the kernel refuses an update in the middle. It is applied once there is room,
+// without any news of the source.
+func TestRetriesWhatTheKernelRefused(t *testing.T) {
+	g := newGround(t)
+	cfg := g.config(t)
+	cfg.Engine.Limits.Frontends = 64
+	r := g.startAs(t, cfg)
+	p := g.pod(t, "client")
+	must(t, p.enrol(t, r))
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dataplane.Pins(g.bpffs), "frontends"), nil)
+	must(t, err)
+	defer m.Close()
+	junk := fill(t, m)
+	s := r.apply(web("one", "10.1.0.1"))
+	if !strings.Contains(s.Source.Error, "the kernel refused it in the middle") || s.Applied.Generation != 0 {
+		t.Fatalf("with a full map: %+v", s)
+	}
+	eventually(t, "a second try", func() bool { return r.status().Source.Retries > 0 })
+	if s := r.status(); s.Source.Error == "" || s.Source.Errors != 1 {
+		t.Errorf("still with a full map: %+v", s.Source)
+	}
+	for _, key := range junk {
+		must(t, m.Delete(key))
+	}
+	eventually(t, "the update is applied", func() bool { return r.status().Applied.Version == "one" })
+	if s := r.status(); s.Source.Error != "" || s.Source.Errors != 1 {
+		t.Errorf("with room again: %+v", s.Source)
+	}
+	if got := p.exit(t, r); got != intent.Redirect {
+		t.Errorf("with room again: %s", got)
+	}
+}
+
+// fill puts entries into a map until it is full, and returns their keys. They name
+// slots that there are none of.
+func fill(t *testing.T, m *ebpf.Map) [][]byte {
+	t.Helper()
+	value := bytes.Repeat([]byte{0xff}, int(m.ValueSize()))
+	var keys [][]byte
+	for i := uint32(0); ; i++ {
+		key := bytes.Repeat([]byte{0xff}, int(m.KeySize()))
+		binary.NativeEndian.PutUint32(key, i)
+		err := m.Put(key, value)
+		if errors.Is(err, unix.E2BIG) {
+			return keys
+		}
+		must(t, err)
+		keys = append(keys, key)
 	}
 }

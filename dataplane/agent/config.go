@@ -36,6 +36,9 @@ type Config struct {
 	// Admission decides about pods that a CNI plugin brings; nil: those are
 	// refused.
 	Admission Admission
+	// ResetExisting ends the connections that pods have when they are enrolled: those
+	// are not redirected, and else stay as they are.
+	ResetExisting bool
 	// Audit is how often the kernel is compared with what was applied; 0 means
 	// every 30 seconds.
 	Audit time.Duration
@@ -66,6 +69,9 @@ type Update struct {
 	// Err is why the source has no state of this version. What was applied
 	// before goes on.
 	Err error
+	// Lost is set instead where the source itself cannot be asked, or not any more: no
+	// state was refused.
+	Lost error
 	// Unused lists what the source asks for and this build does not do, a line
 	// each.
 	Unused []string

@@ -21,8 +21,12 @@ type kept struct {
 	Cookie   uint64   `json:"cookie"`
 	// Waypoint is the hand-off port of a waypoint's pod, 0 for an enrolled one.
 	Waypoint uint16 `json:"waypoint,omitempty"`
-	UID      string `json:"uid,omitempty"`
-	Sandbox  string `json:"sandbox,omitempty"`
+	// Older is how many connections the pod had made when it was enrolled, Ended how
+	// many of them were ended.
+	Older   int    `json:"older,omitempty"`
+	Ended   int    `json:"ended,omitempty"`
+	UID     string `json:"uid,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // keptFile is the form of Config.State.

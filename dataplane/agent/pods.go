@@ -19,9 +19,12 @@ type enroller interface {
 	Enrol(dataplane.Pod) error
 	Confirm(dataplane.Pod) error
 	Leave(dataplane.Pod) error
+	Forget(cookie uint64) error
 	ServeWaypoint(cgroup, netns *os.File, port uint16) error
 	StopWaypoint(netns *os.File) error
 	EndStale(...*os.File) ([]dataplane.Ended, error)
+	Older(dataplane.Pod) (int, error)
+	EndOlder(dataplane.Pod) (int, error)
 	Usage() ([]dataplane.Usage, error)
 }
 
@@ -35,6 +38,8 @@ type pods struct {
 
 	// place finds a pod's cgroup by its UID.
 	place func(uid string) (string, error)
+	// reset is Config.ResetExisting.
+	reset bool
 
 	mu    sync.Mutex
 	known map[string]*pod
@@ -50,7 +55,7 @@ type pod struct {
 // openPods begins with the pods of an earlier agent that are still there.
 func openPods(cfg Config, node enroller) (*pods, error) {
 	p := &pods{
-		node: node, file: cfg.State, log: cfg.Log, root: cfg.Host.Cgroup, place: noPlace,
+		node: node, file: cfg.State, log: cfg.Log, root: cfg.Host.Cgroup, place: noPlace, reset: cfg.ResetExisting,
 		known: map[string]*pod{},
 	}
 	if cfg.Admission != nil {
@@ -83,6 +88,12 @@ func (p *pods) recover(k kept, entries bool) {
 	}
 	if !k.CgroupID.at(k.Cgroup) {
 		p.log.Info("a pod ended while no agent ran", "pod", k.Name)
+		if k.Cgroup == "" { // nobody knows where it is: it may be starting
+			return
+		}
+		if err := p.node.Forget(k.Cookie); err != nil {
+			p.log.Error("the entry of a pod stays", "pod", k.Name, "err", err)
+		}
 		return
 	}
 	e := &pod{kept: k}
@@ -154,12 +165,15 @@ func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	} else if k.CgroupID, err = idOf(cgroup); err != nil {
 		return err
 	}
-	if err := p.tell(k, ns, dir); err != nil {
+	if err := p.begin(&k, ns, dir); err != nil {
 		return err
 	}
 	if old := p.known[k.Name]; old != nil {
 		if old.Cookie == k.Cookie && k.Sandbox == "" {
 			k.UID, k.Sandbox = old.UID, old.Sandbox
+		}
+		if old.Cookie == k.Cookie && old.Waypoint == k.Waypoint {
+			k.Older, k.Ended = old.Older, old.Ended
 		}
 		p.forget(old, old.Cookie != k.Cookie)
 	}
@@ -286,6 +300,7 @@ func (p *pods) list() (_ []api.Pod, unknown int, err error) {
 	for _, e := range p.known {
 		all = append(all, api.Pod{
 			Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil && e.Cgroup != "",
+			Older: e.Older, Ended: e.Ended,
 		})
 	}
 	slices.SortFunc(all, func(a, b api.Pod) int { return strings.Compare(a.Name, b.Name) })

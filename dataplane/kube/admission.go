@@ -27,14 +27,23 @@ func (c *Controller) Admit(ctx context.Context, name, uid string) (api.Verdict, 
 	}
 	ns, err := c.cfg.Metadata.Resource(namespaceResource).Get(ctx, pod.Namespace, metav1.GetOptions{})
 	if err == nil {
-		return Decide(pod, ns.GetLabels(), c.cfg.Namespace), nil
+		return c.decide(pod, ns.GetLabels()), nil
 	}
 	labels, known := c.namespaceLabels(pod.Namespace)
 	if !known || apierrors.IsNotFound(err) {
 		return api.Verdict{}, fmt.Errorf("labels of namespace %s: %w", pod.Namespace, err)
 	}
 	c.cfg.Log.Warn("labels of a namespace are those that were last heard of", "namespace", pod.Namespace, "err", err)
-	return Decide(pod, labels, c.cfg.Namespace), nil
+	return c.decide(pod, labels), nil
+}
+
+// decide is Decide, with the hand-off port of a pod that is a waypoint.
+func (c *Controller) decide(pod *corev1.Pod, namespaceLabels map[string]string) api.Verdict {
+	v := Decide(pod, namespaceLabels, c.cfg.Namespace)
+	if isWaypoint(pod) {
+		v.Waypoint = c.cfg.HandOff
+	}
+	return v
 }
 
 // pod is the pod of a UID; an empty UID is any.

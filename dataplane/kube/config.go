@@ -21,6 +21,9 @@ type Config struct {
 	DaemonSet string
 	// Places finds pods on the node.
 	Places Places
+	// HandOff is the port at which connections are handed to the node's waypoints; 0
+	// leaves waypoints to others.
+	HandOff uint16
 	// Socket is the agent's enrolment socket.
 	Socket string
 	// Compare is how often the agent is asked whether it has still what it was

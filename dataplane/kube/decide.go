@@ -20,6 +20,7 @@ const (
 
 	modeNone          = "none"
 	gatewayLabel      = "gateway.istio.io/managed"
+	waypointManager   = "istio.io-mesh-controller"
 	sidecarAnnotation = "sidecar.istio.io/status"
 	sidecarContainer  = "istio-proxy"
 	mirrorAnnotation  = corev1.MirrorPodAnnotationKey
@@ -83,6 +84,13 @@ func hasSidecar(pod *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// isWaypoint reports whether istiod made the pod for a waypoint, and it has a network
+// namespace in which connections can be handed to it.
+func isWaypoint(pod *corev1.Pod) bool {
+	return pod.Labels[gatewayLabel] == waypointManager && !pod.Spec.HostNetwork &&
+		pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
 }
 
 // askedFor reports whether somebody has named this very pod: then it is worth an

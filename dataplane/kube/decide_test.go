@@ -51,6 +51,30 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestWaypointIsServed(t *testing.T) {
+	c := &Controller{cfg: Config{HandOff: 15029, Namespace: "duomesh-system"}}
+	for name, x := range map[string]struct {
+		change func(*corev1.Pod)
+		port   uint16
+	}{
+		"istiod's":        {func(p *corev1.Pod) { p.Labels = map[string]string{gatewayLabel: waypointManager} }, 15029},
+		"another gateway": {func(p *corev1.Pod) { p.Labels = map[string]string{gatewayLabel: "istio.io-gateway-controller"} }, 0},
+		"any pod":         {func(*corev1.Pod) {}, 0},
+		"on the host's network": {func(p *corev1.Pod) {
+			p.Labels, p.Spec.HostNetwork = map[string]string{gatewayLabel: waypointManager}, true
+		}, 0},
+		"it has ended": {func(p *corev1.Pod) {
+			p.Labels, p.Status.Phase = map[string]string{gatewayLabel: waypointManager}, corev1.PodFailed
+		}, 0},
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "way-0"}}
+		x.change(pod)
+		if v := c.decide(pod, map[string]string{ModeLabel: "Kmesh"}); v.Waypoint != x.port || (v.Managed && x.port != 0) {
+			t.Errorf("%s: %+v, want port %d", name, v, x.port)
+		}
+	}
+}
+
 func TestNodeUID(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", Annotations: map[string]string{hashAnnotation: "h"}}}
 	if got := nodeUID(pod); got != "u" {

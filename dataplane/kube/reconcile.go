@@ -29,10 +29,13 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	if !known {
 		return fmt.Errorf("namespace %s is not known yet", pod.Namespace)
 	}
-	verdict := Decide(pod, labels, c.cfg.Namespace)
-	if verdict.Managed {
+	verdict := c.decide(pod, labels)
+	switch {
+	case verdict.Managed:
 		err = c.enrol(ctx, key, pod)
-	} else {
+	case verdict.Waypoint != 0:
+		_, err = c.place(ctx, key, pod, verdict)
+	default:
 		err = c.leave(ctx, key, pod, verdict.Reason)
 	}
 	switch {
@@ -62,6 +65,8 @@ func (c *Controller) tell(key string, v api.Verdict, err error) {
 		c.cfg.Log.Warn("a pod was not enrolled", "pod", key, "why", v.Reason, "err", err)
 	case v.Managed:
 		c.cfg.Log.Info("a pod is enrolled", "pod", key, "why", v.Reason)
+	case v.Waypoint != 0:
+		c.cfg.Log.Info("a waypoint takes connections over", "pod", key, "port", v.Waypoint)
 	default:
 		c.cfg.Log.Debug("a pod is not managed", "pod", key, "why", v.Reason)
 	}
@@ -81,34 +86,9 @@ var errNotYet = errors.New("the pod has not started yet")
 
 // enrol puts a pod under management unless it is, and writes that on it.
 func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) error {
-	uid := nodeUID(pod)
-	found, err := c.cfg.Places.Find(uid)
-	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
-		switch {
-		case pod.DeletionTimestamp != nil:
-			return nil // it is ending, and the agent sees that by itself
-		case pod.Status.Phase != corev1.PodRunning:
-			return fmt.Errorf("%w: %w", errNotYet, err)
-		}
-	}
-	if err != nil {
+	runs, err := c.place(ctx, key, pod, api.Verdict{Managed: true})
+	if err != nil || !runs || pod.Annotations[RedirectionAnnotation] == RedirectionEnabled {
 		return err
-	}
-	defer found.Netns.Close()
-	is := enrolled{uid, found.Inode}
-	c.mu.Lock()
-	have := c.known[key] == is
-	c.mu.Unlock()
-	if !have {
-		if err := c.ask(ctx, key, found); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		c.known[key] = is
-		c.mu.Unlock()
-	}
-	if pod.Annotations[RedirectionAnnotation] == RedirectionEnabled {
-		return nil
 	}
 	if err := c.annotate(ctx, pod, RedirectionEnabled); err != nil {
 		return err
@@ -117,12 +97,48 @@ func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) err
 	return nil
 }
 
-func (c *Controller) ask(ctx context.Context, key string, f Found) error {
+// place finds a pod on the node and tells the agent of it, unless it has it: a pod
+// to be managed, or a waypoint. It reports whether the pod runs.
+func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v api.Verdict) (runs bool, _ error) {
+	uid := nodeUID(pod)
+	found, err := c.cfg.Places.Find(uid)
+	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case pod.DeletionTimestamp != nil:
+			return false, nil // it is ending, and the agent sees that by itself
+		case pod.Status.Phase != corev1.PodRunning:
+			return false, fmt.Errorf("%w: %w", errNotYet, err)
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	defer found.Netns.Close()
+	is := enrolled{uid, found.Inode}
+	c.mu.Lock()
+	have := c.known[key] == is
+	c.mu.Unlock()
+	if have {
+		return true, nil
+	}
+	if err := c.ask(ctx, key, found, v); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	c.known[key] = is
+	c.mu.Unlock()
+	return true, nil
+}
+
+func (c *Controller) ask(ctx context.Context, key string, f Found, v api.Verdict) error {
 	cgroup, err := openDirectory(f.Cgroup)
 	if err != nil {
 		return err
 	}
 	defer cgroup.Close()
+	if v.Waypoint != 0 {
+		return api.ServeWaypoint(ctx, c.cfg.Socket, key, f.Netns, cgroup, v.Waypoint)
+	}
 	return api.Enrol(ctx, c.cfg.Socket, key, f.Netns, cgroup)
 }
 

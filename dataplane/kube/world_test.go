@@ -95,7 +95,7 @@ func (c *cluster) start(config *rest.Config) *running {
 	log := slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Controller, err = New(Config{
 		Client: client, Metadata: meta, Node: nodeName, Namespace: "duomesh-system", DaemonSet: "duomesh-agent",
-		Places: c.node.places(), Socket: c.socket, Compare: 50 * time.Millisecond, Log: log,
+		Places: c.node.places(), HandOff: 15029, Socket: c.socket, Compare: 50 * time.Millisecond, Log: log,
 	})
 	must(c.t, err)
 	dir, err := os.Open(c.node.root)

@@ -28,6 +28,16 @@ func (c CapacityError) Error() string {
 	return fmt.Sprintf("map %s: %d entries are needed, the limit is %d", c.Map, c.Need, c.Have)
 }
 
+// PartialError says that the kernel refused something in the middle of Apply. The node
+// holds a mix of old and new services, none half-written, until Apply succeeds.
+type PartialError struct{ Err error }
+
+// Error implements error.
+func (p PartialError) Error() string { return "the kernel refused it in the middle: " + p.Err.Error() }
+
+// Unwrap returns the cause.
+func (p PartialError) Unwrap() error { return p.Err }
+
 // PinError says why the state that is pinned below a directory cannot be taken
 // over. That state was left as it was.
 type PinError struct {

@@ -46,10 +46,10 @@ func TestKernelAgreesWithDecide(t *testing.T) {
 	snapshots := fromEnv(t, snapshotsEnv, 10_000)
 	seed := fromEnv(t, seedEnv, rand.Uint64())
 	t.Logf("seed: %s=%d", seedEnv, seed)
-	const workers = 12
+	workers := min(12, max(2, snapshots/60))
 	var all sync.Map // intent.Exit → seen
 	var running sync.WaitGroup
-	for i := range uint64(workers) {
+	for i := range workers {
 		// Not t.Parallel: it would run as many as there are processors.
 		running.Go(func() {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {

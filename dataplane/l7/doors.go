@@ -41,6 +41,9 @@ func (w *Waypoint) readyHandler() http.Handler {
 func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
+	if w.draining.Load() {
+		return nil, "its end: it drains"
+	}
 	if w.config.HandOff != nil {
 		if err := w.config.HandOff(); err != nil {
 			return nil, "the node's engine: " + err.Error()

@@ -57,6 +57,8 @@ func (e *Embedded) register(s *grpc.Server) {
 
 func (*Embedded) secrets(*grpc.Server) bool { return false }
 
+func (e *Embedded) withhold(yes bool) { e.server.Withhold(render.HandOffListener, yes) }
+
 func (*Embedded) changes() []api.Change { return nil }
 
 func (*Embedded) close() error { return nil }

@@ -32,11 +32,22 @@ const (
 )
 
 // relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
-// echo services.
+// echo services, and waits until it is ready.
 func relayed(t *testing.T) (*waypoint, *scripted) {
 	t.Helper()
+	w, s := relaying(t, nil, 100*time.Millisecond)
+	w.until(t, "ready", ready)
+	return w, s
+}
+
+// relaying is the same without the wait; the CA signs when withhold is closed, and what
+// leaves is held for some time.
+func relaying(t *testing.T, withhold chan struct{}, hold time.Duration) (*waypoint, *scripted) {
+	t.Helper()
 	c := config(t)
+	c.Hold = hold
 	s := startScripted(t)
+	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
 	backend(t, echo2+":8080", "v2")
@@ -47,9 +58,21 @@ func relayed(t *testing.T) (*waypoint, *scripted) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := run(t, c, control)
+	return run(t, c, control), s
+}
+
+// A certificate that comes late is waited for, and said to be.
+func TestCertificateThatComesLate(t *testing.T) {
+	withhold := make(chan struct{})
+	w, _ := relaying(t, withhold, 100*time.Millisecond)
+	w.until(t, "waiting for its certificate", func(st api.Status) bool {
+		return !st.Ready && strings.Contains(st.Waiting, "certificate")
+	})
+	close(withhold)
 	w.until(t, "ready", ready)
-	return w, s
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("%d %s", status, body)
+	}
 }
 
 // plain is one endpoint without HBONE.
@@ -207,22 +230,69 @@ func TestUnknownFilterIsRefusedByName(t *testing.T) {
 	}
 }
 
-// A service that istiod takes away is served for the time of Hold, and then refused.
+// A service that istiod takes away is served for the time of Hold, and then refused;
+// without a hold it is refused at once.
 func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
-	_, s := relayed(t)
-	s.edit(t, func(l *listener.Listener) {
-		l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
+	for _, hold := range []time.Duration{3 * time.Second, -1} {
+		t.Run(hold.String(), func(t *testing.T) {
+			w, s := relaying(t, nil, hold)
+			w.until(t, "ready", ready)
+			s.edit(t, func(l *listener.Listener) {
+				l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
+			})
+			if text := s.answer(ads.Listeners); text != "" {
+				t.Fatalf("refused: %s", text)
+			}
+			status, _ := newClient(t).get("http://" + echoVIP)
+			if (status == http.StatusOK) != (hold > 0) {
+				t.Errorf("right after it has left the answer is %d", status)
+			}
+			deadline := time.Now().Add(patience)
+			for status != 0 {
+				if time.Now().After(deadline) {
+					t.Fatal("it is still served")
+				}
+				status, _ = newClient(t).get("http://" + echoVIP)
+			}
+		})
+	}
+}
+
+// A filter that Envoy does not know is refused by name also in the first configuration;
+// an Envoy that is started again after a later one has what was good before it.
+func TestRefusedConfigurations(t *testing.T) {
+	const alien = "type.googleapis.com/io.istio.something.New"
+	withAlien := func(l *listener.Listener) {
+		for _, c := range l.FilterChains {
+			if c.Name == echoRoute {
+				c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = alien
+			}
+		}
+	}
+	t.Run("the first", func(t *testing.T) {
+		withhold := make(chan struct{})
+		w, s := relaying(t, withhold, -1)
+		s.edit(t, withAlien)
+		close(withhold)
+		if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+			t.Errorf("the answer to istiod is %q", text)
+		}
+		st := w.until(t, "refusing", func(st api.Status) bool { return st.Source.Problem != "" })
+		if st.Ready || !strings.Contains(st.Waiting, "io.istio.something.New") {
+			t.Errorf("ready %t, waits for %q", st.Ready, st.Waiting)
+		}
 	})
-	if text := s.answer(ads.Listeners); text != "" {
-		t.Fatalf("refused: %s", text)
-	}
-	deadline := time.Now().Add(patience)
-	for {
-		if status, _ := newClient(t).get("http://" + echoVIP); status == 0 {
-			return
+	t.Run("a later one, and Envoy ends", func(t *testing.T) {
+		w, s := relayed(t)
+		s.edit(t, withAlien)
+		if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+			t.Fatalf("the answer to istiod is %q", text)
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("it is still served")
+		before := w.until(t, "ready", ready)
+		kill(t, before.Envoy.PID)
+		w.until(t, "up again", func(st api.Status) bool { return st.Ready && st.Envoy.PID != before.Envoy.PID })
+		if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
 		}
-	}
+	})
 }

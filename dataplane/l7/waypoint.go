@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,6 +26,8 @@ type Waypoint struct {
 	servers []*grpc.Server
 	doors   []*http.Server
 	wg      sync.WaitGroup
+	// draining is set when the waypoint is to end.
+	draining atomic.Bool
 }
 
 // Run runs a waypoint until ctx ends, and drains it then. It returns nil when it was
@@ -45,6 +48,9 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 		w.stop()
 		err = errors.Join(err, control.close())
 	}()
+	if c.HandOff != nil {
+		w.offer(life)
+	}
 	bootstrap, err := w.serve()
 	if err != nil {
 		return err
@@ -74,6 +80,40 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 	case err := <-failed:
 		return err
 	}
+}
+
+const (
+	enginePoll = 200 * time.Millisecond
+	// engineGone is how long no engine may answer before the hand-off listener is taken
+	// back.
+	engineGone = 3 * time.Second
+)
+
+// offer gives Envoy the hand-off listener when the node's engine serves this pod, and takes
+// it back when that has ceased: connections to a listener that is older than the engine's
+// programs may have nobody to answer for them.
+func (w *Waypoint) offer(ctx context.Context) {
+	serves := w.config.HandOff() == nil
+	w.control.withhold(!serves)
+	w.wg.Go(func() {
+		tick := time.NewTicker(enginePoll)
+		defer tick.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			switch now := w.config.HandOff() == nil; {
+			case now:
+				last = time.Now()
+				w.control.withhold(false)
+			case time.Since(last) > engineGone:
+				w.control.withhold(true)
+			}
+		}
+	})
 }
 
 func concurrency(c Config) int {
@@ -124,8 +164,14 @@ func (w *Waypoint) start(s *grpc.Server, name string) error {
 	return nil
 }
 
-// drain lets connections end, and returns when the time for it is over.
+// leastDrain is how long clients may still be sent here after this waypoint was told to
+// end: until istiod has told the nodes.
+const leastDrain = 3 * time.Second
+
+// drain lets connections end, and returns when none is left and nobody can be sent here
+// any more, or the time for it is over. Meanwhile the waypoint is not ready.
 func (w *Waypoint) drain() {
+	w.draining.Store(true)
 	if w.config.Drain <= 0 {
 		return
 	}
@@ -136,14 +182,18 @@ func (w *Waypoint) drain() {
 		w.config.Log.Warn("Envoy does not drain", "error", err)
 		return
 	}
+	least := time.After(min(leastDrain, w.config.Drain))
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
-	for {
-		active, err := w.envoy.Admin.Counters(ctx, `^http\.inbound_.*downstream_cx_active$|^listener\..*:?(15029|15039)\.downstream_cx_active$|`+handOffActive)
-		if err == nil && sum(active) == 0 {
+	for early := true; ; {
+		active, err := w.envoy.Admin.Counters(ctx, `^listener\..*\.downstream_cx_active$`)
+		delete(active, "listener.admin.downstream_cx_active")
+		if !early && err == nil && sum(active) == 0 {
 			return
 		}
 		select {
+		case <-least:
+			early = false
 		case <-tick.C:
 		case <-w.envoy.Done():
 			return

@@ -135,7 +135,9 @@ metadata: {name: all}
 spec: {clusterIP: 10.96.200.5, publishNotReadyAddresses: true, selector: {app: v2}, ports: [{port: 80, targetPort: 8080}]}
 ---
 ` + service("10.96.200.6", "app: v2", "{port: 80, targetPort: 8080}"),
-			then:   func(ctx context.Context, _ *netsim.Cluster) error { return setReady(ctx, "v2", false) },
+			then: func(ctx context.Context, _ *netsim.Cluster) error {
+				return plane.Stack().SetReady(ctx, "default", "v2", false)
+			},
 			routes: map[string]map[string]float64{"10.96.200.5:80": {"v2:8080": mine}, "10.96.200.6:80": {}},
 		}, ask("10.96.200.5:80", map[string]float64{"v2": 1}, 8080), ask("10.96.200.6:80", nil, 0)),
 

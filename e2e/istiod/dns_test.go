@@ -22,14 +22,15 @@ import (
 // This program is also a name server, and one that asks, as children in pods.
 const (
 	nameServerEnv = "DUOMESH_TEST_NAME_SERVER" // the address that it answers with
-	askNameEnv    = "DUOMESH_TEST_ASK_NAME"    // "udp" or "tcp"
+	namePortEnv   = "DUOMESH_TEST_NAME_PORT"
+	askNameEnv    = "DUOMESH_TEST_ASK_NAME" // "udp" or "tcp"
 	nameVIP       = "10.96.220.1"
 	askedName     = "web.default.svc.cluster.local"
 )
 
 func nameChild() (func() error, bool) {
 	if answer := os.Getenv(nameServerEnv); answer != "" {
-		return func() error { return serveNames(netip.MustParseAddr(answer)) }, true
+		return func() error { return serveNames(netip.MustParseAddr(answer), os.Getenv(namePortEnv)) }, true
 	}
 	if network := os.Getenv(askNameEnv); network != "" {
 		return func() error { return askName(network) }, true
@@ -38,12 +39,12 @@ func nameChild() (func() error, bool) {
 }
 
 // serveNames answers every question for an address with one, by UDP and TCP.
-func serveNames(a netip.Addr) error {
-	udp, err := net.ListenPacket("udp", ":8053")
+func serveNames(a netip.Addr, port string) error {
+	udp, err := net.ListenPacket("udp", ":"+port)
 	if err != nil {
 		return err
 	}
-	tcp, err := net.Listen("tcp", ":8053")
+	tcp, err := net.Listen("tcp", ":"+port)
 	if err != nil {
 		return err
 	}
@@ -129,6 +130,14 @@ spec:
   - {name: dns-tcp, port: 53, protocol: TCP, targetPort: 8053}
 `
 
+// startNames starts a name server in the pod of that name; the caller stops it.
+func startNames(ctx SpecContext, c *netsim.Cluster, answer, port string) *netsim.Process {
+	GinkgoHelper()
+	return must(c.Start(ctx, "names", netsim.Command{
+		Argv: []string{"names"}, Path: "/proc/self/exe", Env: []string{nameServerEnv + "=" + answer, namePortEnv + "=" + port},
+	}))
+}
+
 var _ = Describe("a name server behind a virtual address", func() {
 	It("is asked by UDP and by TCP", func(ctx SpecContext) {
 		const answer = "10.96.0.99"
@@ -146,9 +155,7 @@ var _ = Describe("a name server behind a virtual address", func() {
 			err = p.Wait()
 			return out.String(), err
 		}
-		server := must(c.Start(ctx, "names", netsim.Command{
-			Argv: []string{"names"}, Path: "/proc/self/exe", Env: []string{nameServerEnv + "=" + answer},
-		}))
+		server := startNames(ctx, c, answer, "8053")
 		defer server.Stop(ctx)
 		_, err := ask("udp")
 		Expect(err).To(HaveOccurred(), "the control: nobody has announced it yet")

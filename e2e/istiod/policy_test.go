@@ -8,6 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
 	"github.com/duomesh/duomesh/netsim"
@@ -60,4 +61,30 @@ var _ = Describe("policies", func() {
 		Expect(why).To(ContainElement(ContainSubstring("NOT ENFORCED")))
 		Expect(reach(ctx, c, vip(c))).To(BeEmpty())
 	}, SpecTimeout(time.Minute))
+
+	It("with =refuse, refuse what they name, and nothing else", func(ctx SpecContext) {
+		c := must(openWith(ctx, netsim.Config{AgentArgs: []string{"--unenforced-policy=refuse"}}, fleet()))
+		DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
+		client := api.NewClient(*c.State().Nodes[0].Admin)
+		defer client.Close()
+		refused := func() uint64 { return must(client.Exits(ctx)).Exits[string(intent.RefusePolicy)] }
+		Expect(c.Apply(ctx, weights(1, 0))).To(Succeed())
+		v1, v3 := podAt(c, "v1"), podAt(c, "v3")
+		for _, to := range []netip.AddrPort{vip(c), v1, v3} {
+			Expect(reach(ctx, c, to)).To(BeEmpty(), "the control: no policy names %s yet", to)
+		}
+		before := refused()
+		apply(ctx, c, policies)
+		Eventually(ctx, func() string { return reach(ctx, c, vip(c)) }).Should(Equal("ECONNREFUSED"))
+		Expect(reach(ctx, c, v1)).To(Equal("ECONNREFUSED"), "a workload that a policy names, by its own address")
+		Expect(reach(ctx, c, v3)).To(BeEmpty(), "a workload that no policy names")
+		Expect(refused()).To(BeNumerically(">=", before+2), "refusals are counted")
+		Expect(must(client.Explain(ctx, "default/client", v1.String(), "tcp")).Exit).To(Equal(string(intent.RefusePolicy)))
+	}, SpecTimeout(time.Minute))
 })
+
+// podAt is where a pod of the fleet serves.
+func podAt(c *netsim.Cluster, name string) netip.AddrPort {
+	GinkgoHelper()
+	return netip.AddrPortFrom(must(c.Pod(name)).IPv4, 8080)
+}

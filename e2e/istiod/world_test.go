@@ -13,11 +13,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/controlplane"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
@@ -30,13 +27,12 @@ func fleet() scenario.Topology {
 		return scenario.Pod{Name: name, Serve: []uint16{8080, 9090}, ServeUDP: []uint16{8053}}
 	}
 	return scenario.Topology{Mesh: scenario.Duomesh, Agents: true, Nodes: []scenario.Node{
-		{Name: "a", Pods: []scenario.Pod{{Name: "client", Managed: true}, server("v1")}},
-		{Name: "b", Pods: []scenario.Pod{server("v2"), server("v3")}},
+		{
+			Name: "a", Place: scenario.Place{Region: "r1", Zone: "z1"},
+			Pods: []scenario.Pod{{Name: "client", Managed: true}, server("v1")},
+		},
+		{Name: "b", Place: scenario.Place{Region: "r1", Zone: "z2"}, Pods: []scenario.Pod{server("v2"), server("v3")}},
 	}}
-}
-
-func zones() map[string]intent.Locality {
-	return map[string]intent.Locality{"a": {Region: "r1", Zone: "z1"}, "b": {Region: "r1", Zone: "z2"}}
 }
 
 // declared is a mesh that is declared in Kubernetes' own words, in place of a
@@ -64,7 +60,6 @@ type kubeWorld struct {
 
 // opener opens such worlds for the judge. Targets name a service by its address.
 func (d declared) opener(ctx context.Context, t scenario.Topology) (scenario.World, error) {
-	d.config.Localities = zones()
 	c, err := openWith(ctx, d.config, t)
 	if err != nil {
 		return nil, err
@@ -143,15 +138,19 @@ func awaitRoutes(ctx context.Context, c *netsim.Cluster, routes map[string]map[s
 	defer client.Close()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	last := ""
 	for {
 		diff, err := lacks(ctx, c, client, routes)
 		if err == nil && diff == "" {
 			return nil
 		}
+		if diff != "" {
+			last = diff
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the agent does not have what was applied: %s: %w", diff, errors.Join(context.Cause(ctx), err))
+			return fmt.Errorf("the agent does not have what was applied: %s: %w", last, errors.Join(context.Cause(ctx), err))
 		}
 	}
 }
@@ -205,22 +204,10 @@ func same(a, b map[string]float64) bool {
 	return true
 }
 
-// setReady writes whether a pod is ready into its status, as kubelet would.
-func setReady(ctx context.Context, pod string, ready bool) error {
-	status := "False"
-	if ready {
-		status = "True"
-	}
-	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q}]}}`, status)
-	_, err := plane.Stack().Client().CoreV1().Pods("default").
-		Patch(ctx, pod, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
-	return err
-}
-
 // cluster opens a cluster of the fleet for a spec of its own.
 func cluster(ctx SpecContext, t scenario.Topology) *netsim.Cluster {
 	GinkgoHelper()
-	c := must(openWith(ctx, netsim.Config{Localities: zones()}, t))
+	c := must(openWith(ctx, netsim.Config{}, t))
 	DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 	return c
 }

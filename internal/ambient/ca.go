@@ -121,6 +121,30 @@ func (a *authority) answer(request []byte) ([]byte, error) {
 	return appendChain(nil, leaf, a.pem), nil
 }
 
+// Credentials are what a waypoint shows and checks with, PEM.
+type Credentials struct {
+	Chain, Key, Roots []byte
+}
+
+// issue signs an identity with a key of its own.
+func (a *authority) issue(identity string) (c Credentials, err error) {
+	name, err := url.Parse(identity)
+	if err != nil {
+		return c, fmt.Errorf("identity: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return c, fmt.Errorf("make key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return c, fmt.Errorf("encode key: %w", err)
+	}
+	c.Roots, c.Key = a.pem, encode("PRIVATE KEY", der)
+	c.Chain, err = a.sign(key.Public(), []*url.URL{name}, nil, maxLife)
+	return c, err
+}
+
 // The service of citadel.proto (istio.v1.auth, Apache-2.0) as names; its two
 // messages are in wire.go.
 const (

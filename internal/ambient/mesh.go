@@ -27,6 +27,9 @@ type Config struct {
 	Nodes     []Node
 	Pods      []Pod
 	Services  []Service
+	// Waypoint is the pod through which all services go, by HBONE on either side of
+	// it; nil without one. No node proxy captures it: see Tunnel for what runs there.
+	Waypoint *Pod
 	// Dir is where the mesh keeps its files: made by Open, removed by Close. Empty
 	// means a temporary one.
 	Dir string
@@ -144,6 +147,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Protocol != HBONE && c.Protocol != TCP {
 		return c, fmt.Errorf("protocol %q: must be %s or %s", c.Protocol, HBONE, TCP)
 	}
+	if c.Waypoint != nil && c.Protocol != HBONE {
+		return c, fmt.Errorf("waypoint %s: it is reached by %s alone, and the protocol is %s", c.Waypoint.Name, HBONE, c.Protocol)
+	}
 	c.Workers = max(c.Workers, 1)
 	for _, p := range c.Pods {
 		if !slices.ContainsFunc(c.Nodes, func(n Node) bool { return n.Name == p.Node }) {
@@ -180,7 +186,7 @@ const (
 )
 
 func (m *Mesh) write() error {
-	file, err := workloads(m.cfg.Pods, m.cfg.Services, m.cfg.Protocol)
+	file, err := workloads(m.cfg.Pods, m.cfg.Services, m.cfg.Protocol, m.cfg.Waypoint)
 	if err != nil {
 		return err
 	}
@@ -195,6 +201,14 @@ func (m *Mesh) Version() string { return m.proxies[0].version }
 
 // Signed is the number of certificates that the mesh's authority has signed.
 func (m *Mesh) Signed() int64 { return m.ca.signed.Load() }
+
+// Credentials signs the identity of the mesh's waypoint.
+func (m *Mesh) Credentials() (Credentials, error) {
+	if m.cfg.Waypoint == nil {
+		return Credentials{}, errors.New("the mesh has no waypoint")
+	}
+	return m.ca.issue(m.cfg.Waypoint.Identity())
+}
 
 // Opened is the number of connections that the clients' proxies say they opened,
 // by what they know of both ends.

@@ -162,7 +162,7 @@ func TestConfigIsChecked(t *testing.T) {
 func TestWorkloads(t *testing.T) {
 	got, err := workloads(
 		[]Pod{{Name: "server", Node: "b", ServiceAccount: "srv", Address: netip.MustParseAddr("10.2.0.21")}},
-		[]Service{{Name: "bench", VIP: netip.MustParseAddr("10.96.0.1"), Port: 80, Target: 8080, Pod: "server"}}, HBONE)
+		[]Service{{Name: "bench", VIP: netip.MustParseAddr("10.96.0.1"), Port: 80, Target: 8080, Pod: "server"}}, HBONE, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

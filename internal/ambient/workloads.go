@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 )
@@ -92,11 +93,26 @@ type LocalService struct {
 	VIPs      []string          `yaml:"vips"`
 	Ports     map[uint16]uint16 `yaml:"ports"`
 	Canonical bool              `yaml:"canonical"`
+	// Waypoint is where connections to the service go first; nil: to its pods.
+	Waypoint *Gateway `yaml:"waypoint,omitempty"`
 }
 
-// workloads renders the file.
-func workloads(pods []Pod, services []Service, protocol Protocol) ([]byte, error) {
+// Gateway is a waypoint as a service names it.
+type Gateway struct {
+	// Destination is "network/address".
+	Destination string `yaml:"destination"`
+	Port        uint16 `yaml:"hboneMtlsPort"`
+}
+
+// workloads renders the file. A waypoint is a workload as the pods are, and every
+// service has it.
+func workloads(pods []Pod, services []Service, protocol Protocol, waypoint *Pod) ([]byte, error) {
 	var all Workloads
+	var gateway *Gateway
+	if waypoint != nil {
+		pods = append(slices.Clone(pods), *waypoint)
+		gateway = &Gateway{Destination: "/" + waypoint.Address.String(), Port: HBONEPort}
+	}
 	for _, p := range pods {
 		w := Workload{
 			UID: p.UID(), Name: p.Name, Namespace: Namespace, ServiceAccount: p.ServiceAccount, TrustDomain: TrustDomain,
@@ -114,7 +130,7 @@ func workloads(pods []Pod, services []Service, protocol Protocol) ([]byte, error
 	for _, s := range services {
 		all.Services = append(all.Services, LocalService{
 			Name: s.Name, Namespace: Namespace, Hostname: s.host(), VIPs: []string{"/" + s.VIP.String()},
-			Ports: map[uint16]uint16{s.Port: s.Target}, Canonical: true,
+			Ports: map[uint16]uint16{s.Port: s.Target}, Canonical: true, Waypoint: gateway,
 		})
 	}
 	b, err := yaml.Marshal(all)

@@ -49,6 +49,8 @@ var floors = []floor{
 	{level: 1, pattern: "internal/istiod/..."},
 	{level: 1, pattern: "internal/kubetest"},
 	{level: 1, pattern: "internal/images/..."},
+	{level: 1, pattern: "internal/cluster"},
+	{level: 1, pattern: "deploy"},
 
 	{
 		level: 2, pattern: "dataplane/l4/...",
@@ -144,7 +146,10 @@ var floors = []floor{
 	},
 	{
 		level: 4, pattern: "kind/...",
-		may:   []string{"dataplane/intent", "internal/scenario/...", "internal/traffic/..."},
+		may: []string{
+			"dataplane/intent", "dataplane/agent/api", "dataplane/l7/...", "internal/scenario/...", "internal/traffic/...",
+			"internal/kernel/...", "internal/cluster",
+		},
 		never: map[string]string{"dataplane/l4/...": whyImage},
 	},
 

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -36,6 +37,8 @@ type Pod struct {
 	HostNetwork bool
 	Labels      map[string]string
 	Ports       []corev1.ContainerPort
+	// Unready pods run and are not ready, until SetReady.
+	Unready bool
 }
 
 func (p Pod) key() string { return p.Namespace + "/" + p.Name }
@@ -174,11 +177,15 @@ func statusOf(pod *corev1.Pod, known Pod, host Node) corev1.PodStatus {
 		status.HostIPs = append(status.HostIPs, corev1.HostIP{IP: a.String()})
 	}
 	for _, t := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
-		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: now})
+		holds := corev1.ConditionTrue
+		if known.Unready && (t == corev1.ContainersReady || t == corev1.PodReady) {
+			holds = corev1.ConditionFalse
+		}
+		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: t, Status: holds, LastTransitionTime: now})
 	}
 	for _, c := range pod.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{
-			Name: c.Name, Image: c.Image, Ready: true, Started: new(true),
+			Name: c.Name, Image: c.Image, Ready: !known.Unready, Started: new(true),
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}},
 		})
 	}
@@ -250,6 +257,21 @@ func (s *Stack) LabelPod(ctx context.Context, p Pod) error {
 		p.ServiceAccount = "default"
 	}
 	return s.Apply(ctx, podObject(p))
+}
+
+// SetReady writes whether a Pod is ready into its status, as kubelet does.
+func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool) error {
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, corev1.PodReady, status)
+	_, err := s.client.CoreV1().Pods(namespace).
+		Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	if err != nil && !gone(err) {
+		return fmt.Errorf("readiness of pod %s/%s: %w", namespace, name, err)
+	}
+	return nil
 }
 
 // RemovePod deletes a Pod; the simulation does not know it any more.

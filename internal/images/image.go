@@ -71,7 +71,7 @@ func Build(s Spec) (v1.Image, error) {
 	config.Created, config.OS, config.Architecture = v1.Time{Time: epoch}, "linux", runtime.GOARCH
 	config.Config = v1.Config{
 		Entrypoint: s.Entrypoint, Cmd: s.Cmd, User: s.User,
-		Env: append([]string{"PATH=/usr/local/bin:/usr/bin:/bin"}, s.Env...),
+		Env: append([]string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, s.Env...),
 	}
 	for i := range config.History {
 		config.History[i].Created = v1.Time{Time: epoch}

@@ -70,6 +70,20 @@ type Check struct {
 	Verdict Verdict `json:"verdict"`
 	// Detail gives the numbers behind the verdict.
 	Detail string `json:"detail"`
+	// Share has them where a share was judged.
+	Share *Share `json:"share,omitempty"`
+}
+
+// Share is a count that was held against a declared share.
+type Share struct {
+	// Pod is where Count of Total went; Want is the share that was declared.
+	Pod   string  `json:"pod"`
+	Count int     `json:"count"`
+	Total int     `json:"total"`
+	Want  float64 `json:"want"`
+	// Low and High are the least and the most that were accepted.
+	Low  int `json:"low"`
+	High int `json:"high"`
 }
 
 // Checkf makes a check that passes when ok is set.

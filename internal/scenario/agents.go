@@ -48,7 +48,7 @@ func turns(service func(endpoints []Endpoint) Objects) []Objects {
 	var all []Objects
 	for i := range churned {
 		all = append(all, service([]Endpoint{
-			{churned[(i+1)%len(churned)], 1}, {churned[(i+2)%len(churned)], 1},
+			{Pod: churned[(i+1)%len(churned)], Weight: 1}, {Pod: churned[(i+2)%len(churned)], Weight: 1},
 		}))
 	}
 	return all
@@ -58,9 +58,9 @@ func turns(service func(endpoints []Endpoint) Objects) []Objects {
 // connections. A connection that is made meanwhile is held against what its node had
 // at that moment.
 func churn(name, summary string, l Load, want func(map[string]float64) Want, service func([]Endpoint) Objects) Scenario {
-	first := service([]Endpoint{{churned[0], 1}, {churned[1], 1}})
+	first := service([]Endpoint{{Pod: churned[0], Weight: 1}, {Pod: churned[1], Weight: 1}})
 	split := want(map[string]float64{churned[0]: .5, churned[1]: .5})
-	last := service([]Endpoint{{churned[2], 1}})
+	last := service([]Endpoint{{Pod: churned[2], Weight: 1}})
 	then := want(map[string]float64{churned[2]: 1})
 	l.From, l.Connections, l.Want, l.Then = []string{"client", "client2"}, 100_000, split, &then
 	after := l

@@ -16,6 +16,15 @@ func All() []Scenario {
 		podIP(),
 		twoPorts(),
 		fiftyPorts(),
+		weightLimits(),
+		localityFailover(),
+		localityStrict(),
+		localityScopes(),
+		headless(),
+		ownTargets(),
+		severalAddresses(),
+		notReady(),
+		oneFamilyEach(),
 		noEndpoint(),
 		undeclaredPort(),
 		endpointRemoved(),
@@ -36,6 +45,7 @@ func All() []Scenario {
 		udpEndpointRemoved(),
 		datagramChurn(),
 		udpDNAT(),
+		splitHTTP(),
 		l7Weight("l7/weight/90-10", "one request in ten goes to v2, on connections that are kept", IPv4),
 		l7Weight("l7/ipv6/90-10", "the same over IPv6", IPv6),
 		l7Close(),
@@ -87,7 +97,7 @@ func weighted(f Family, v1, v2 uint32) Objects {
 	return Objects{Services: []Service{{
 		Name: "fortio", Family: f,
 		Ports:     []Port{{Port: 80, Target: 8080}},
-		Endpoints: []Endpoint{{"v1", v1}, {"v2", v2}},
+		Endpoints: []Endpoint{{Pod: "v1", Weight: v1}, {Pod: "v2", Weight: v2}},
 	}}}
 }
 
@@ -105,7 +115,7 @@ func uniform() Scenario {
 		Topology: pair(),
 		Objects: Objects{Services: []Service{{
 			Name: "fortio", Family: IPv4, Ports: []Port{{Port: 80, Target: 8080}},
-			Endpoints: []Endpoint{{"v1", 1}, {"v2", 1}, {"v3", 1}},
+			Endpoints: []Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}, {Pod: "v3", Weight: 1}},
 		}}},
 		Phases: []Phase{{Loads: []Load{{
 			From: []string{"client", "client2"}, To: fortio(IPv4), Connections: gateConnections,
@@ -225,7 +235,7 @@ func twoPorts() Scenario {
 func fiftyPorts() Scenario {
 	const ports, first, target = 50, 1000, 10000
 	t := pair()
-	service := Service{Name: "wide", Family: IPv4, Endpoints: []Endpoint{{"wide", 1}}}
+	service := Service{Name: "wide", Family: IPv4, Endpoints: []Endpoint{{Pod: "wide", Weight: 1}}}
 	wide := Pod{Name: "wide"}
 	var loads []Load
 	for i := uint16(0); i < ports; i++ {

@@ -17,7 +17,7 @@ func TestDocListsAll(t *testing.T) {
 			t.Errorf("docs/scenarios.md does not list %s", s.Name)
 		}
 	}
-	if listed := strings.Count(string(doc), "\n| `clusterip/"); listed != 6 {
-		t.Errorf("docs/scenarios.md lists %d scenarios of clusterip, want 6", listed)
+	if listed := strings.Count(string(doc), "\n| `clusterip/"); listed != 8 {
+		t.Errorf("docs/scenarios.md lists %d scenarios of clusterip, want 8", listed)
 	}
 }

@@ -1,5 +1,7 @@
 package scenario
 
+import "slices"
+
 // Chronicler is a World that can tell which objects each node had at which moment
 // while a Churn went on. Only with it can a connection that was made meanwhile be
 // held against what was declared at that moment, and not only against all that ever
@@ -21,7 +23,8 @@ type Held struct {
 	Applied map[string]int64
 }
 
-// Endpoints are the pods behind a service of the objects that a share is given to.
+// Endpoints are the pods behind a service of the objects that a share is given to,
+// wherever the caller stands.
 func (o Objects) Endpoints(service string) []string {
 	var pods []string
 	for _, s := range o.Services {
@@ -29,7 +32,7 @@ func (o Objects) Endpoints(service string) []string {
 			continue
 		}
 		for _, e := range s.Endpoints {
-			if e.Weight > 0 {
+			if e.Weight > 0 && (s.PublishNotReady || !slices.Contains(o.Unready, e.Pod)) {
 				pods = append(pods, e.Pod)
 			}
 		}

@@ -20,14 +20,14 @@ func routed(f Family, v1, v2 uint32) Objects {
 	version := func(name string) Service {
 		return Service{
 			Name: "echo-" + name, Family: f, Ports: []Port{{Port: 80, Target: 8080, Name: "http"}},
-			Endpoints: []Endpoint{{name, 1}},
+			Endpoints: []Endpoint{{Pod: name, Weight: 1}},
 		}
 	}
 	return Objects{Services: []Service{
 		{
 			Name: "echo", Family: f, Waypoint: "waypoint",
 			Ports:     []Port{{Port: 80, Target: 8080, Name: "http"}, {Port: 9000, Target: 9000, Name: "tcp"}},
-			Endpoints: []Endpoint{{"v1", 1}, {"v2", 1}},
+			Endpoints: []Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}},
 			Routes: []Route{
 				{Header: "x-canary", Exact: "yes", Backends: []Backend{{"echo-v2", 80, 1}}},
 				{Backends: []Backend{{"echo-v1", 80, v1}, {"echo-v2", 80, v2}}},
@@ -55,6 +55,33 @@ func l7Weight(name, summary string, f Family) Scenario {
 	return Scenario{
 		Name: name, Summary: summary, Topology: l7pair(), Objects: routed(f, 90, 10),
 		Phases: []Phase{{Loads: []Load{kept(f, map[string]float64{"v1": .9, "v2": .1})}}},
+	}
+}
+
+// unrouted is the same service without its waypoint and its rules.
+func unrouted(f Family) Objects {
+	o := routed(f, 1, 1)
+	o.Services[0].Routes, o.Services[0].Waypoint = nil, ""
+	return o
+}
+
+// splitHTTP is the whole of a split: by request, by connection, and without a waypoint.
+func splitHTTP() Scenario {
+	share := map[string]float64{"v1": .9, "v2": .1}
+	apart := kept(IPv4, share)
+	apart.Connections, apart.Requests, apart.Close = MinConnections, 1, true
+	return Scenario{
+		Name:     "split/http/90-10",
+		Summary:  "one request in ten goes to v2, on kept connections and on such of one request; without the waypoint it is one in two",
+		Topology: l7pair(), Objects: routed(IPv4, 90, 10),
+		Phases: []Phase{
+			{Loads: []Load{kept(IPv4, share)}},
+			{Loads: []Load{apart}},
+			{Before: []Action{Apply{unrouted(IPv4)}}, Loads: []Load{{
+				From: []string{"client", "client2"}, To: echo(80, IPv4), Connections: gateConnections,
+				Want: redirected(map[string]float64{"v1": .5, "v2": .5}),
+			}}},
+		},
 	}
 }
 
@@ -98,12 +125,10 @@ func l7Header() Scenario {
 }
 
 func l7Uniform() Scenario {
-	objects := routed(IPv4, 1, 1)
-	objects.Services[0].Routes, objects.Services[0].Waypoint = nil, ""
 	return Scenario{
 		Name:     "l7/no-waypoint/50-50",
 		Summary:  "the same service without its waypoint: connections are shared evenly, and none passes the waypoint",
-		Topology: l7pair(), Objects: objects,
+		Topology: l7pair(), Objects: unrouted(IPv4),
 		Phases: []Phase{{Loads: []Load{{
 			From: []string{"client", "client2"}, To: echo(80, IPv4), Connections: gateConnections,
 			Want: redirected(map[string]float64{"v1": .5, "v2": .5}),

@@ -20,7 +20,7 @@ func TestLoadFileSample(t *testing.T) {
 	}
 	want := Objects{Services: []Service{{
 		Name: "cart", Family: IPv4, Ports: []Port{{Port: 80, Target: 8080}},
-		Endpoints: []Endpoint{{"cart-v2", 1}},
+		Endpoints: []Endpoint{{Pod: "cart-v2", Weight: 1}},
 	}}}
 	got := s.Phases[1].Before[0].(Apply).Objects
 	if diff := cmp.Diff(want, got); diff != "" {

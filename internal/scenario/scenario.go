@@ -3,6 +3,8 @@ package scenario
 import (
 	"fmt"
 	"time"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
 )
 
 // Scenario is one declared run: a topology, the first objects, and phases that
@@ -42,8 +44,13 @@ const (
 // Node is one machine of the cluster.
 type Node struct {
 	Name string
-	Pods []Pod
+	// Place is where it stands, with all its pods.
+	Place Place
+	Pods  []Pod
 }
+
+// Place is where a node stands; what is empty is the same for all that leave it so.
+type Place struct{ Region, Zone, Subzone, Network, Cluster string }
 
 // Pod is one pod of a node.
 type Pod struct {
@@ -55,6 +62,12 @@ type Pod struct {
 	ServeFirst []uint16 `yaml:"serveFirst"`
 	// ServeUDP are its UDP ports.
 	ServeUDP []uint16 `yaml:"serveUDP"`
+	// Ports are the numbers of its ports that have a name, for Port.TargetName.
+	Ports map[string]uint16
+	// Family says which addresses the pod has; empty means Dual.
+	Family Family
+	// Addresses is how many it has of each family; 0 means 1. See AddressOf.
+	Addresses int
 	// Managed pods are enrolled in the mesh when the world opens.
 	Managed bool
 	// Waypoint pods are replicas of waypoints: they run an L7 proxy and nothing else,
@@ -69,6 +82,9 @@ type Objects struct {
 	// Waypoints are those of several replicas, or of none. A pod that is a waypoint is
 	// one by its own name, too.
 	Waypoints []Waypoint
+	// Unready are the pods that are not ready: no service chooses them that does not
+	// publish them all the same.
+	Unready []string
 }
 
 // Waypoint is an L7 proxy that connections pass.
@@ -87,12 +103,25 @@ type Service struct {
 	Family    Family
 	Ports     []Port
 	Endpoints []Endpoint
+	// Headless services have no address: clients ask for their pods'.
+	Headless bool
+	// Balance says which endpoints a caller is sent to by where both stand.
+	Balance Balance
+	// PublishNotReady keeps the pods that are not ready.
+	PublishNotReady bool `yaml:"publishNotReady"`
 	// Waypoint names the waypoint that the service's TCP connections pass; empty means
 	// none.
 	Waypoint string
 	// Routes are its HTTP rules, which its waypoint carries out: the first whose match
 	// holds. Without one, requests go to the service's own endpoints.
 	Routes []Route
+}
+
+// Balance is a policy of locality: a mode of intent, and the scopes in which the
+// caller's place and an endpoint's are compared, the most important first.
+type Balance struct {
+	Mode   intent.Mode
+	Prefer []intent.Scope
 }
 
 // Route is one HTTP rule of a service.
@@ -127,6 +156,9 @@ const (
 type Port struct {
 	Port   uint16
 	Target uint16
+	// TargetName is set in place of Target where each pod has a port of this name, see
+	// Pod.Ports. A pod that has none is left out.
+	TargetName string `yaml:"targetName"`
 	// Protocol is TCP where it is empty.
 	Protocol Protocol
 	// Name says what is spoken on it, as in Kubernetes: http or http-…, http2, grpc;
@@ -148,6 +180,12 @@ type Endpoint struct {
 	Pod string
 	// Weight is the pod's share; 0 means never.
 	Weight uint32
+	// Ports are the pod's own targets by service port, which win over those of the
+	// service.
+	Ports map[uint16]uint16
+	// ByName: the pod is known by a name, whose answer are all its addresses. They
+	// share its weight.
+	ByName bool `yaml:"byName"`
 }
 
 // Phase is loads that run at the same time, each with what is expected.
@@ -199,9 +237,10 @@ type Load struct {
 // Target is what a client asks for: a port of a service, or of a pod.
 type Target struct {
 	Service string
-	Pod     string
-	Port    uint16
-	Family  Family
+	// Pod is a name, or one of AddressOf.
+	Pod    string
+	Port   uint16
+	Family Family
 	// Protocol is TCP where it is empty.
 	Protocol Protocol
 }
@@ -211,13 +250,16 @@ type Want struct {
 	Outcome Outcome
 	// Via says how connections come to the server, when they do.
 	Via Via
-	// Split gives the share of each server pod. The shares sum to 1.
+	// Split gives the share of each server pod, reached at its first address of the
+	// family; at another one by a name of AddressOf. The shares sum to 1.
 	Split map[string]float64
 	// Unweighed: the pods of Split may serve, in any shares but 0 and 1, which
 	// stay exact. Only Single sets it.
 	Unweighed bool `yaml:"-"`
-	// Port is the port on which the server must have been reached.
-	Port uint16
+	// Port is the port on which the server must have been reached; Ports are those of
+	// pods where another one must.
+	Port  uint16
+	Ports map[string]uint16
 	// Waypoint is the one that connections pass, with ViaWaypoint.
 	Waypoint string
 }

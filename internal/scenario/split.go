@@ -82,7 +82,7 @@ func CheckSplit(name string, want map[string]float64, got map[string]int) []repo
 	}
 	var checks []report.Check
 	for _, pod := range sorted(want) {
-		checks = append(checks, checkShare(name+" share of "+pod, n, got[pod], want[pod]))
+		checks = append(checks, checkShare(name, pod, n, got[pod], want[pod]))
 	}
 	for _, pod := range sorted(got) {
 		if _, declared := want[pod]; !declared {
@@ -111,10 +111,11 @@ func CheckExact(name string, want map[string]float64, got map[string]int) []repo
 
 // checkShare judges one count. A count in range that could not have shown an
 // error of Shift is inconclusive.
-func checkShare(name string, n, got int, share float64) report.Check {
+func checkShare(name, pod string, n, got int, share float64) report.Check {
 	r, power := Accepted(n, share), Power(n, share)
-	c := report.Checkf(name, r.Low <= got && got <= r.High,
+	c := report.Checkf(name+" share of "+pod, r.Low <= got && got <= r.High,
 		"%d of %d, accepted %d..%d, power %.4f", got, n, r.Low, r.High, power)
+	c.Share = &report.Share{Pod: pod, Count: got, Total: n, Want: share, Low: r.Low, High: r.High}
 	if exact := share <= 0 || share >= 1; !exact && c.Verdict == report.Pass && power < MinPower {
 		c.Verdict = report.Inconclusive
 	}

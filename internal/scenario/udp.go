@@ -5,7 +5,7 @@ func dns(f Family, v1, v2 uint32) Objects {
 	return Objects{Services: []Service{{
 		Name: "dns", Family: f,
 		Ports:     []Port{{Port: 53, Target: 8053, Protocol: UDP}},
-		Endpoints: []Endpoint{{"v1", v1}, {"v2", v2}},
+		Endpoints: []Endpoint{{Pod: "v1", Weight: v1}, {Pod: "v2", Weight: v2}},
 	}}}
 }
 

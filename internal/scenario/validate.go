@@ -16,6 +16,9 @@ func (s Scenario) Validate() error {
 				return fmt.Errorf("scenario %s: pod %s is declared twice", s.Name, p.Name)
 			}
 			pods[p.Name] = true
+			if err := p.validateAddresses(); err != nil {
+				return fmt.Errorf("scenario %s: %w", s.Name, err)
+			}
 			if p.Waypoint && (p.Managed || len(p.Serve)+len(p.ServeFirst)+len(p.ServeUDP) > 0) {
 				return fmt.Errorf("scenario %s: pod %s: a waypoint is never managed and serves nothing of its own", s.Name, p.Name)
 			}
@@ -44,7 +47,7 @@ func (s Scenario) Validate() error {
 			if l.Then != nil && len(ph.During) == 0 {
 				return fmt.Errorf("scenario %s: phase %d: load %d: then without anything during the phase", s.Name, i+1, j+1)
 			}
-			if err := l.validate(pods, s.services()); err != nil {
+			if err := l.validate(pods, s.Topology.addresses(), s.services()); err != nil {
 				return fmt.Errorf("scenario %s: phase %d: load %d: %w", s.Name, i+1, j+1, err)
 			}
 		}
@@ -68,11 +71,12 @@ func (s Scenario) allObjects() []Objects {
 	return all
 }
 
+// services are those that have an address to ask for.
 func (s Scenario) services() map[string]bool {
 	names := map[string]bool{}
 	for _, o := range s.allObjects() {
 		for _, svc := range o.Services {
-			names[svc.Name] = true
+			names[svc.Name] = names[svc.Name] || !svc.Headless
 		}
 	}
 	return names
@@ -82,7 +86,15 @@ func (o Objects) validate(pods, waypoints map[string]bool) error {
 	if err := o.validateWaypoints(waypoints); err != nil {
 		return err
 	}
+	for _, p := range o.Unready {
+		if !pods[p] {
+			return fmt.Errorf("unready pod %s is not in the topology", p)
+		}
+	}
 	for _, svc := range o.Services {
+		if err := svc.validateSet(); err != nil {
+			return fmt.Errorf("service %s: %w", svc.Name, err)
+		}
 		switch svc.Family {
 		case IPv4, IPv6, Dual:
 		default:
@@ -105,7 +117,7 @@ func (o Objects) validate(pods, waypoints map[string]bool) error {
 // MaxConnections bounds one load: all its lines are kept for the verdict.
 const MaxConnections = 1_000_000
 
-func (l Load) validate(pods, services map[string]bool) error {
+func (l Load) validate(pods, addresses, services map[string]bool) error {
 	if len(l.From) == 0 || l.Connections < len(l.From) {
 		return fmt.Errorf("%d connections from %d pods", l.Connections, len(l.From))
 	}
@@ -120,14 +132,14 @@ func (l Load) validate(pods, services map[string]bool) error {
 			return fmt.Errorf("client pod %s is named twice", p)
 		}
 	}
-	if l.To.Pod != "" && !pods[l.To.Pod] {
+	if l.To.Pod != "" && !addresses[l.To.Pod] {
 		return fmt.Errorf("target pod %s is not in the topology", l.To.Pod)
 	}
 	if (l.To.Pod == "") == (l.To.Service == "") {
 		return fmt.Errorf("the target must be one service or one pod")
 	}
 	if l.To.Service != "" && !services[l.To.Service] {
-		return fmt.Errorf("target service %s is declared nowhere", l.To.Service)
+		return fmt.Errorf("target service %s is declared nowhere, or headless", l.To.Service)
 	}
 	switch l.To.Family {
 	case IPv4, IPv6, Mapped:
@@ -148,7 +160,7 @@ func (l Load) validate(pods, services map[string]bool) error {
 		n /= 2
 	}
 	for _, w := range l.wants() {
-		if err := w.validate(pods, n); err != nil {
+		if err := w.validate(addresses, n); err != nil {
 			return err
 		}
 	}
@@ -192,7 +204,7 @@ func (l Load) wants() []Want {
 	return []Want{l.Want}
 }
 
-func (w Want) validate(pods map[string]bool, n int) error {
+func (w Want) validate(addresses map[string]bool, n int) error {
 	switch w.Outcome {
 	case RefusedByMesh, RefusedByPeer:
 		return nil
@@ -214,7 +226,7 @@ func (w Want) validate(pods map[string]bool, n int) error {
 	sum := 0.0
 	for _, pod := range sorted(w.Split) {
 		share := w.Split[pod]
-		if !pods[pod] {
+		if !addresses[pod] {
 			return fmt.Errorf("server pod %s is not in the topology", pod)
 		}
 		if !(share >= 0 && share <= 1) {

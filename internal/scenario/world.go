@@ -48,14 +48,17 @@ type Opener func(ctx context.Context, t Topology) (World, error)
 // PodHandle is what an observer needs of a pod. The descriptors are the
 // world's, open until it is closed.
 type PodHandle struct {
-	Name    string
-	Node    string
-	Netns   *os.File
-	Cgroup  *os.File
-	IPv4    netip.Addr
-	IPv6    netip.Addr
-	Links   []LinkEnd
-	Managed bool
+	Name   string
+	Node   string
+	Netns  *os.File
+	Cgroup *os.File
+	// IPv4 and IPv6 are the first of each family; one that it has not is invalid.
+	IPv4 netip.Addr
+	IPv6 netip.Addr
+	// Addresses are all, in their order.
+	Addresses []netip.Addr
+	Links     []LinkEnd
+	Managed   bool
 }
 
 // LinkEnd is one end of a pod's link.

@@ -25,6 +25,8 @@ type Config struct {
 	Packages []string
 	// Run selects tests and specs by a regular expression; empty is all.
 	Run string
+	// Labels chooses specs by their labels, in ginkgo's form; empty is all.
+	Labels string
 	// Timeout bounds each package; zero is 20 minutes.
 	Timeout time.Duration
 	// Out is the directory for junit.xml, events.jsonl and the reports of the
@@ -172,6 +174,9 @@ func (c Config) suiteArgs(pkg, report string) []string {
 	args := append(c.common(), pkg, "-args", "--ginkgo.no-color", "--ginkgo.json-report="+report)
 	if c.Run != "" {
 		args = append(args, "--ginkgo.focus="+c.Run)
+	}
+	if c.Labels != "" {
+		args = append(args, "--ginkgo.label-filter="+c.Labels)
 	}
 	return args
 }

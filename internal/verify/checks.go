@@ -109,7 +109,7 @@ func (g group) servers() map[string]int {
 	n := map[string]int{}
 	for _, f := range g.facts {
 		for _, s := range f.servers {
-			n[s.pod]++
+			n[f.seen.place(s)]++
 		}
 	}
 	return n
@@ -145,8 +145,12 @@ func ruleOutcome(f fact, w scenario.Want) string {
 	if f.Sent != f.Received {
 		return fmt.Sprintf("%d bytes sent, %d came back", f.Sent, f.Received)
 	}
-	if _, declared := w.Split[f.Server]; !declared {
-		return "served by " + f.Server + ", which is not declared"
+	at := f.Server
+	if len(f.servers) == 1 && f.servers[0].pod == at {
+		at = f.seen.place(f.servers[0])
+	}
+	if _, declared := w.Split[at]; !declared {
+		return "served by " + at + ", which is not declared"
 	}
 	return ""
 }
@@ -182,8 +186,8 @@ func ruleServer(f fact, w scenario.Want) string {
 	if s.pod != f.Server {
 		return fmt.Sprintf("the client was served by %s, %s reports it", f.Server, s.pod)
 	}
-	if s.Local.Port() != w.Port {
-		return fmt.Sprintf("served on port %d, want %d", s.Local.Port(), w.Port)
+	if want := w.PortOf(s.pod); s.Local.Port() != want {
+		return fmt.Sprintf("served on port %d, want %d", s.Local.Port(), want)
 	}
 	return ""
 }

@@ -143,6 +143,21 @@ func (e *evidence) fact(le *loadEvidence, c clientConn) fact {
 	return f
 }
 
+// place is the name of the pod that served, with the number of the address where it was
+// reached; see scenario.AddressOf.
+func (e *evidence) place(s servedConn) string {
+	at, n := s.Local.Addr().Unmap(), 1
+	for _, a := range e.pods[s.pod].Addresses {
+		if a == at {
+			return scenario.AddressOf(s.pod, n)
+		}
+		if a.Is4() == at.Is4() {
+			n++
+		}
+	}
+	return s.pod
+}
+
 // checkChange finds groups that are too small to show what they stand for: a
 // change that came after the last connection has shown nothing.
 func (e *evidence) checkChange(all []group) []report.Check {

@@ -67,10 +67,8 @@ func (e *evidence) datagramServers(t scenario.Topology) []netip.AddrPort {
 	for _, n := range t.Nodes {
 		for _, p := range n.Pods {
 			for _, port := range p.ServeUDP {
-				for _, a := range []netip.Addr{e.pods[p.Name].IPv4, e.pods[p.Name].IPv6} {
-					if a.IsValid() {
-						all = append(all, netip.AddrPortFrom(a, port))
-					}
+				for _, a := range e.pods[p.Name].Addresses {
+					all = append(all, netip.AddrPortFrom(a, port))
 				}
 			}
 		}

@@ -36,7 +36,7 @@ var controls = []control{
 
 // controls runs them on one kernel. Where that cannot be had, its own run says so.
 func (r *runner) controls(ctx context.Context, k Kernel) ([]testsum.Case, error) {
-	tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
+	tree, err := r.trees[k.Name]()
 	if err != nil {
 		return nil, ctx.Err()
 	}
@@ -85,5 +85,6 @@ func (r *runner) control(ctx context.Context, k Kernel, tree Tree, c control) (s
 	case death.Tail == "":
 		return "nothing was kept of its console", nil
 	}
+	r.say("%s: control: %s; its console ends:\n%s", k.Name, death.Reason, lastLines(death.Tail, 3))
 	return "", nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/testsum"
@@ -92,6 +93,30 @@ func TestSettle(t *testing.T) {
 	} {
 		got := k.settle([]testsum.Case{{Name: reason, Outcome: testsum.Skipped, Reason: reason}})[0]
 		outcomeIs(t, got, want)
+	}
+}
+
+// A promised way whose providers attach and see nothing has shown nothing.
+func TestFires(t *testing.T) {
+	k := Kernel{Name: "k", Promises: []string{"BTF", "kprobe", "fentry", "kprobe.multi"}}
+	one := took{events: map[string]uint64{}}
+	one.count("    x_test.go:1: provider fentry/tcp_set_state fired: 14 events\n    x_test.go:1: provider kprobe fired: 0 events\n")
+	one.count("    x_test.go:1: provider fentry fired: 6 events\n    x_test.go:1: provider kprobe.multi/tcp_set_state fired: 2 events\n")
+	plan := []program{{name: probeRun}}
+	cases := k.fires(plan, one.events)
+	outcomeIs(t, caseNamed(t, cases, "fires: fentry"), testsum.Passed)
+	outcomeIs(t, caseNamed(t, cases, "fires: kprobe.multi"), testsum.Passed)
+	outcomeIs(t, caseNamed(t, cases, "fires: kprobe"), testsum.Failed, "kernel k promises kprobe", "no provider of it saw an event")
+	if len(cases) != 3 || len(k.fires(nil, nil)) != 0 {
+		t.Errorf("%+v, want a case of each way that is promised, and none where no provider is tested", cases)
+	}
+	var told strings.Builder
+	one.kernel, one.runs = "k", []runTime{{probeRun, 1500 * time.Millisecond}}
+	printTook(&told, []took{one, {kernel: "l"}})
+	for _, want := range []string{"internal/probe", "1.5", "fentry/tcp_set_state", "14"} {
+		if !strings.Contains(told.String(), want) {
+			t.Errorf("no %q in:\n%s", want, told.String())
+		}
 	}
 }
 

@@ -35,10 +35,16 @@ const (
 	verifyRun = "scenarios"
 )
 
+// probeRun is the one that makes the judge's providers fire.
+const probeRun = "internal/probe"
+
 const command = "cmd/duomesh"
 
 // beside are commands that others start from their own directory.
-var beside = []program{{name: "agent", pkg: "cmd/duomesh-agent"}}
+var beside = []program{
+	{name: "agent", pkg: "cmd/duomesh-agent"},
+	{name: "traffic", pkg: "internal/traffic/cmd/duomesh-traffic"},
+}
 
 // plan is what runs in each machine, in this order. full also runs what takes
 // an emulated machine long. The times are bounds for a machine that gets a tenth of
@@ -49,17 +55,21 @@ func plan(full bool) []program {
 		{name: "internal/kernel", pkg: "internal/kernel", test: true, timeout: 5 * time.Minute},
 		{
 			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 15 * time.Minute,
-			run: "^Test(Decisions|Protocols|Getpeername|Reconnect|NonBlocking|Enrol|Pods|TakeOver|Two|Audit|Grace|Open|" +
-				"Unsupported|Datagrams|Choice|Flow|UDP|HidePeer|Connected|Forgotten|Replacement|Flips|Deleting|KernelAgrees|KernelThat|" +
-				"HandoffToAnOlder|ConnectionsWithoutHandoff)",
+			// What the kernel decides and does; what is refused before it is asked is
+			// the same on all.
+			run: "^Test(Decision|PeerThat|Protocols$|Getpeername|Reconnect|NonBlocking|EnrolAndLeave|PodsThat|TakeOverKeeps|" +
+				"Grace|Datagrams$|Choice|FlowWhenTheService|FlowsOfAnEarlier|TwoAddresses|UDPReconnect|HidePeer|Connected|" +
+				"Replacement|FlipsWithout|DeletingFirst|KernelAgrees|KernelThat|" +
+				"ServeAndStop|HandoffToAnOlder|HandoffOfReused|ConnectionsWithoutHandoff)",
 			// Few, and still each exit, each change and each reuse of a map's memory.
 			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000"},
 		},
 		{
-			name: "internal/probe", pkg: "internal/probe", test: true, timeout: 15 * time.Minute,
+			name: probeRun, pkg: "internal/probe", test: true, timeout: 15 * time.Minute,
 			run: "^Test(Providers|Rewritten|Endings|Reused|Wire|UDP|Ladder|Asked|Packets)",
 		},
 		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 15 * time.Minute},
+		{name: "duomesh probe", pkg: command, test: true, run: "^TestProbe(JSON|Drops|Stack)$", timeout: 15 * time.Minute},
 		{name: verifyRun, pkg: command, args: verifyArgs(), timeout: 20 * time.Minute},
 	}
 	if full {
@@ -130,7 +140,9 @@ func (p program) guestRun() guest.Run {
 		}
 	}
 	return guest.Run{
-		Name: p.name, Argv: append(argv, p.args...), Env: p.env,
+		Name: p.name, Argv: append(argv, p.args...),
+		// Memory is there for less collecting of garbage.
+		Env: append([]string{"GOGC=400"}, p.env...),
 		// A test binary that is late says where it hangs, before it is ended.
 		Timeout: p.timeout + 10*time.Second,
 	}

@@ -79,8 +79,9 @@ func rows(kernels []Diagnosed, of func(Diagnosed) []kernel.Trial, cell func(kern
 	return all
 }
 
-// Print writes the matrix for people.
-func Print(w io.Writer, kernels []Diagnosed) error {
+// Print writes what was found for people: the matrix, the times and the events.
+func Print(w io.Writer, r Report) error {
+	kernels := r.Kernels
 	for _, part := range []struct {
 		title string
 		rows  []matrixRow
@@ -96,6 +97,7 @@ func Print(w io.Writer, kernels []Diagnosed) error {
 		}
 		t.Render()
 	}
+	printTook(w, r.took)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -35,6 +37,8 @@ type Machine struct {
 	Accel     Accel
 	// MemoryMB is its memory in MiB.
 	MemoryMB int
+	// CPUs are its processors; zero is 2.
+	CPUs int
 	// Timeout is the longest that it may live.
 	Timeout time.Duration
 	// Dir gets console.log and records.jsonl.
@@ -56,14 +60,21 @@ func (d *DeathError) Error() string {
 	return fmt.Sprintf("%s; the end of its console (%s):\n%s", d.Reason, d.Console, d.Tail)
 }
 
-// Run boots the machine and returns its records when it has ended. A machine
-// that did not say that it was done is a DeathError; the records that came
-// before are returned with it.
-func (m Machine) Run(ctx context.Context) ([]guest.Record, error) {
+// Life is what is left of a machine.
+type Life struct {
+	Records []guest.Record
+	// CPU is the time that it took of the host's processors.
+	CPU time.Duration
+}
+
+// Run boots the machine and returns when it has ended. A machine that did not say that
+// it was done is a DeathError; the records that came before are returned with it.
+func (m Machine) Run(ctx context.Context) (Life, error) {
+	var life Life
 	console, records := filepath.Join(m.Dir, "console.log"), filepath.Join(m.Dir, "records.jsonl")
 	for _, path := range []string{console, records} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("clear old evidence: %w", err)
+			return life, fmt.Errorf("clear old evidence: %w", err)
 		}
 	}
 	limited, cancel := context.WithTimeout(ctx, m.Timeout)
@@ -75,34 +86,46 @@ func (m Machine) Run(ctx context.Context) ([]guest.Record, error) {
 	cmd.Stderr = &said
 	runErr := cmd.Run()
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("run machine: %w", err)
+		return life, fmt.Errorf("run machine: %w", err)
 	}
 	if cmd.ProcessState == nil {
-		return nil, fmt.Errorf("start %s: %w", qemu, runErr)
+		return life, fmt.Errorf("start %s: %w", qemu, runErr)
 	}
-	got, readErr := readRecords(records)
-	if reason := m.death(cmd.ProcessState, limited.Err(), got, readErr, console); reason != "" {
+	var readErr error
+	life.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	life.Records, readErr = readRecords(records)
+	if reason := m.death(cmd.ProcessState, limited.Err(), life.Records, readErr, console); reason != "" {
 		if text := bytes.TrimSpace(said.Bytes()); len(text) > 0 {
 			reason += "; QEMU says: " + string(bytes.ReplaceAll(text, []byte("\n"), []byte("; ")))
 		}
-		return got, &DeathError{Reason: reason, Console: console, Tail: tail(console, 40)}
+		return life, &DeathError{Reason: reason, Console: console, Tail: tail(console, 40)}
 	}
-	return got, nil
+	return life, nil
 }
 
+// translated is a processor without what only makes a translated machine slower: a
+// fifth level of page tables, access checks that flush at each system call, and
+// string instructions that are fast in silicon alone.
+const translated = "max,-la57,-smap,-erms"
+
+// commandLine is the kernel's. A panic reboots at once, and -no-reboot makes that the
+// end. So does a processor that runs the kernel for a minute without a pause. A
+// machine that gets little of a busy host has ticks too late for the timer's check.
+// Grace periods are hurried: programs come and go all the time, and waiting is most of
+// it.
+const commandLine = "console=ttyS0 loglevel=6 panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=30 " +
+	"no_timer_check mitigations=off init_on_alloc=0 audit=0 rcupdate.rcu_expedited=1"
+
 func (m Machine) qemuArgs(console, records string) []string {
-	cpu, accel := "max", "tcg,thread=single"
+	cpu, accel := translated, "tcg,thread=single"
 	if m.Accel == KVM {
 		cpu, accel = "host", "kvm"
 	}
 	return []string{
-		"-accel", accel, "-cpu", cpu, "-smp", "2", "-m", strconv.Itoa(m.MemoryMB),
+		"-accel", accel, "-cpu", cpu, "-smp", strconv.Itoa(cmp.Or(m.CPUs, 2)), "-m", strconv.Itoa(m.MemoryMB),
 		"-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults", "-net", "none",
 		"-kernel", m.Tree.Image, "-initrd", m.Initramfs,
-		// A panic reboots at once, and -no-reboot makes that the end. So does a
-		// processor that runs the kernel for a minute without a pause. A machine that
-		// gets little of a busy host has ticks too late for the timer's check.
-		"-append", "console=ttyS0 loglevel=6 panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=30 no_timer_check mitigations=off " + m.Args,
+		"-append", commandLine + " " + m.Args,
 		"-device", fmt.Sprintf("isa-debug-exit,iobase=%#x,iosize=1", guest.ExitPort),
 		"-serial", "file:" + console, "-serial", "file:" + records,
 	}
@@ -163,10 +186,14 @@ func tail(path string, lines int) string {
 	if err != nil {
 		return err.Error()
 	}
-	text = bytes.TrimSpace(bytes.ReplaceAll(text, []byte("\r"), nil))
+	return lastLines(strings.ReplaceAll(string(text), "\r", ""), lines)
+}
+
+func lastLines(text string, lines int) string {
+	text = strings.TrimSpace(text)
 	at := len(text)
 	for ; lines > 0 && at >= 0; lines-- {
-		at = bytes.LastIndexByte(text[:at], '\n')
+		at = strings.LastIndexByte(text[:at], '\n')
 	}
-	return string(text[at+1:])
+	return text[at+1:]
 }

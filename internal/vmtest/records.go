@@ -80,12 +80,13 @@ func results(job []guest.Run, records []guest.Record) map[string]*result {
 	return all
 }
 
-// release is the kernel's own name for itself.
-func release(records []guest.Record) string {
+// booted is what a kernel said when init ran: its own name for itself, and how long
+// it took.
+func booted(records []guest.Record) guest.Record {
 	for _, r := range records {
 		if r.Kind == guest.Boot {
-			return r.Data
+			return r
 		}
 	}
-	return ""
+	return guest.Record{}
 }

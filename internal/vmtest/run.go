@@ -7,14 +7,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/testsum"
 	"github.com/duomesh/duomesh/internal/vmtest/guest"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	// Full runs every test and not only those that an emulated machine does in
 	// seconds.
 	Full bool
+	// Only are the runs to make, by name, and then no controls; nil are all.
+	Only []string
 	// Budget limits what the verifier may process, by program.
 	Budget Budget
 	// Timeout bounds each machine; zero is an hour, or 3 hours where Full.
@@ -47,17 +50,16 @@ type Report struct {
 	// Kernels are the diagnoses of the machines that gave one, in the order of
 	// the matrix.
 	Kernels []Diagnosed
+	// took is where the time of each machine went.
+	took []took
 }
-
-// fired is what the judge's tests say of each provider that saw events.
-var fired = regexp.MustCompile(`(?m)(provider \S+ fired: \d+ events)$`)
 
 // memoryMB is enough for the programs, which live in the initramfs, and for a
 // cluster of pods.
 const memoryMB = 2048
 
-// Run runs all chosen kernels, one after the other. An error is one of the host;
-// whatever a machine does wrong is a failed case.
+// Run runs all chosen kernels, some at a time. An error is one of the host; whatever a
+// machine does wrong is a failed case.
 func Run(ctx context.Context, c Config) (Report, error) {
 	var report Report
 	if c.Timeout == 0 {
@@ -71,6 +73,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	}
 	c.Progress = &lines{w: c.Progress}
 	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}}
+	r.fetch(ctx)
 	if err := r.build(ctx); err != nil {
 		return report, err
 	}
@@ -85,6 +88,9 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		if f.diagnosed != nil {
 			report.Kernels = append(report.Kernels, *f.diagnosed)
 		}
+		if f.took.kernel != "" {
+			report.took = append(report.took, f.took)
+		}
 	}
 	report.Cases = append(report.Cases, c.Budget.stale(report.Kernels)...)
 	return report, err
@@ -94,26 +100,28 @@ func Run(ctx context.Context, c Config) (Report, error) {
 type found struct {
 	cases     []testsum.Case
 	diagnosed *Diagnosed
+	took      took
 }
 
-// all runs the kernels, some at a time, and the controls on the first one. The
-// result is in the order of the matrix, whoever was first.
+// all runs the kernels, some at a time, and the controls on the first one, beside
+// them: these are idle but for their boots. The result is in the order of the matrix,
+// whoever was first.
 func (r *runner) all(ctx context.Context) ([]found, error) {
 	all := make([]found, len(r.Kernels)+1)
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(r.Parallel)
+	group.SetLimit(r.Parallel + 1)
+	if len(r.Kernels) > 0 && r.Only == nil {
+		group.Go(func() (err error) {
+			all[len(r.Kernels)].cases, err = r.controls(ctx, r.Kernels[0])
+			return err
+		})
+	}
 	for i, k := range r.Kernels {
 		group.Go(func() (err error) {
 			if all[i], err = r.kernel(ctx, k); err != nil {
 				return fmt.Errorf("kernel %s: %w", k.Name, err)
 			}
 			return nil
-		})
-	}
-	if len(r.Kernels) > 0 {
-		group.Go(func() (err error) {
-			all[len(r.Kernels)].cases, err = r.controls(ctx, r.Kernels[0])
-			return err
 		})
 	}
 	return all, group.Wait()
@@ -124,7 +132,8 @@ type runner struct {
 	Config
 	plan  []program
 	init  string
-	files map[string]string // path in the machine → path on the host
+	files map[string]string               // path in the machine → path on the host
+	trees map[string]func() (Tree, error) // by kernel; waits
 
 	accelerating sync.Mutex // while it is found out how machines run
 }
@@ -138,7 +147,7 @@ func (r *runner) build(ctx context.Context) error {
 	if r.init, err = b.init(ctx); err != nil {
 		return err
 	}
-	for _, p := range slices.Concat(r.plan, beside) {
+	for _, p := range slices.Concat(r.chosen(), beside) {
 		path, err := b.program(ctx, p)
 		if err != nil {
 			return err
@@ -154,12 +163,10 @@ func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return found{}, fmt.Errorf("make directory for evidence: %w", err)
 	}
-	start := time.Now()
-	tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
+	tree, err := r.trees[k.Name]()
 	if err != nil {
 		return found{cases: []testsum.Case{failed(k, bootCase, err.Error())}}, ctx.Err()
 	}
-	r.say("%s: brought in %s", k.Name, since(start))
 	if err := r.accelerate(ctx, tree); err != nil {
 		return found{}, err
 	}
@@ -172,30 +179,91 @@ func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 	cases := []testsum.Case{bootResult(k, death)}
 	got := results(jobs, records)
 	j := judge{kernel: k, budget: r.Budget, records: records, progress: r.Progress, goCommand: r.Go}
+	t := took{kernel: k.Name, boot: booted(records).Elapsed, events: map[string]uint64{}}
 	for _, p := range plan {
-		r.say("%s: %s took %s", k.Name, p.name, got[p.name].elapsed.Round(100*time.Millisecond))
-		for _, m := range fired.FindAllStringSubmatch(got[p.name].output, -1) {
-			r.say("%s: %s", k.Name, m[1])
-		}
-		cases = append(cases, j.run(ctx, p, got[p.name])...)
+		one := got[p.name]
+		t.runs = append(t.runs, runTime{p.name, one.elapsed})
+		r.say("%s: %s took %s", k.Name, p.name, one.elapsed.Round(100*time.Millisecond))
+		cases = append(cases, j.run(ctx, p, one)...)
+		t.count(one.output)
 	}
-	cases = k.settle(cases)
+	cases = append(k.settle(cases), k.fires(plan, t.events)...)
 	r.say("%s: %s", k.Name, testsum.Count(cases))
-	return found{cases, j.diagnosed}, nil
+	return found{cases, j.diagnosed, t}, nil
+}
+
+// fetch begins to bring all kernels, while programs are built.
+func (r *runner) fetch(ctx context.Context) {
+	r.trees = map[string]func() (Tree, error){}
+	for _, k := range r.Kernels {
+		get := sync.OnceValues(func() (Tree, error) {
+			start := time.Now()
+			tree, err := Fetch(ctx, k.Source, r.Cache, r.Go)
+			if err == nil {
+				r.say("%s: brought in %s", k.Name, since(start))
+			}
+			return tree, err
+		})
+		r.trees[k.Name] = get
+		go get()
+	}
+}
+
+// needed are the files that some runs need: their programs, and what these start.
+func (r *runner) needed(jobs []guest.Run) map[string]string {
+	files := map[string]string{}
+	for _, p := range beside {
+		path := guest.TestDir + "/" + p.binary()
+		files[path] = r.files[path]
+	}
+	for _, j := range jobs {
+		files[j.Argv[0]] = r.files[j.Argv[0]]
+	}
+	return files
+}
+
+// chosen are the programs of the runs to make. The first one is always there: the host
+// is diagnosed by it.
+func (r *runner) chosen() []program {
+	if r.Only == nil {
+		return r.plan
+	}
+	return append(r.plan[:1:1], named(r.plan[1:], r.Only)...)
 }
 
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
+	all := r.plan
 	if r.Full || len(k.Runs) == 0 {
-		return append(slices.Clone(r.plan), seconds(k)...)
+		all = append(slices.Clone(all), seconds(k)...)
+	} else {
+		all = named(all, k.Runs)
 	}
-	var chosen []program
-	for _, p := range r.plan {
-		if slices.Contains(k.Runs, p.name) {
-			chosen = append(chosen, p)
+	if r.Only != nil {
+		all = named(all, r.Only)
+	}
+	return all
+}
+
+func named(all []program, names []string) []program {
+	return slices.DeleteFunc(slices.Clone(all), func(p program) bool { return !slices.Contains(names, p.name) })
+}
+
+// ChooseRuns checks the names of runs.
+func ChooseRuns(names []string) ([]string, error) {
+	all := append(plan(false), seconds(Kernel{Promises: []string{
+		kernel.BTF.Name, kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name,
+	}})...)
+	for _, name := range names {
+		if len(named(all, []string{name})) == 0 {
+			var known []string
+			for _, p := range all {
+				known = append(known, p.name)
+			}
+			return nil, fmt.Errorf("unknown run %q; the runs are %s", name, strings.Join(known, ", "))
 		}
 	}
-	return chosen
+	return names, nil
 }
 
 func jobsOf(plan []program) []guest.Run {
@@ -218,21 +286,23 @@ func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, j
 		return nil, &DeathError{Reason: err.Error(), Console: "none", Tail: "it was not booted"}, nil
 	}
 	initramfs := filepath.Join(dir, "initramfs")
-	err = image{init: r.init, modules: order, files: r.files, runs: jobs}.write(initramfs)
+	err = image{init: r.init, modules: order, files: r.needed(jobs), runs: jobs}.write(initramfs)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer os.Remove(initramfs)
 	start := time.Now()
-	records, err := Machine{
+	life, err := Machine{
 		Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: memoryMB, Timeout: r.Timeout, Dir: dir,
 	}.Run(ctx)
-	r.say("%s: Linux %s ran %s", k.Name, release(records), since(start))
+	boot := booted(life.Records)
+	r.say("%s: Linux %s booted in %s and ran %s, %s of a processor", k.Name, boot.Data,
+		boot.Elapsed.Round(100*time.Millisecond), since(start), life.CPU.Round(100*time.Millisecond))
 	var death *DeathError
 	if errors.As(err, &death) {
-		return records, death, nil
+		return life.Records, death, nil
 	}
-	return records, nil, err
+	return life.Records, nil, err
 }
 
 // accelerate decides once, with the first kernel, how machines run.

@@ -45,6 +45,7 @@ type view struct {
 	Ways     []way
 	Sections []section
 	Versus   []versusTable
+	Breaks   []breakdown
 	Command  string
 	Facts    []fact
 	Charts   template.JS
@@ -57,7 +58,7 @@ type view struct {
 // Write writes the page. Run is the name of the run's directory.
 func Write(w io.Writer, s result.Summary, run string) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent,
+		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit,
 	}).Parse(reportTemplate)
 	if err != nil {
 		return fmt.Errorf("report template: %w", err)
@@ -73,7 +74,7 @@ func newView(s result.Summary, run string) (*view, error) {
 	v := &view{
 		Summary: s, Run: run, Title: "What a service mesh adds to a request",
 		Verdict: verdictOf(s), Findings: findings(s), Glance: glanceOf(s), Ways: ways(s.Plan),
-		Versus: versusTables(s), Command: Command(s.Plan), Facts: facts(s),
+		Versus: versusTables(s), Breaks: breakdowns(s), Command: Command(s.Plan), Facts: facts(s),
 		CSS: template.CSS(reportCSS), UplotCSS: template.CSS(uplotCSS),
 		JS: template.JS(reportJS), UplotJS: template.JS(uplotJS),
 		UplotLicence: template.HTML("<!--\nuPlot, https://github.com/leeoniya/uPlot\n\n" + uplotLicence + "\n-->"),
@@ -105,6 +106,9 @@ func Command(p plan.Plan) string {
 	case len(p.Placements) == 1 && p.Placements[0] != plan.Cross:
 		args = append(args, "--placement "+string(p.Placements[0]))
 	}
+	if h := p.Handicap; h != nil {
+		args = append(args, fmt.Sprintf("--handicap %s=%v", h.Variant, h.Delay))
+	}
 	if p.Blocks > 0 {
 		args = append(args, fmt.Sprintf("--blocks %d", p.Blocks))
 	} else {
@@ -126,6 +130,9 @@ func list[T ~string](all []T) string {
 func class(v plan.Variant) string { return "v-" + string(v) }
 
 func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
+
+// oneDigit is a count per request.
+func oneDigit(x float64) string { return fmt.Sprintf("%.1f", x) }
 
 func micros(us float64) string {
 	switch {

@@ -118,21 +118,7 @@ func shareText(i stats.Interval) string {
 	return strings.ReplaceAll(text, "-", "−")
 }
 
-func modeWords(s result.Summary, m plan.Mode) string {
-	switch m {
-	case plan.Fixed:
-		return fmt.Sprintf("%g requests a second on a fixed schedule, one kept connection", s.Plan.Load.PerSecond)
-	case plan.Closed:
-		return "one kept connection, the next request when the last is answered"
-	case plan.Think250, plan.Think1000:
-		return fmt.Sprintf("one kept connection, and a server that takes %v to answer", m.Think())
-	case plan.Saturation:
-		return fmt.Sprintf("%d kept connections as fast as they can", s.Plan.Load.Connections)
-	case plan.NewConn:
-		return "a new connection for every request, one at a time"
-	}
-	return string(m)
-}
+func modeWords(s result.Summary, m plan.Mode) string { return m.Words(s.Plan.Load) }
 
 func modeTitle(g result.Group) string {
 	name := map[plan.Mode]string{

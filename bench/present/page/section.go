@@ -36,7 +36,7 @@ func sectionOf(s result.Summary, g result.Group, n int, c chart) section {
 	}
 	for _, r := range g.Rows {
 		if r.Note != "" {
-			sec.StandIn = append(sec.StandIn, string(r.Variant)+" is "+r.Note+"; "+result.Factor(r))
+			sec.StandIn = append(sec.StandIn, string(r.Variant)+" is "+r.Note+"; "+result.Factor(r, g.Mode))
 		}
 	}
 	return sec

@@ -63,12 +63,20 @@ func picture(v plan.Variant) template.HTML {
 	if t.Security == plan.MutualTLS {
 		label = "mutual TLS"
 	}
-	d.text(fmt.Sprint(middle), wayLevel-7, "middle", "tick", label)
+	above := wayLevel - 7.0
+	if t.Redirect && v.Proxied() {
+		above = wayLevel - 16
+	}
+	d.text(fmt.Sprint(middle), above, "middle", "tick", label)
 	switch {
 	case t.Redirect:
 		for _, x := range []int{clientHop, farHop} {
 			d.add(`<circle class="proxy" cx="%d" cy="%d" r="14"/>`, x, wayLevel)
 			d.text(fmt.Sprint(x), wayLevel+4, "middle", "tick", "P")
+		}
+		if v.Proxied() {
+			d.add(`<circle class="proxy" cx="%d" cy="%d" r="14"/>`, middle, wayLevel)
+			d.text(fmt.Sprint(middle), wayLevel+4, "middle", "tick", "E")
 		}
 	case v == plan.DNAT || v == plan.DNAT1000:
 		d.add(`<rect class="mark" x="%d" y="%d" width="40" height="20" rx="3"/>`, clientHop-20, wayLevel-10)

@@ -9,6 +9,9 @@ import (
 // Verdict says whether a pod is to be managed, and why.
 type Verdict struct {
 	Managed bool `json:"managed"`
+	// Waypoint is the hand-off port of a pod that is a waypoint, which is never managed:
+	// the engine serves the hand-off there. 0 for every other pod.
+	Waypoint uint16 `json:"waypoint,omitempty"`
 	// Reason is a sentence for people, for example "namespace shop has label
 	// istio.io/dataplane-mode=duomesh".
 	Reason string `json:"reason"`
@@ -33,7 +36,8 @@ func (s Sandbox) request(op string) (Request, []*os.File) {
 }
 
 // Admit asks the agent at socket to decide about a pod before its first process
-// runs. When the verdict is that it is managed, the kernel has confirmed it.
+// runs. When the verdict is that it is managed, or a waypoint, the kernel has
+// confirmed it.
 func Admit(ctx context.Context, socket string, s Sandbox) (Verdict, error) {
 	return decide(ctx, socket, OpAdmit, s)
 }

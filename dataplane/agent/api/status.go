@@ -55,6 +55,13 @@ type Source struct {
 	Error string `json:"error,omitempty"`
 	// Errors is the number of updates that were refused since the start.
 	Errors uint64 `json:"errors"`
+	// Retries is how often an update that the kernel had refused in the middle was
+	// tried again.
+	Retries uint64 `json:"retries,omitempty"`
+	// Lost is why the source cannot be asked, until it answers again; Losses counts how
+	// often it could not be, or not any more. What was applied goes on.
+	Lost   string `json:"lost,omitempty"`
+	Losses uint64 `json:"losses"`
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
 	// Unused lists what the applied update asks for and this build does not do, a
@@ -116,6 +123,10 @@ type Pod struct {
 	// Waypoint is the hand-off port of a waypoint's pod, which is served and not
 	// managed; 0 for others.
 	Waypoint uint16 `json:"waypoint,omitempty"`
+	// Older is how many connections the pod had made, and not closed, before it was
+	// enrolled: they are not redirected. Ended is how many were ended for that.
+	Older int `json:"older,omitempty"`
+	Ended int `json:"ended,omitempty"`
 	// Watched is set when the agent sees the pod's end by itself. It does not
 	// for a pod without processes that an earlier agent enrolled.
 	Watched bool `json:"watched"`
@@ -123,9 +134,13 @@ type Pod struct {
 
 // Audited is what the last comparison of kernel and intent has found.
 type Audited struct {
-	At          time.Time `json:"at"`
-	Differences int       `json:"differences"`
-	// Error is why the comparison could not be made.
+	At time.Time `json:"at"`
+	// Differences is what the kernel has otherwise and could not be repaired.
+	Differences int `json:"differences"`
+	// Repaired is how many were, since the agent started, and when the last ones.
+	Repaired   uint64    `json:"repaired,omitempty"`
+	RepairedAt time.Time `json:"repairedAt,omitzero"`
+	// Error is why the comparison or the repair could not be made.
 	Error string `json:"error,omitempty"`
 }
 

@@ -2,17 +2,22 @@ package relay
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 )
@@ -63,7 +68,8 @@ func TestRecordedChangesAreCounted(t *testing.T) {
 	want := map[string]int{
 		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "hashable-string": 4,
 		"route-by-name": 6, "hand-off-listener": 1, "hand-off-without-http-inspector": 1, "hand-off-local-address": 2,
-		"hand-off-own-port": 1, "hand-off-needs-identity": 1, "hand-off-proxy-v2-listener": 0,
+		"hand-off-own-port": 1, "hand-off-needs-identity": 1, "hand-off-identity-by-address": 0,
+		"hand-off-proxy-v2-listener": 0,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("changes: %v, want %v", got, want)
@@ -201,27 +207,124 @@ func filterNames(l *listener.Listener) []string {
 	return all
 }
 
-// What has left stays reachable in the joined copy, by address and port.
-func TestJoinKeepsWhatHasLeft(t *testing.T) {
-	raw := recorded(t)
-	before := transformed(t, raw)
+// without is the recorded main_internal without a chain and without the way to it, as
+// istiod sends it when a service has left.
+func without(t *testing.T, raw map[string]*anypb.Any, chain string) map[string]*anypb.Any {
+	t.Helper()
 	var l listener.Listener
 	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
 		t.Fatal(err)
 	}
-	const gone = "inbound-vip|80|http|echo.demo.svc.cluster.local"
-	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == gone })
+	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == chain })
+	custom := addresses(l.FilterChainMatcher).GetMatcherTree().GetCustomMatch()
+	var ranges xds.IPMatcher
+	if err := custom.TypedConfig.UnmarshalTo(&ranges); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range ranges.RangeMatchers {
+		maps.DeleteFunc(r.GetOnMatch().GetMatcher().GetMatcherTree().GetExactMatchMap().GetMap(), func(_ string, on *xds.Matcher_OnMatch) bool {
+			return leadsTo(on, chain)
+		})
+	}
+	ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
+		ports := r.GetOnMatch().GetMatcher().GetMatcherTree().GetExactMatchMap()
+		return ports != nil && len(ports.Map) == 0
+	})
+	custom.TypedConfig = packed(t, &ranges)
 	next := maps.Clone(raw)
 	next[mainInternal] = packed(t, &l)
-	after := transformed(t, next)
-	if !chainsGone(before.HandOff, after.HandOff) {
-		t.Fatal("no chain has left")
+	return next
+}
+
+func leadsTo(on *xds.Matcher_OnMatch, chain string) bool {
+	name := new(wrapperspb.StringValue)
+	return on.GetAction().GetTypedConfig().UnmarshalTo(name) == nil && name.Value == chain
+}
+
+// ways counts the ways of a listener to a chain.
+func ways(t *testing.T, l *listener.Listener, chain string) int {
+	t.Helper()
+	n := 0
+	if err := eachLeaf(proto.Clone(l.FilterChainMatcher).(*xds.Matcher), func(on *xds.Matcher_OnMatch) error {
+		if leadsTo(on, chain) {
+			n++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+const echoChain = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+
+// What has left stays reachable in the joined copy, by address and port.
+func TestJoinKeepsWhatHasLeft(t *testing.T) {
+	raw := recorded(t)
+	before := transformed(t, raw)
+	after := transformed(t, without(t, raw, echoChain))
+	if !chainsGone(before.HandOff, after.HandOff) || ways(t, after.HandOff, echoChain) != 0 || ways(t, before.HandOff, echoChain) == 0 {
+		t.Fatal("nothing has left")
 	}
 	joined := join(after.HandOff, before.HandOff)
-	if !hasChain(joined, gone) {
-		t.Errorf("chains %v lack %s", chainNames(joined), gone)
+	if !hasChain(joined, echoChain) || ways(t, joined, echoChain) != ways(t, before.HandOff, echoChain) {
+		t.Errorf("chains %v, %d ways to %s, want %d", chainNames(joined), ways(t, joined, echoChain), echoChain, ways(t, before.HandOff, echoChain))
 	}
-	if hasChain(after.HandOff, gone) {
+	if hasChain(after.HandOff, echoChain) {
 		t.Error("join has changed its argument")
+	}
+}
+
+// What has left goes when its time is over, also while istiod sends something all the
+// time, and each thing at its own time.
+func TestWhatHasLeftGoesInTime(t *testing.T) {
+	r, err := New(Config{Ports: Ports{Port: handOffPort}, Hold: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() { cancel(); r.trim(); r.wg.Wait() }()
+	take := func(raw map[string]*anypb.Any) {
+		m := &discovery.DeltaDiscoveryResponse{TypeUrl: ads.Listeners}
+		for name, body := range raw {
+			m.Resources = append(m.Resources, &discovery.Resource{Name: name, Resource: body})
+		}
+		if err := r.take(ctx, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copies := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.leaving.copies)
+	}
+	const other = "inbound-vip|80|http|echo-v1.demo.svc.cluster.local"
+	one := without(t, recorded(t), echoChain)
+	take(recorded(t))
+	take(one)
+	take(without(t, one, other))
+	if n := copies(); n != 2 {
+		t.Fatalf("%d things have left, want 2", n)
+	}
+	r.mu.Lock()
+	served := r.leaving.listeners(r.view.Listeners, r.view.HandOff, r.config.Ports)
+	var l listener.Listener
+	err = served[r.view.HandOff.Name].Any.UnmarshalTo(&l)
+	r.mu.Unlock()
+	if err != nil || ways(t, &l, echoChain) == 0 || ways(t, &l, other) == 0 {
+		t.Errorf("what has left is not reachable: %v, %v", chainNames(&l), err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for copies() > 0 {
+		select {
+		case <-tick.C: // an endpoint changes
+			if err := r.take(ctx, &discovery.DeltaDiscoveryResponse{TypeUrl: ads.Endpoints}); err != nil {
+				t.Fatal(err)
+			}
+		case <-deadline:
+			t.Fatalf("%d of what has left is still there", copies())
+		}
 	}
 }

@@ -73,20 +73,20 @@ func (r Rendered) State() (ads.State, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[ads.Listeners][exposedPrefix+strconv.Itoa(int(port))] = l
+		out[ads.Listeners][ExposedListener(port)] = l
 	}
 	return out, nil
 }
 
-// exposedPrefix begins the names of listeners that nothing is handed to.
-const exposedPrefix = "exposed_"
+// ExposedListener is the name of a listener that nothing is handed to.
+func ExposedListener(port uint16) string { return "exposed_" + strconv.Itoa(int(port)) }
 
 // exposed is a listener of its own with one chain for all connections.
 func (r Rendered) exposed(port uint16, name string) *listener.Listener {
 	i := slices.IndexFunc(r.chains, func(c chain) bool { return c.name == name })
 	at := func(a netip.Addr) *core.Address { return socket(netip.AddrPortFrom(a, port)) }
 	return &listener.Listener{
-		Name: exposedPrefix + strconv.Itoa(int(port)), Address: at(netip.IPv4Unspecified()),
+		Name: ExposedListener(port), Address: at(netip.IPv4Unspecified()),
 		AdditionalAddresses: []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}},
 		FilterChains:        []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{r.chains[i].filter}}},
 	}

@@ -19,7 +19,7 @@ type Metrics struct {
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "duomesh_xds_connected", Help: "1 while a stream from istiod is open.",
+			Name: "duomesh_xds_connected", Help: "1 while istiod answers on a stream.",
 		}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "duomesh_xds_messages_total", Help: "Answers of istiod, by type.",

@@ -25,6 +25,7 @@ type config struct {
 	workers          int
 	accessLog        bool
 	services         map[netip.AddrPort]netip.AddrPort
+	waypoints        map[netip.AddrPort]netip.AddrPort // of services that have one, and where it is
 	workloads        map[netip.Addr]ambient.Workload
 	workloadsOfNames map[string]ambient.Workload
 }
@@ -62,6 +63,7 @@ func (c *config) load(file []byte) error {
 		return fmt.Errorf("read workloads: %w", err)
 	}
 	c.services, c.workloads = map[netip.AddrPort]netip.AddrPort{}, map[netip.Addr]ambient.Workload{}
+	c.waypoints = map[netip.AddrPort]netip.AddrPort{}
 	c.workloadsOfNames = map[string]ambient.Workload{}
 	backends := map[string]ambient.Workload{}
 	for _, w := range all.Workloads {
@@ -88,16 +90,29 @@ func (c *config) load(file []byte) error {
 			return fmt.Errorf("workload %s: %w", w.Name, err)
 		}
 		for _, vip := range s.VIPs {
-			a, err := netip.ParseAddr(vip[strings.LastIndexByte(vip, '/')+1:])
+			a, err := addressOf(vip)
 			if err != nil {
 				return fmt.Errorf("service %s: %w", host, err)
 			}
 			for port, target := range w.Services[host] {
 				c.services[netip.AddrPortFrom(a, port)] = netip.AddrPortFrom(to, target)
+				if s.Waypoint == nil {
+					continue
+				}
+				through, err := addressOf(s.Waypoint.Destination)
+				if err != nil {
+					return fmt.Errorf("waypoint of service %s: %w", host, err)
+				}
+				c.waypoints[netip.AddrPortFrom(a, port)] = netip.AddrPortFrom(through, s.Waypoint.Port)
 			}
 		}
 	}
 	return nil
+}
+
+// addressOf is the address of "network/address".
+func addressOf(text string) (netip.Addr, error) {
+	return netip.ParseAddr(text[strings.LastIndexByte(text, '/')+1:])
 }
 
 func identity(w ambient.Workload) string { return ambient.Identity(w.Namespace, w.ServiceAccount) }

@@ -96,13 +96,20 @@ func (p *pod) outbound(ctx context.Context, c *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
+	if through, ok := p.node.cfg.waypoints[asked]; ok {
+		w, known := p.node.cfg.workloads[through.Addr()]
+		if !known {
+			return fmt.Errorf("waypoint %s of %s is no workload", through, asked)
+		}
+		return p.throughTunnel(ctx, c, asked, through, w)
+	}
 	to := asked
 	if backend, ok := p.node.cfg.services[asked]; ok {
 		to = backend
 	}
 	w, known := p.node.cfg.workloads[to.Addr()]
 	if known && w.Protocol == ambient.HBONE {
-		return p.throughTunnel(ctx, c, to, w)
+		return p.throughTunnel(ctx, c, to, netip.AddrPortFrom(to.Addr(), ambient.HBONEPort), w)
 	}
 	up, err := p.space.dial(netip.AddrPort{}, to)
 	if err != nil {

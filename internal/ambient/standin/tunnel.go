@@ -79,8 +79,9 @@ func (p *pod) handshake(ctx context.Context, address string, config *tls.Config)
 	return secure, nil
 }
 
-// throughTunnel carries an application's connection in a CONNECT stream.
-func (p *pod) throughTunnel(ctx context.Context, c *net.TCPConn, to netip.AddrPort, w ambient.Workload) error {
+// throughTunnel carries an application's connection in a CONNECT stream: to is asked
+// for at the tunnel of a workload.
+func (p *pod) throughTunnel(ctx context.Context, c *net.TCPConn, to, at netip.AddrPort, w ambient.Workload) error {
 	pool, err := p.pools.to(ctx, identity(w))
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func (p *pod) throughTunnel(ctx context.Context, c *net.TCPConn, to netip.AddrPo
 	request := (&http.Request{
 		Method: http.MethodConnect, Host: to.String(),
 		// The host of the URL is where to connect, that of the request the authority.
-		URL:           &url.URL{Scheme: "https", Host: netip.AddrPortFrom(to.Addr(), ambient.HBONEPort).String()},
+		URL:           &url.URL{Scheme: "https", Host: at.String()},
 		Header:        http.Header{"Forwarded": {fmt.Sprintf("for=%q", c.RemoteAddr().String())}},
 		Body:          io.NopCloser(reader{c}),
 		ContentLength: -1,

@@ -258,6 +258,11 @@ func TestPool(t *testing.T) {
 	open.Wait()
 }
 
+const withWaypoint = `
+workloads: [{uid: u, name: p, namespace: b, workloadIps: [10.2.0.1], services: {b/c: {80: 8080}}}]
+services: [{name: a, namespace: b, hostname: c, vips: [/10.96.0.1], ports: {80: 8080}, canonical: true, waypoint: {destination: /10.2.0.9, hboneMtlsPort: 15008}}]
+`
+
 func TestConfigErrorsAreNamed(t *testing.T) {
 	for want, environ := range map[string][]string{
 		"NODE_NAME is not set":   nil,
@@ -271,6 +276,12 @@ func TestConfigErrorsAreNamed(t *testing.T) {
 	var c config
 	if err := c.load([]byte("workloads: []\nservices: []\nunknown: 1\n")); err == nil {
 		t.Error("an unknown key was taken, which a ztunnel refuses")
+	}
+	if err := c.load([]byte(withWaypoint)); err != nil || c.waypoints[netip.MustParseAddrPort("10.96.0.1:80")] != netip.MustParseAddrPort("10.2.0.9:15008") {
+		t.Errorf("waypoints %v, %v", c.waypoints, err)
+	}
+	if err := c.load([]byte(strings.Replace(withWaypoint, "/10.2.0.9", "/somewhere", 1))); err == nil || !strings.Contains(err.Error(), "waypoint of service") {
+		t.Errorf("a waypoint that is nowhere: %v", err)
 	}
 	if err := c.load([]byte("workloads: []\nservices: [{name: a, namespace: b, hostname: c, vips: [], ports: {}, canonical: true}]\n")); err == nil {
 		t.Error("a service without a workload was taken")

@@ -4,14 +4,19 @@
 // A service whose endpoints all weigh the same is a Service whose selector finds
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
-// Pod. A service with an address outside the cluster's ranges is a ServiceEntry.
+// Pod. A service with an address outside the cluster's ranges is a ServiceEntry, and so
+// is one whose endpoints have target ports of their own that have no name. One with a
+// waypoint has the label that names it, and its routes are an HTTPRoute; the waypoint is
+// a Gateway, where the world does not make it itself.
 package kube
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -20,15 +25,27 @@ import (
 // World is what the world has given to what the objects name.
 type World struct {
 	Namespace string
-	// Services are the virtual addresses by service, Pods the pods' own, IPv4 first.
+	// Services are the virtual addresses by service.
 	Services map[string][]netip.Addr
-	Pods     map[string][]netip.Addr
+	Pods     map[string]Pod
 	// Ranges are those of the cluster's virtual addresses.
 	Ranges []netip.Prefix
+	// Gateways is set where waypoints are to be declared; else the world makes them.
+	Gateways bool
+}
+
+// Pod is what the world has given to a pod.
+type Pod struct {
+	// Addresses are its own, IPv4 first.
+	Addresses []netip.Addr
+	// Ports are the numbers of its ports that have a name.
+	Ports map[string]uint16
 }
 
 // Rendered is one declared state.
 type Rendered struct {
+	// Unready are the pods that are not ready.
+	Unready []string
 	Objects []*unstructured.Unstructured
 	// Labels are those that pods must have, by pod, beside their own.
 	Labels map[string]map[string]string
@@ -40,25 +57,37 @@ func Label(service string) string { return "service.duomesh.io/" + service }
 // Render returns what declares o. What Kubernetes or Istio cannot say wraps
 // scenario.ErrNotExpressible.
 func Render(o scenario.Objects, w World) (Rendered, error) {
-	r := Rendered{Labels: map[string]map[string]string{}}
+	r := Rendered{Labels: map[string]map[string]string{}, Unready: o.Unready}
+	if w.Gateways {
+		for _, name := range o.WaypointNames() {
+			r.add(gateway(name, w))
+		}
+	}
 	for _, s := range o.Services {
-		if err := r.service(s, w); err != nil {
+		if err := r.service(s, o.Unready, w); err != nil {
 			return Rendered{}, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 	}
 	return r, nil
 }
 
-func (r *Rendered) service(s scenario.Service, w World) error {
-	if err := onePortOneTarget(s); err != nil {
+func (r *Rendered) service(s scenario.Service, unready []string, w World) error {
+	if err := expressible(s, unready, w); err != nil {
 		return err
 	}
-	if !inside(w.Services[s.Name], w.Ranges) {
+	if asEntry(s, w) {
 		r.add(serviceEntry(s, w))
 	} else {
 		r.add(service(s, w))
 	}
-	if !weighed(s) {
+	if len(s.Routes) > 0 {
+		route, err := httpRoute(s, w)
+		if err != nil {
+			return err
+		}
+		r.add(route)
+	}
+	if !byEntries(s) {
 		for _, e := range s.Endpoints {
 			if e.Weight > 0 {
 				r.label(e.Pod, s.Name)
@@ -70,8 +99,8 @@ func (r *Rendered) service(s scenario.Service, w World) error {
 		if e.Weight == 0 {
 			continue // an entry's weight 0 means 1
 		}
-		for _, a := range w.Pods[e.Pod] {
-			r.add(workloadEntry(s.Name, e, a, w))
+		for _, a := range w.Pods[e.Pod].Addresses {
+			r.add(workloadEntry(s, e, a, w))
 		}
 	}
 	return nil
@@ -137,11 +166,24 @@ func object(version, kind, name string, w World, spec map[string]any) *unstructu
 func service(s scenario.Service, w World) *unstructured.Unstructured {
 	var ports []any
 	for _, p := range s.Ports {
+		var target any = int64(p.Target)
+		if p.TargetName != "" {
+			target = p.TargetName
+		}
 		ports = append(ports, map[string]any{
-			"name": portName(p), "port": int64(p.Port), "targetPort": int64(p.Target), "protocol": protocol(p),
+			"name": portName(p), "port": int64(p.Port), "targetPort": target, "protocol": protocol(p),
 		})
 	}
+	spec := map[string]any{"selector": map[string]any{Label(s.Name): ""}, "ports": ports}
+	maps.Copy(spec, localities[localityOf(s.Balance)])
+	if s.PublishNotReady {
+		spec["publishNotReadyAddresses"] = true
+	}
 	addrs := w.Services[s.Name]
+	if s.Headless {
+		addrs = nil
+		spec["clusterIP"] = corev1.ClusterIPNone
+	}
 	families := []any{}
 	for _, a := range addrs {
 		family := "IPv4"
@@ -154,10 +196,13 @@ func service(s scenario.Service, w World) *unstructured.Unstructured {
 	if len(addrs) > 1 {
 		policy = "RequireDualStack"
 	}
-	return object("v1", "Service", s.Name, w, map[string]any{
-		"clusterIP": addrs[0].String(), "clusterIPs": texts(addrs), "ipFamilies": families, "ipFamilyPolicy": policy,
-		"selector": map[string]any{Label(s.Name): ""}, "ports": ports,
-	})
+	if len(addrs) > 0 {
+		spec["clusterIP"], spec["clusterIPs"] = addrs[0].String(), texts(addrs)
+		spec["ipFamilies"], spec["ipFamilyPolicy"] = families, policy
+	}
+	o := object("v1", "Service", s.Name, w, spec)
+	useWaypoint(o, s)
+	return o
 }
 
 func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
@@ -167,22 +212,28 @@ func serviceEntry(s scenario.Service, w World) *unstructured.Unstructured {
 			"name": portName(p), "number": int64(p.Port), "targetPort": int64(p.Target), "protocol": protocol(p),
 		})
 	}
-	return object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
+	o := object("networking.istio.io/v1", "ServiceEntry", s.Name, w, map[string]any{
 		"hosts":     []any{s.Name + "." + w.Namespace + ".svc.cluster.local"},
 		"addresses": texts(w.Services[s.Name]), "location": "MESH_INTERNAL", "resolution": "STATIC", "ports": ports,
 		"workloadSelector": map[string]any{"labels": map[string]any{Label(s.Name): ""}},
 	})
+	useWaypoint(o, s)
+	return o
 }
 
-func workloadEntry(service string, e scenario.Endpoint, a netip.Addr, w World) *unstructured.Unstructured {
+func workloadEntry(s scenario.Service, e scenario.Endpoint, a netip.Addr, w World) *unstructured.Unstructured {
 	family := "-v4"
 	if a.Is6() {
 		family = "-v6"
 	}
-	o := object("networking.istio.io/v1", "WorkloadEntry", service+"-"+e.Pod+family, w, map[string]any{
-		"address": a.String(), "weight": int64(e.Weight), "labels": map[string]any{Label(service): ""},
-	})
-	o.SetLabels(map[string]string{Label(service): ""})
+	spec := map[string]any{
+		"address": a.String(), "weight": int64(e.Weight), "labels": map[string]any{Label(s.Name): ""},
+	}
+	if ports := entryPorts(s, e, w); len(ports) > 0 {
+		spec["ports"] = ports
+	}
+	o := object("networking.istio.io/v1", "WorkloadEntry", s.Name+"-"+e.Pod+family, w, spec)
+	o.SetLabels(map[string]string{Label(s.Name): ""})
 	return o
 }
 
@@ -201,6 +252,10 @@ func protocol(p scenario.Port) string {
 	return string(p.Protocol)
 }
 
+// portName also says what is spoken, as Kubernetes' and Istio's names do.
 func portName(p scenario.Port) string {
+	if p.Name != "" {
+		return p.Name
+	}
 	return fmt.Sprintf("%s-%d", strings.ToLower(protocol(p)), p.Port)
 }

@@ -63,7 +63,8 @@ type Kind string
 
 // The kinds of records, in the order in which they come.
 const (
-	// Boot: init runs. Data is the kernel's release.
+	// Boot: init runs. Data is the kernel's release, Elapsed how long the kernel took
+	// to come so far.
 	Boot Kind = "boot"
 	// Fault: init could not do something that it was asked for. Data says what.
 	Fault Kind = "fault"
@@ -86,7 +87,7 @@ type Record struct {
 	Exit int `json:"exit,omitempty"`
 	// TimedOut: the run was ended because its time was over.
 	TimedOut bool `json:"timed_out,omitempty"`
-	// Elapsed is the time of a run.
+	// Elapsed is the time of a run, or of the boot.
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 }
 

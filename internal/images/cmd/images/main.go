@@ -22,17 +22,19 @@ func main() {
 
 func run(to io.Writer) error {
 	var s images.Sources
+	var node string
 	flag.StringVar(&s.Bin, "bin", "", "`DIR` of our programs")
 	flag.StringVar(&s.Root, "root", "", "`DIR` that Debian packages were unpacked to")
 	flag.StringVar(&s.Istiod, "istiod", "", "`FILE` that is istiod")
 	flag.StringVar(&s.Envoy, "envoy", "", "`FILE` that is Envoy")
 	flag.StringVar(&s.Tag, "tag", "", "`TAG` of all images")
+	flag.StringVar(&node, "node", "", "build those of a kind node instead: their `NAMES`, as kubeadm lists them, with spaces between")
 	out := flag.String("o", "", "`DIR` for the archives")
 	flag.Parse()
-	if s.Bin == "" || s.Tag == "" || *out == "" || flag.NArg() > 0 {
-		return fmt.Errorf("want -bin DIR -tag TAG -o DIR")
+	if s.Bin == "" || (s.Tag == "") == (node == "") || *out == "" || flag.NArg() > 0 {
+		return fmt.Errorf("want -bin DIR -o DIR, and -tag TAG or -node NAMES")
 	}
-	specs, left, err := images.All(s)
+	specs, left, err := choose(s, node)
 	if err != nil {
 		return err
 	}
@@ -48,6 +50,14 @@ func run(to io.Writer) error {
 		fmt.Fprintf(to, "NOT BUILT %s: %s\n", l.Name, l.Why)
 	}
 	return nil
+}
+
+func choose(s images.Sources, node string) ([]images.Spec, []images.Left, error) {
+	if node == "" {
+		return images.All(s)
+	}
+	specs, err := images.Node(images.NodeSources{Bin: s.Bin, Root: s.Root, Names: strings.Fields(node)})
+	return specs, nil, err
 }
 
 func write(to io.Writer, dir string, spec images.Spec) error {

@@ -1,7 +1,7 @@
 // Command testsum runs the tests of this module and closes with their count: the
 // engine of `make test`.
 //
-//	testsum [-go GO] [-out DIR] [-run REGEXP] [-timeout D] PACKAGE…
+//	testsum [-go GO] [-out DIR] [-run REGEXP] [-labels FILTER] [-timeout D] PACKAGE…
 //
 // Exit code 0 when tests ran and none failed, 1 otherwise, 2 on wrong usage.
 package main
@@ -22,6 +22,7 @@ func main() {
 	flag.StringVar(&c.Go, "go", "go", "go command")
 	flag.StringVar(&c.Out, "out", "out/test", "directory for junit.xml and the other reports")
 	flag.StringVar(&c.Run, "run", "", "run the tests and specs that match this regular expression")
+	flag.StringVar(&c.Labels, "labels", "", "run the specs with these labels, in ginkgo's form")
 	flag.DurationVar(&c.Timeout, "timeout", 0, "bound for each package; 0 is 20 minutes")
 	flag.Parse()
 	c.Packages = flag.Args()

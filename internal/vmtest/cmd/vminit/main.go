@@ -5,8 +5,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,8 +50,17 @@ func run() error {
 		_ = records.Write(guest.Record{Kind: guest.Fault, Data: err.Error()})
 		return err
 	}
-	// Wait until the last byte has left.
-	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
+	return drain(port)
+}
+
+// drain waits until the last byte has left the port.
+func drain(port *os.File) error {
+	for {
+		err := unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 func work(records *guest.Writer) error {
@@ -57,7 +68,12 @@ func work(records *guest.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := records.Write(guest.Record{Kind: guest.Boot, Data: release}); err != nil {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return fmt.Errorf("read how long the kernel runs: %w", err)
+	}
+	booted := guest.Record{Kind: guest.Boot, Data: release, Elapsed: time.Duration(up.Nano())}
+	if err := records.Write(booted); err != nil {
 		return err
 	}
 	job, err := readJob()

@@ -1,7 +1,7 @@
 // Command vmtest runs this module's programs on the kernels of a matrix, in
 // virtual machines: the engine of `make test-kernel`.
 //
-//	vmtest [-matrix FILE] [-kernels NAME,…] [-full] [-accel kvm|tcg] [-cache DIR] [-out DIR]
+//	vmtest [-matrix FILE] [-kernels NAME,…] [-runs NAME,…] [-full] [-accel kvm|tcg] [-cache DIR] [-out DIR]
 //
 // Exit code 0 when everything passed, 1 otherwise, 2 on wrong usage.
 package main
@@ -25,6 +25,7 @@ type flags struct {
 	config        vmtest.Config
 	matrix        string
 	kernels       string
+	runs          string
 	accel         string
 	compatibility string
 	writeBudget   bool
@@ -35,6 +36,7 @@ func main() {
 	f := flags{config: vmtest.Config{Progress: os.Stdout}}
 	flag.StringVar(&f.matrix, "matrix", "", "kernel matrix, a YAML `FILE`; default: that of this build")
 	flag.StringVar(&f.kernels, "kernels", "", "`NAMES` of kernels, by comma or space; default: those that the matrix runs by default")
+	flag.StringVar(&f.runs, "runs", "", "only these runs, by `NAMES` with commas, and not the controls")
 	flag.BoolVar(&f.config.Full, "full", false, "run every test, also those that take an emulated machine minutes")
 	flag.StringVar(&f.accel, "accel", "auto", "kvm, tcg, or auto: KVM where a machine really boots with it")
 	flag.StringVar(&f.config.Cache, "cache", "", "`DIR` that keeps kernels between runs")
@@ -70,6 +72,11 @@ func (f flags) run(ctx context.Context) (bool, error) {
 	if f.config.Kernels, err = matrix.Choose(names); err != nil {
 		return false, usageError{err}
 	}
+	if f.runs != "" {
+		if f.config.Only, err = vmtest.ChooseRuns(strings.Split(f.runs, ",")); err != nil {
+			return false, usageError{err}
+		}
+	}
 	if f.list {
 		return true, vmtest.List(os.Stdout, matrix)
 	}
@@ -102,7 +109,7 @@ func (f flags) close(r vmtest.Report) (bool, error) {
 	if f.writeBudget {
 		err = errors.Join(err, vmtest.WriteBudget("internal/vmtest/budget.yaml", r.Kernels))
 	}
-	err = errors.Join(err, vmtest.Print(os.Stdout, r.Kernels), testsum.WriteClosing(os.Stdout, r.Cases))
+	err = errors.Join(err, vmtest.Print(os.Stdout, r), testsum.WriteClosing(os.Stdout, r.Cases))
 	return err == nil && testsum.Count(r.Cases).OK(), err
 }
 

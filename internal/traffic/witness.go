@@ -1,4 +1,4 @@
-package netsim
+package traffic
 
 import (
 	"context"
@@ -6,15 +6,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
-
-	"github.com/duomesh/duomesh/internal/traffic"
 )
 
-// witness keeps what servers saw, and knows which connections clients have
-// closed that no server has reported yet.
-type witness struct {
+// Witness keeps what servers saw, and knows which connections clients have
+// closed that no server has reported yet. The zero value is ready for use, by many at
+// the same time.
+type Witness struct {
 	mu    sync.Mutex
-	lines map[string][]traffic.Conn
+	lines map[string][]Conn
 	// unseen are closed by their client and not reported by a server: by ID,
 	// with the server's name. early are reported by the server first.
 	unseen map[uint64]string
@@ -28,9 +27,9 @@ type settling struct {
 	done chan struct{}
 }
 
-// client takes a connection that its client has closed. Only one that a server
+// Client takes a connection that its client has closed. Only one that a server
 // has answered is waited for.
-func (w *witness) client(c traffic.Conn) {
+func (w *Witness) Client(c Conn) {
 	if c.Server == "" {
 		return
 	}
@@ -46,12 +45,12 @@ func (w *witness) client(c traffic.Conn) {
 	w.unseen[c.ID] = c.Server
 }
 
-// server takes a connection that a pod's server has seen end.
-func (w *witness) server(pod string, c traffic.Conn) {
+// Server takes a connection that a pod's server has seen end.
+func (w *Witness) Server(pod string, c Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.lines == nil {
-		w.lines, w.early = map[string][]traffic.Conn{}, map[uint64]struct{}{}
+		w.lines, w.early = map[string][]Conn{}, map[uint64]struct{}{}
 	}
 	w.lines[pod] = append(w.lines[pod], c)
 	if c.ID == 0 {
@@ -77,9 +76,9 @@ func (s *settling) seen(id uint64) {
 	}
 }
 
-// settle returns when every connection that clients have closed before the call
+// Settle returns when every connection that clients have closed before the call
 // has been reported by its server.
-func (w *witness) settle(ctx context.Context) error {
+func (w *Witness) Settle(ctx context.Context) error {
 	w.mu.Lock()
 	if len(w.unseen) == 0 {
 		w.mu.Unlock()
@@ -106,11 +105,11 @@ func (w *witness) settle(ctx context.Context) error {
 	}
 }
 
-// served returns a copy of all lines.
-func (w *witness) served() map[string][]traffic.Conn {
+// Served returns a copy of all lines.
+func (w *Witness) Served() map[string][]Conn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := make(map[string][]traffic.Conn, len(w.lines))
+	all := make(map[string][]Conn, len(w.lines))
 	for pod, lines := range w.lines {
 		all[pod] = slices.Clone(lines)
 	}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/bench"
+	"github.com/duomesh/duomesh/bench/record"
+	"github.com/duomesh/duomesh/internal/kernel"
+)
+
+func newBenchResumeCmd() *cobra.Command {
+	f := benchFlags{tools: benchTools()}
+	cmd := &cobra.Command{
+		Use:   "resume DIR",
+		Short: "Go on with a run that was interrupted",
+		Long: "The run's own plan and seed are kept, and every trial that it has. Only the build and the machine that\n" +
+			"measured the first part may measure the rest.",
+		Example: "  duomesh bench resume out/bench/latest",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("duomesh bench resume: one run directory is needed, for example out/bench/latest")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(f.output); err != nil {
+				return err
+			}
+			run, err := record.Load(args[0])
+			if err != nil {
+				return err
+			}
+			p := run.Head.Plan
+			if err := f.findZtunnel(cmd.Context(), p); err != nil {
+				return err
+			}
+			if err := requireHost(kernel.PacketHook); err != nil {
+				return err
+			}
+			progress := cmd.ErrOrStderr()
+			fmt.Fprintf(progress, "seed %d, %d trials are there\n", p.Seed, len(run.Trials))
+			path, s, err := bench.Resume(cmd.Context(), bench.Config{
+				Open: f.tools.Open, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+			}, args[0])
+			if err != nil {
+				return err
+			}
+			return showBench(s, path, f.output, cmd.OutOrStdout())
+		},
+	}
+	f.registerZtunnel(cmd)
+	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table or json")
+	return cmd
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/duomesh/duomesh/deploy"
+	"github.com/duomesh/duomesh/internal/cluster"
+)
+
+// agentName is that of the DaemonSet in the chart.
+const agentName = "duomesh-agent"
+
+// releaseFlags say what is installed, and where.
+type releaseFlags struct {
+	cluster   clusterFlags
+	namespace string
+	set       []string
+	values    []string
+	timeout   time.Duration
+}
+
+func (f *releaseFlags) define(cmd *cobra.Command) {
+	f.cluster.define(cmd)
+	set := cmd.Flags()
+	set.StringVarP(&f.namespace, "namespace", "n", "duomesh-system", "`NAMESPACE` of the agents")
+	set.StringArrayVar(&f.set, "set", nil, "`KEY=VALUE` of the chart, in helm's form; may be repeated")
+	set.StringArrayVarP(&f.values, "values", "f", nil, "YAML `FILE` of values of the chart; may be repeated")
+	set.DurationVar(&f.timeout, "timeout", 3*time.Minute, "`TIME` until it must be done")
+}
+
+// objects are those of the chart, without the namespace.
+func (f releaseFlags) objects() ([]*unstructured.Unstructured, error) {
+	r := deploy.Release{Name: "duomesh", Namespace: f.namespace, Set: f.set}
+	for _, file := range f.values {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usagef("--values: %w", err)
+		}
+		r.Values = append(r.Values, data)
+	}
+	documents, err := r.Render()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cluster.Decode([]byte(strings.Join(documents, "\n---\n")))
+}
+
+func newInstallCmd() *cobra.Command {
+	var f releaseFlags
+	var dryRun string
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Install the agents on a Kubernetes cluster, or bring them up to date",
+		Long: "Install the agents on a Kubernetes cluster, or bring them up to date, and wait until each node's\n" +
+			"is ready. It applies the Helm chart deploy/helm/duomesh on the server's side; its values are in\n" +
+			"docs/kubernetes.md.",
+		Example: "  duomesh install\n" +
+			"  duomesh install --set xdsAddress=istiod-1-22-6.istio-system.svc:15012 --set clusterId=my-cluster\n" +
+			"  duomesh install --dry-run=server",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runInstall(cmd.Context(), f, dryRun, cmd.OutOrStdout())
+		},
+	}
+	f.define(cmd)
+	cmd.Flags().StringVar(&dryRun, "dry-run", "", "change nothing: `client|server`; client prints the manifests, server lets the API server check them")
+	return cmd
+}
+
+func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Writer) error {
+	objects, err := f.objects()
+	if err != nil {
+		return err
+	}
+	switch dryRun {
+	case "", "server":
+	case "client":
+		return printYAML(out, objects)
+	default:
+		return usagef("--dry-run %s: must be client or server", dryRun)
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	c, err := f.cluster.open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := checkNamespaces(ctx, c, objects, f.namespace); err != nil {
+		return err
+	}
+	apply := cluster.ApplyOptions{DryRun: dryRun == "server", Done: func(o *unstructured.Unstructured) {
+		fmt.Fprintf(out, "applied %s%s\n", cluster.Name(o), map[bool]string{true: " (dry run)"}[dryRun == "server"])
+	}}
+	if err := makeNamespace(ctx, c, f.namespace, apply); err != nil {
+		return err
+	}
+	if err := c.Apply(ctx, apply, objects...); err != nil {
+		return err
+	}
+	if apply.DryRun {
+		return nil
+	}
+	if err := awaitAgents(ctx, c, f.namespace); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "the agents of all nodes are ready; the pods of a namespace are redirected with\n  duomesh enroll namespace NAME")
+	return nil
+}
+
+// checkNamespaces names what is missing before anything is changed.
+func checkNamespaces(ctx context.Context, c *cluster.Client, objects []*unstructured.Unstructured, own string) error {
+	for _, o := range objects {
+		ns := o.GetNamespace()
+		if ns == "" || ns == own {
+			continue
+		}
+		_, err := c.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s: namespace %s is not there: install istiod first (with PILOT_ENABLE_AMBIENT=true), "+
+				"name its namespace by --set waypoint.namespace=NAME, or leave waypoints out by --set waypoint.enabled=false", cluster.Name(o), ns)
+		}
+		if err != nil {
+			return fmt.Errorf("look for namespace %s: %w", ns, err)
+		}
+	}
+	return nil
+}
+
+// managedBy marks a namespace that this command made, and takes away again.
+const managedBy = "app.kubernetes.io/managed-by"
+
+// makeNamespace makes the agents' namespace, in which privileged pods may run. One
+// that is there stays as it is.
+func makeNamespace(ctx context.Context, c *cluster.Client, name string, apply cluster.ApplyOptions) error {
+	_, err := c.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("look for namespace %s: %w", name, err)
+	}
+	o := namespaceObject(name)
+	if apply.DryRun {
+		return fmt.Errorf("namespace %s is not there: the server checks nothing in it; make it first: kubectl create namespace %s", name, name)
+	}
+	return c.Apply(ctx, apply, o)
+}
+
+func namespaceObject(name string) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
+	o.SetName(name)
+	o.SetLabels(map[string]string{"pod-security.kubernetes.io/enforce": "privileged", managedBy: "duomesh"})
+	return o
+}
+
+// awaitAgents returns when the DaemonSet is as asked on every node; the error says
+// what keeps an agent.
+func awaitAgents(ctx context.Context, c *cluster.Client, namespace string) error {
+	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
+		d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, agentName, metav1.GetOptions{})
+		if err != nil {
+			return "the DaemonSet cannot be read", err
+		}
+		s := d.Status
+		if s.ObservedGeneration >= d.Generation && s.DesiredNumberScheduled > 0 &&
+			s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled {
+			return "", nil
+		}
+		words := fmt.Sprintf("%d of %d agents are ready", s.NumberReady, s.DesiredNumberScheduled)
+		pods, err := agentPods(ctx, c, namespace)
+		if err != nil {
+			return words, err
+		}
+		for i := range pods {
+			if why := waiting(&pods[i]); why != "" {
+				words += fmt.Sprintf("; %s on node %s: %s", pods[i].Name, pods[i].Spec.NodeName, why)
+			}
+		}
+		return words, nil
+	})
+}
+
+// agentPods are those of the DaemonSet.
+func agentPods(ctx context.Context, c *cluster.Client, namespace string) ([]corev1.Pod, error) {
+	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + agentName})
+	if err != nil {
+		return nil, fmt.Errorf("list the agents in namespace %s: %w", namespace, err)
+	}
+	return list.Items, nil
+}
+
+// waiting is why a pod is not ready; "" when it is.
+func waiting(p *corev1.Pod) string {
+	for _, s := range p.Status.ContainerStatuses {
+		switch {
+		case s.State.Waiting != nil:
+			return strings.TrimSpace(s.State.Waiting.Reason + " " + s.State.Waiting.Message)
+		case s.State.Terminated != nil:
+			return strings.TrimSpace("it has ended: " + s.State.Terminated.Message)
+		case !s.Ready:
+			return "it runs and is not ready (kubectl logs --namespace " + p.Namespace + " " + p.Name + ")"
+		}
+	}
+	for _, cond := range p.Status.Conditions {
+		if cond.Status != corev1.ConditionTrue && cond.Type == corev1.PodScheduled {
+			return cond.Message
+		}
+	}
+	return ""
+}
+
+func newUninstallCmd() *cobra.Command {
+	var f releaseFlags
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take the agents, and all that they did to the nodes, from a Kubernetes cluster",
+		Long: "Take the agents from a Kubernetes cluster. Each takes its programs and its CNI plugin from its node\n" +
+			"when it ends; a node that is down meanwhile keeps the plugin (docs/kubernetes.md). Give the --set and\n" +
+			"--values of the installation.",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runUninstall(cmd.Context(), f, cmd.OutOrStdout())
+		},
+	}
+	f.define(cmd)
+	return cmd
+}
+
+func runUninstall(ctx context.Context, f releaseFlags, out io.Writer) error {
+	objects, err := f.objects()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	c, err := f.cluster.open(ctx)
+	if err != nil {
+		return err
+	}
+	done := func(o *unstructured.Unstructured) { fmt.Fprintf(out, "deleted %s\n", cluster.Name(o)) }
+	// The agents first: they need their rights to the end.
+	var agents, others []*unstructured.Unstructured
+	for _, o := range objects {
+		if o.GetKind() == "DaemonSet" {
+			agents = append(agents, o)
+		} else {
+			others = append(others, o)
+		}
+	}
+	if err := c.Delete(ctx, done, agents...); err != nil {
+		return err
+	}
+	if err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
+		pods, err := agentPods(ctx, c, f.namespace)
+		if len(pods) == 0 {
+			return "", err
+		}
+		return fmt.Sprintf("%d agents have not ended yet", len(pods)), err
+	}); err != nil {
+		return err
+	}
+	if err := c.Delete(ctx, done, others...); err != nil {
+		return err
+	}
+	ns, err := c.CoreV1().Namespaces().Get(ctx, f.namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && ns.Labels[managedBy] != "duomesh" {
+		return nil
+	}
+	return errors.Join(err, c.Delete(ctx, done, namespaceObject(f.namespace)))
+}

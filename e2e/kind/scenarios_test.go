@@ -1,0 +1,55 @@
+package kind
+
+import (
+	"slices"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
+	"github.com/duomesh/duomesh/kind"
+)
+
+// smokes are the scenarios that CI runs each time: each engine once, and a pod that
+// enters and leaves.
+var smokes = []string{"clusterip/weight/90-10", "l7/weight/90-10", "l7/no-waypoint/50-50", "managed/enrol-and-leave/12000"}
+
+// most is enough connections for every share; what a cluster is to show does not grow
+// with their number.
+const most = 6000
+
+func bounded(s scenario.Scenario) scenario.Scenario {
+	for i := range s.Phases {
+		for j := range s.Phases[i].Loads {
+			l := &s.Phases[i].Loads[j]
+			if l.Then == nil {
+				l.Connections = min(l.Connections, most)
+			} else {
+				l.Connections = min(l.Connections, 4*most)
+			}
+		}
+	}
+	return s
+}
+
+var _ = Describe("scenario", func() {
+	for _, s := range scenario.All() {
+		var labels Labels
+		if slices.Contains(smokes, s.Name) {
+			labels = Label(smoke)
+		}
+		It(s.Name+": "+s.Summary, labels, func(ctx SpecContext) {
+			r := verify.Run(ctx, bounded(s), verify.Options{
+				World: "kind", Open: kind.Opener(config()), Evidence: evidence("scenarios"),
+			}, 1)
+			if r.Verdict == report.NotRun {
+				Skip("NOT RUN: " + r.Reason)
+			}
+			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
+			say("%s: %d connections judged by %v in %s", r.Scenario, r.Connections, r.Providers, r.Elapsed.Round(time.Second))
+		}, SpecTimeout(4*time.Minute))
+	}
+})

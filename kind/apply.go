@@ -1,0 +1,158 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
+
+	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/scenario/kube"
+)
+
+// applyTime bounds how long a declared state may take to every kernel and Envoy.
+const applyTime = time.Minute
+
+// Apply implements scenario.World: it starts the servers of all endpoints, declares
+// o, and returns when every node's agent and the waypoint's Envoy have it.
+func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
+	ctx, cancel := context.WithTimeout(ctx, applyTime)
+	defer cancel()
+	if err := c.declarable(o); err != nil {
+		return err
+	}
+	if err := c.startServers(ctx); err != nil {
+		return err
+	}
+	next, err := c.render(o)
+	if err != nil {
+		return err
+	}
+	if err := c.declare(ctx, next); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	c.mu.Lock()
+	c.objects = o
+	for _, s := range o.Services {
+		c.known[s.Name] = true
+	}
+	c.mu.Unlock()
+	if err := c.confirmWaypoint(ctx, o); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	if err := c.confirmAgents(ctx, o); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	return nil
+}
+
+// declarable says what this world cannot do of objects.
+func (c *Cluster) declarable(o scenario.Objects) error {
+	if len(o.Waypoints) > 0 {
+		return fmt.Errorf("%w: waypoints of other replicas than istiod gives them", scenario.ErrNotExpressible)
+	}
+	for _, s := range o.Services {
+		if s.Family != scenario.IPv4 {
+			return fmt.Errorf("%w: service %s: this world has IPv4 alone", scenario.ErrNotExpressible, s.Name)
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) render(o scenario.Objects) (kube.Rendered, error) {
+	w := kube.World{
+		Namespace: c.namespace, Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{},
+		Ranges: []netip.Prefix{c.cfg.Services},
+	}
+	for _, s := range o.Services {
+		at, err := c.vips.of(s.Name)
+		if err != nil {
+			return kube.Rendered{}, err
+		}
+		w.Services[s.Name] = []netip.Addr{at}
+	}
+	for name, p := range c.pods {
+		if p.addr.IsValid() {
+			w.Pods[name] = kube.Pod{Addresses: []netip.Addr{p.addr}}
+		}
+	}
+	return kube.Render(o, w)
+}
+
+// declare applies what changed, labels pods, and deletes what is gone at last, so
+// that no service is without endpoints meanwhile.
+func (c *Cluster) declare(ctx context.Context, next kube.Rendered) error {
+	old := map[string]*unstructured.Unstructured{}
+	for _, o := range c.declared {
+		old[cluster.Name(o)] = o
+	}
+	var changed, gone []*unstructured.Unstructured
+	for _, o := range next.Objects {
+		if before := old[cluster.Name(o)]; before == nil || !reflect.DeepEqual(before.Object, o.Object) {
+			changed = append(changed, o.DeepCopy())
+		}
+		delete(old, cluster.Name(o))
+	}
+	for _, o := range old {
+		gone = append(gone, o)
+	}
+	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, changed...); err != nil {
+		return err
+	}
+	if err := c.labelPods(ctx, next.Labels); err != nil {
+		return err
+	}
+	c.declared = next.Objects
+	return c.client.Delete(ctx, nil, gone...)
+}
+
+// labelPods gives pods the labels by which services find them, and takes away those
+// that they are not to have any more.
+func (c *Cluster) labelPods(ctx context.Context, want map[string]map[string]string) error {
+	for name := range c.pods {
+		if maps.Equal(want[name], c.labels[name]) {
+			continue
+		}
+		labels := map[string]any{}
+		for l := range c.labels[name] {
+			labels[l] = nil
+		}
+		for l, v := range want[name] {
+			labels[l] = v
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+		if err != nil {
+			return err
+		}
+		_, err = c.client.CoreV1().Pods(c.namespace).Patch(ctx, c.pods[name].name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil {
+			return fmt.Errorf("label pod %s: %w", name, err)
+		}
+		c.labels[name] = want[name]
+	}
+	return nil
+}
+
+// startServers starts the servers of all pods that serve and were not stopped.
+func (c *Cluster) startServers(ctx context.Context) error {
+	var errs []error
+	for name, p := range c.pods {
+		if p.server == nil && !p.stopped && serves(p.spec) {
+			if err := c.startServer(ctx, p); err != nil {
+				errs = append(errs, fmt.Errorf("pod %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func serves(p scenario.Pod) bool { return len(p.Serve)+len(p.ServeFirst)+len(p.ServeUDP) > 0 }

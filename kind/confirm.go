@@ -1,0 +1,105 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"strings"
+
+	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/scenario"
+)
+
+// targets are where a frontend leads, with shares; nil stands for a waypoint.
+type targets map[netip.AddrPort]float64
+
+// confirmAgents returns when every agent sends connections to all services, those of
+// before and those of now, where o says.
+func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
+	want := map[string]map[string]targets{} // by service and frontend, without its protocol
+	for _, s := range o.Services {
+		want[s.Name] = c.frontends(s)
+	}
+	return c.eachAgent(ctx, func(ctx context.Context, a agent) error {
+		return cluster.Await(ctx, func(ctx context.Context) (string, error) {
+			got, err := a.client.Endpoints(ctx)
+			if err != nil {
+				return "", err
+			}
+			return c.missing(want, got), nil
+		})
+	})
+}
+
+func (c *Cluster) frontends(s scenario.Service) map[string]targets {
+	all := map[string]targets{}
+	for _, port := range s.Ports {
+		frontend := netip.AddrPortFrom(c.vips.given[s.Name], port.Port).String()
+		if s.Waypoint != "" && port.Protocol != scenario.UDP {
+			all[frontend] = nil
+			continue
+		}
+		total, to := 0.0, targets{}
+		for _, e := range s.Endpoints {
+			total += float64(e.Weight)
+		}
+		for _, e := range s.Endpoints {
+			if e.Weight > 0 {
+				to[netip.AddrPortFrom(c.pods[e.Pod].addr, port.Target)] += float64(e.Weight) / total
+			}
+		}
+		all[frontend] = to
+	}
+	return all
+}
+
+// missing says what an agent lacks, or has too much; "" when nothing.
+func (c *Cluster) missing(want map[string]map[string]targets, got api.Endpoints) string {
+	have := map[string]map[string]api.Frontend{}
+	for _, f := range got.Frontends {
+		namespace, host, _ := strings.Cut(f.Service, "/")
+		name, _, _ := strings.Cut(host, ".")
+		if namespace != c.namespace || !c.known[name] {
+			continue
+		}
+		if have[name] == nil {
+			have[name] = map[string]api.Frontend{}
+		}
+		at, _, _ := strings.Cut(f.Frontend, "/")
+		if strings.HasSuffix(f.Frontend, "/UDP") && have[name][at].Frontend != "" {
+			continue // istiod names no protocol: TCP speaks for both
+		}
+		have[name][at] = f
+	}
+	for name := range c.known {
+		if len(have[name]) != len(want[name]) {
+			return fmt.Sprintf("service %s has %d frontends, not %d", name, len(have[name]), len(want[name]))
+		}
+		for at, to := range want[name] {
+			if diff := differ(to, have[name][at]); diff != "" {
+				return fmt.Sprintf("service %s: %s: %s", name, at, diff)
+			}
+		}
+	}
+	return ""
+}
+
+func differ(want targets, have api.Frontend) string {
+	if want == nil {
+		if !strings.Contains(have.Exit, "waypoint") || len(have.Targets) == 0 {
+			return "it leads to no waypoint, but ends as " + have.Exit
+		}
+		return ""
+	}
+	got := targets{}
+	for _, t := range have.Targets {
+		got[t.Address] += t.Share
+	}
+	if !maps.EqualFunc(want, got, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
+		return fmt.Sprintf("it leads to %v, not to %v (%s)", got, want, have.Exit)
+	}
+	return ""
+}

@@ -1,0 +1,180 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/traffic"
+)
+
+var (
+	_ scenario.World     = (*Cluster)(nil)
+	_ scenario.Forwarder = (*Cluster)(nil)
+)
+
+// Pod implements scenario.World.
+func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
+	p, err := c.pod(name)
+	if err != nil {
+		return scenario.PodHandle{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return scenario.PodHandle{
+		Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup, IPv4: p.addr,
+		Links: slices.Clone(p.place.links), Managed: c.managed[name],
+	}, nil
+}
+
+// Resolve implements scenario.World.
+func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
+	var at netip.Addr
+	switch {
+	case t.Service != "" && t.Pod != "":
+		return netip.AddrPort{}, fmt.Errorf("resolve: both service %s and pod %s are named", t.Service, t.Pod)
+	case t.Pod != "":
+		p, err := c.pod(t.Pod)
+		if err != nil {
+			return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
+		}
+		at = p.addr
+	default:
+		var ok bool
+		if at, ok = c.vips.given[t.Service]; !ok {
+			return netip.AddrPort{}, fmt.Errorf("resolve: no service %q has been applied", t.Service)
+		}
+	}
+	switch t.Family {
+	case scenario.IPv6:
+		return netip.AddrPort{}, fmt.Errorf("%w: %s: this world has IPv4 alone", scenario.ErrNotExpressible, t)
+	case scenario.Mapped:
+		at = netip.AddrFrom16(at.As16())
+	}
+	if err := c.namesProtocol(t); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
+	}
+	return netip.AddrPortFrom(at, t.Port), nil
+}
+
+// namesProtocol refuses a target whose service declares the port for the other
+// protocol alone: the workload API cannot say that.
+func (c *Cluster) namesProtocol(t scenario.Target) error {
+	other := false
+	for _, s := range c.objects.Services {
+		for _, p := range s.Ports {
+			if s.Name != t.Service || p.Port != t.Port {
+				continue
+			}
+			if (p.Protocol == scenario.UDP) == (t.Protocol == scenario.UDP) {
+				return nil
+			}
+			other = true
+		}
+	}
+	if other {
+		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
+	}
+	return nil
+}
+
+// Exec implements scenario.World.
+func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error) {
+	p, err := c.pod(pod)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.besideKubeProxy(pod, l.To.Addr().Unmap()); err != nil {
+		return nil, err
+	}
+	n := uint64(max(l.Connections, 0))
+	l.FirstID = c.nextID.Add(n) - n + 1
+	conns, err := traffic.RunClient(ctx, c.launcher(p), l, func(t traffic.Conn) {
+		c.witness.Client(t)
+		if seen != nil {
+			seen(t)
+		}
+	})
+	if err != nil {
+		return conns, fmt.Errorf("traffic from %s: %w", pod, err)
+	}
+	return conns, nil
+}
+
+// besideKubeProxy refuses what scenarios expect of a pod outside the mesh that asks
+// for a service: elsewhere nobody serves it there.
+func (c *Cluster) besideKubeProxy(pod string, to netip.Addr) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.managed[pod] || !c.cfg.Services.Contains(to) {
+		return nil
+	}
+	return fmt.Errorf("%w: pod %s is not in the mesh and asks for a service: kube-proxy serves it", scenario.ErrNotExpressible, pod)
+}
+
+func (c *Cluster) startServer(ctx context.Context, p *pod) error {
+	cfg := traffic.ServerConfig{Name: p.spec.Name, Ports: p.spec.Serve, First: p.spec.ServeFirst, UDP: p.spec.ServeUDP}
+	// The process outlives the call that needed it first.
+	r, err := traffic.StartServer(context.WithoutCancel(ctx), c.launcher(p), cfg, func(t traffic.Conn) { c.witness.Server(p.spec.Name, t) })
+	if err == nil {
+		p.server = r
+	}
+	return err
+}
+
+func (c *Cluster) stopServer(ctx context.Context, name string) error {
+	p, err := c.pod(name)
+	if err != nil {
+		return fmt.Errorf("stop server: %w", err)
+	}
+	p.stopped = true
+	if p.server == nil {
+		return nil
+	}
+	return p.server.Stop(ctx)
+}
+
+// servedTime bounds how long Served waits for servers to see what clients did.
+const servedTime = 15 * time.Second
+
+// Served implements scenario.World.
+func (c *Cluster) Served(ctx context.Context) (map[string][]traffic.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, servedTime)
+	defer cancel()
+	var errs []error
+	for name, p := range c.pods {
+		if p.server != nil {
+			if err := p.server.Sync(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("pod %s: %w", name, err))
+			}
+		}
+	}
+	errs = append(errs, c.witness.Settle(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("collect what servers saw: %w", err)
+	}
+	return c.witness.Served(), nil
+}
+
+// Do implements scenario.World.
+func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
+	switch a := a.(type) {
+	case scenario.Apply:
+		return c.Apply(ctx, a.Objects)
+	case scenario.Enrol:
+		return c.label(ctx, a.Pod, true)
+	case scenario.Leave:
+		return c.label(ctx, a.Pod, false)
+	case scenario.StopServer:
+		return c.stopServer(ctx, a.Pod)
+	case scenario.KillAgent:
+		return c.killAgent(ctx, a.Node)
+	case scenario.StartAgent:
+		return c.startAgent(ctx, a.Node)
+	}
+	return fmt.Errorf("%w: the kind world cannot %s", scenario.ErrNotExpressible, a)
+}

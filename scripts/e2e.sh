@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs the suite of a real cluster: makes a kind cluster, puts istiod and duomesh into
+# it, runs the specs, and takes it away again. It closes with `total: N passed,
+# N failed, N skipped`. With KUBECONFIG set it runs on that cluster, as it is.
+#
+#   RUN        specs to run, a regular expression; default all
+#   LABELS     specs to run by label, in ginkgo's form; smoke is what CI runs
+#   E2E_KEEP   anything: leave the cluster
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. scripts/kind-lib.sh
+
+export DUOMESH_OUT=$repo/out/e2e
+mkdir -p "$DUOMESH_OUT"
+exports=$(scripts/controlplane.sh env)
+eval "$exports"
+runner=$(mktemp)
+finish() {
+	rm -f "$runner"
+	[ -n "${made:-}" ] && [ -z "${E2E_KEEP:-}" ] && scripts/kind-down.sh
+	return 0
+}
+trap finish EXIT
+if [ -z "${KUBECONFIG:-}" ]; then
+	made=yes
+	scripts/envoy.sh >/dev/null
+	section images scripts/images.sh
+	section kind-up scripts/kind-up.sh
+	export KUBECONFIG=$kubeconfig
+	section kind-load scripts/kind-load.sh out/images/*.tar
+	section istiod scripts/kind-istiod.sh
+	scripts/build.sh
+	section install bin/duomesh install
+fi
+scripts/go.sh build -o "$runner" ./internal/testsum/cmd/testsum
+DUOMESH_E2E=1 "$runner" -go scripts/go.sh -out "$DUOMESH_OUT" -run "${RUN:-}" -labels "${LABELS:-}" -timeout 60m ./e2e/kind
