@@ -34,16 +34,20 @@ type verifyFlags struct {
 	single   bool
 	by       []string
 	second   []string
+	kube     kubeWorld
 }
 
 func newVerifyCmd() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify [--all | SCENARIO... | -f FILE]",
-		Short: "Run scenarios on simulated pods and judge every connection by kernel probes",
+		Short: "Run scenarios and judge every connection by kernel probes",
+		Long: "Run scenarios and judge every connection by kernel probes: on simulated pods, or with --kubeconfig\n" +
+			"on a Kubernetes cluster whose nodes are on this machine, as kind's are.",
 		Example: `  duomesh verify --all
   duomesh verify clusterip/weight/90-10 --repeat 20
-  duomesh verify -f samples/scenarios/canary.yaml -o json`,
+  duomesh verify -f samples/scenarios/canary.yaml -o json
+  duomesh verify --kubeconfig out/kind/kubeconfig l7/weight/90-10`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -61,6 +65,7 @@ func newVerifyCmd() *cobra.Command {
 	flags.IntVar(&f.ahead, "ahead", 1, "open so many worlds more while the loads of a scenario run")
 	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
 	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated (docs/scenarios.md)")
+	f.kube.define(cmd)
 	flags.StringArrayVar(&f.second, "second", nil, "also judge by this `PROVIDER`, which must come to the same verdicts; may be repeated")
 	return cmd
 }
@@ -89,12 +94,19 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	if err != nil {
 		return err
 	}
+	world, open, err := f.kube.world(ctx)
+	if err != nil {
+		return err
+	}
+	if world != netsimWorld {
+		f.ahead = 0 // a cluster holds the pods of one scenario at a time
+	}
 	if f.seed == 0 {
 		f.seed = uint64(time.Now().UnixNano())
 	}
 	fmt.Fprintf(progress, "seed %d\n", f.seed)
 	results := verify.All(ctx, chosen, verify.Options{
-		World: "netsim", Open: openNetsim, Seed: f.seed, Repeat: f.repeat, Ahead: f.ahead,
+		World: world, Open: open, Seed: f.seed, Repeat: f.repeat, Ahead: f.ahead,
 		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
