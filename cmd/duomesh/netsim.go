@@ -49,11 +49,11 @@ func requireNetsim() error {
 }
 
 // loadTopology reads a topology file; what is wrong with it is bad usage.
-func loadTopology(path string) (netsim.File, error) {
+func loadTopology(ctx context.Context, path string) (netsim.File, error) {
 	if path == "" {
 		return netsim.File{}, usagef("a topology is needed: -f FILE (samples/netsim/fortio.yaml is one)")
 	}
-	f, err := netsim.LoadFile(path)
+	f, err := netsim.LoadFile(ctx, path)
 	if err != nil {
 		return f, usageError{err}
 	}
@@ -78,7 +78,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 		Short: "Build a cluster and hold it until SIGINT, or in the background",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			file, err := loadTopology(f.file)
+			file, err := loadTopology(cmd.Context(), f.file)
 			if err != nil {
 				return err
 			}
@@ -167,7 +167,7 @@ func newNetsimApplyCmd(runDir *string) *cobra.Command {
 			"pods are not looked at: they are what they were when the cluster came up.",
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := loadTopology(file)
+			f, err := loadTopology(cmd.Context(), file)
 			if err != nil {
 				return err
 			}

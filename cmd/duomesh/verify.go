@@ -80,7 +80,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 		}
 		return nil
 	}
-	chosen, err := chooseScenarios(f, names)
+	chosen, err := chooseScenarios(ctx, f, names)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func printProgress(w io.Writer, r report.Result) {
 		r.Scenario, r.Run, r.Verdict, r.Connections, r.Elapsed.Round(time.Millisecond))
 }
 
-func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error) {
+func chooseScenarios(ctx context.Context, f verifyFlags, names []string) ([]scenario.Scenario, error) {
 	if f.repeat < 1 {
 		return nil, usagef("--repeat %d: must be at least 1", f.repeat)
 	}
@@ -153,7 +153,7 @@ func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error)
 	case f.all:
 		return scenario.All(), nil
 	case f.file != "":
-		s, err := scenario.LoadFile(f.file)
+		s, err := scenario.LoadFile(ctx, f.file)
 		if err != nil {
 			return nil, usageError{err}
 		}
