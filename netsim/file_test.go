@@ -2,6 +2,11 @@ package netsim
 
 import (
 	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,6 +78,39 @@ func TestBadFiles(t *testing.T) {
 		_, err := ParseFile("f", []byte(text))
 		if err == nil || err.Error() != want {
 			t.Errorf("%s\n got %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+// The document's example is right, and every key of the form stands in it.
+func TestDocument(t *testing.T) {
+	data, err := os.ReadFile("../docs/netsim.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	_, rest, _ := strings.Cut(text, "```yaml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("docs/netsim.md has no example")
+	}
+	if _, err := ParseFile("docs/netsim.md", []byte(example)); err != nil {
+		t.Error(err)
+	}
+	for _, form := range []any{fileForm{}, nodeForm{}, podForm{}, serviceForm{}, portForm{}, endpointForm{}, waypointForm{}, routeForm{}, backendForm{}} {
+		for f := range reflect.TypeOf(form).Fields() {
+			key := f.Tag.Get("yaml")
+			if key == "" {
+				key = strings.ToLower(f.Name)
+			}
+			if !regexp.MustCompile("`([a-z]+\\[\\]\\.|\\.)?" + key + "`").MatchString(text) {
+				t.Errorf("key %s of %T is not in docs/netsim.md", key, form)
+			}
+		}
+	}
+	for _, limit := range []int{MaxNodes, MaxPodsPerNode} {
+		if !strings.Contains(text, strconv.Itoa(limit)) {
+			t.Errorf("limit %d is not in docs/netsim.md", limit)
 		}
 	}
 }
