@@ -2,12 +2,17 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // duomesh is the command as users run it.
@@ -92,4 +97,46 @@ func TestVerifyList(t *testing.T) {
 
 func TestIstiodFlagTakesNoValue(t *testing.T) {
 	wantExit(t, 0, "--istiod      give the cluster", duomesh(t, "netsim", "up", "--help"))
+}
+
+// A file that never ends does not hold the command.
+func TestSignalEndsReading(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"verify", "-f", path}, {"netsim", "up", "-f", path}} {
+		cmd := duomesh(t, args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w, err := os.OpenFile(path, os.O_WRONLY, 0) // waits for the reader
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // the code says it
+		w.Close()
+		if code := cmd.ProcessState.ExitCode(); code != 2 {
+			t.Errorf("%v: exit code %d, want 2", args, code)
+		}
+	}
+}
+
+// What a mount keeps from being tried is no lack of the kernel.
+func TestReadOnlyMachineIsNoLackOfTheKernel(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF)
+	trial := func(err error) kernel.Feature {
+		return kernel.Feature{Name: "warp", Probe: func() error { return fmt.Errorf("make a cgroup for a trial: %w", err) }}
+	}
+	for err, want := range map[error]string{
+		unix.EROFS:  "this machine does not let warp be tried: ",
+		unix.ENOSYS: "this kernel lacks warp: ",
+	} {
+		if got := requireHost(trial(err)); got == nil || !strings.HasPrefix(got.Error(), want) {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	}
 }
