@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -102,6 +103,9 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 				return usagef("the topology has a waypoint, and there is no Envoy: make tools fetches one, ENVOY_BIN names yours")
 			}
 			if f.detach {
+				if info, err := os.Stat(f.file); err == nil && !info.Mode().IsRegular() {
+					return usagef("--detach: %s is no regular file, and is read a second time in the background", f.file)
+				}
 				return upDetached(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			return refused(up(cmd.Context(), f, file, cmd.OutOrStdout(), cmd.ErrOrStderr()))
