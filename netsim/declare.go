@@ -53,10 +53,25 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 		return err
 	}
 	c.unsure = false
-	if err := stack.Delete(ctx, gone...); err != nil {
+	if err := c.delete(ctx, gone); err != nil {
 		return err
 	}
 	c.declared = next
+	return nil
+}
+
+// delete deletes objects, with what istiod has made for them.
+func (c *Cluster) delete(ctx context.Context, gone []*unstructured.Unstructured) error {
+	if err := c.plane.stack.Delete(ctx, gone...); err != nil {
+		return err
+	}
+	for _, o := range gone {
+		if o.GetKind() == "Gateway" {
+			if err := c.plane.stack.ForgetGateway(ctx, namespace, o.GetName()); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -65,6 +80,9 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for name, p := range c.pods {
+		if p.spec.Waypoint {
+			continue // its labels are those of its Deployment
+		}
 		if !c.unsure && maps.Equal(labels[name], c.declared.Labels[name]) {
 			continue
 		}
@@ -73,11 +91,14 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	return g.Wait()
 }
 
-// ready makes pods ready, but for some.
+// ready makes pods ready, but for some. A waypoint's says so itself.
 func (c *Cluster) ready(ctx context.Context, unready []string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for name := range c.pods {
+	for name, p := range c.pods {
+		if p.spec.Waypoint {
+			continue
+		}
 		is := !slices.Contains(unready, name)
 		if !c.unsure && is == !slices.Contains(c.declared.Unready, name) {
 			continue

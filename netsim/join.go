@@ -72,6 +72,9 @@ func (c *Cluster) introduce(ctx context.Context, n *node) error {
 		return err
 	}
 	for _, p := range n.pods {
+		if p.spec.Waypoint {
+			continue // made when there is a Gateway for it
+		}
 		if err := stack.AddPod(ctx, p.object(nil)); err != nil {
 			return err
 		}
@@ -154,7 +157,7 @@ func (c *Cluster) part(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, partTime)
 	defer cancel()
 	stack := c.plane.stack
-	errs := []error{stack.Delete(ctx, c.declared.Objects...)}
+	errs := []error{c.delete(ctx, c.declared.Objects)}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, n := range c.nodes {

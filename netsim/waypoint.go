@@ -6,33 +6,45 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
-	"github.com/duomesh/duomesh/dataplane/source/file"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // waypoint is what runs in a pod that is a waypoint: the same duomesh-waypoint as on a
-// real cluster, born in the pod, fed by a file.
+// real cluster, born in the pod.
 type waypoint struct {
 	cluster *Cluster
 	pod     *pod
 	dir     string // of the pod in the cluster's run directory
 	client  *api.Client
+	orders  orders
 
-	mu      sync.Mutex
-	proc    *Process // nil: none was started
-	writes  int
-	version string // of the file as last written
-	serves  bool   // a service goes through it
+	mu   sync.Mutex
+	proc *Process // nil: none was started, or it was told to end
+}
+
+// orders are where a waypoint gets its configuration from: a file, or an istiod.
+type orders interface {
+	// args and env are what the process is started with, beside what is the same for all.
+	args() []string
+	env() []string
+	// put makes d what the waypoint is to have, and reports whether a process is to run
+	// for it.
+	put(ctx context.Context, d *desired) (run bool, err error)
+	// has reports whether the waypoint has what was put last, and takes connections where
+	// it is to; the error says why not, or, where it never will, what is wrong.
+	has(ctx context.Context, c *api.Client) (done bool, err error)
+	// settle is called when the waypoint has what was put, and again when every node has
+	// it: then nobody is sent where the waypoint has left.
+	settle(ctx context.Context, everywhere bool) (leave bool, err error)
 }
 
 // waypointLog is the name of its log in its directory.
@@ -70,17 +82,18 @@ func (c *Cluster) openWaypoints(ctx context.Context) error {
 				return fmt.Errorf("make directory of waypoint %s: %w", p.spec.Name, err)
 			}
 			w := &waypoint{cluster: c, pod: p, dir: dir, client: api.NewClient("unix:" + filepath.Join(dir, adminSocket))}
+			w.orders = c.ordersOf(w)
 			c.waypoints[p.spec.Name] = w
-			if err := w.write(newDesired()); err != nil {
-				return fmt.Errorf("waypoint %s: %w", p.spec.Name, err)
-			}
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, w := range c.waypoints {
-		g.Go(func() error { return w.start(ctx) })
+	return c.applyWaypoints(ctx, newDesired())
+}
+
+func (c *Cluster) ordersOf(w *waypoint) orders {
+	if c.plane != nil {
+		return &gatewayOrders{waypoint: w, stack: c.plane.stack}
 	}
-	return g.Wait()
+	return &fileOrders{waypoint: w}
 }
 
 func (c *Cluster) closeWaypoints() {
@@ -97,18 +110,47 @@ func (c *Cluster) waypointOf(pod string) (*waypoint, error) {
 }
 
 // applyWaypoints gives every waypoint its state, and returns when its Envoy has it. One
-// that does not run gets it when it is started.
+// that was killed gets it when it is started.
 func (c *Cluster) applyWaypoints(ctx context.Context, d *desired) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, w := range c.waypoints {
 		g.Go(func() error {
-			if err := w.write(d); err != nil {
-				return fmt.Errorf("waypoint %s: %w", w.pod.spec.Name, err)
+			return w.apply(ctx, d)
+		})
+	}
+	return g.Wait()
+}
+
+func (w *waypoint) apply(ctx context.Context, d *desired) error {
+	run, err := w.orders.put(ctx, d)
+	if err != nil {
+		return fmt.Errorf("waypoint %s: %w", w.pod.spec.Name, err)
+	}
+	if !run {
+		return nil
+	}
+	w.mu.Lock()
+	known := w.proc
+	w.mu.Unlock()
+	switch {
+	case known == nil:
+		return w.start(ctx)
+	case known.ended():
+		return nil // it was killed
+	}
+	return w.await(ctx, known)
+}
+
+// settleWaypoints ends what is no replica any more, once nobody is sent there.
+func (c *Cluster) settleWaypoints(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, w := range c.waypoints {
+		g.Go(func() error {
+			leave, err := w.orders.settle(ctx, true)
+			if leave {
+				w.end(ctx)
 			}
-			if proc := w.running(); proc != nil {
-				return w.await(ctx, proc)
-			}
-			return nil
+			return err
 		})
 	}
 	return g.Wait()
@@ -116,39 +158,14 @@ func (c *Cluster) applyWaypoints(ctx context.Context, d *desired) error {
 
 func (w *waypoint) args() []string {
 	workers := max(w.cluster.cfg.Workers, 1)
-	return append([]string{
-		w.cluster.cfg.Waypoint, "--source", "file:" + filepath.Join(w.dir, intentFile), "--name", waypointName(w.pod),
-		"--dir", w.dir, "--envoy", w.cluster.cfg.Envoy, "--concurrency", strconv.Itoa(workers),
-		"--node", w.pod.node.name, "--admin", "unix:" + filepath.Join(w.dir, adminSocket), "--drain", "0",
-		"--codec", scenario.OriginalDst + "," + scenario.ProxyV2,
-	}, w.cluster.cfg.WaypointArgs...)
+	args := append([]string{w.cluster.cfg.Waypoint}, w.orders.args()...)
+	args = append(args, "--dir", w.dir, "--envoy", w.cluster.cfg.Envoy, "--concurrency", strconv.Itoa(workers),
+		"--node", w.pod.node.name, "--admin", "unix:"+filepath.Join(w.dir, adminSocket),
+		"--codec", scenario.OriginalDst+","+scenario.ProxyV2)
+	return append(args, w.cluster.cfg.WaypointArgs...)
 }
 
-// write replaces the waypoint's file. Each writing is a version of its own.
-func (w *waypoint) write(d *desired) error {
-	s := d.forWaypoint(w.pod)
-	data, err := file.Marshal(s)
-	if err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.writes++
-	data = fmt.Appendf(data, "# written %d times\n", w.writes)
-	path := filepath.Join(w.dir, intentFile)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("write intent: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write intent: %w", err)
-	}
-	w.version = file.Version(data)
-	w.serves = slices.ContainsFunc(s.Services, func(svc *intent.Service) bool { return svc.Waypoint != nil })
-	return nil
-}
-
-// start starts the process, and returns when it has what its file says and takes
-// connections.
+// start starts the process, and returns when it has what was put last.
 func (w *waypoint) start(ctx context.Context) error {
 	if w.running() != nil {
 		return fmt.Errorf("waypoint %s: it runs already", w.pod.spec.Name)
@@ -160,7 +177,7 @@ func (w *waypoint) start(ctx context.Context) error {
 	defer log.Close()
 	// It outlives the call.
 	proc, err := w.cluster.Start(context.WithoutCancel(ctx), w.pod.spec.Name, Command{
-		Argv: w.args(), Env: []string{"PATH=" + os.Getenv("PATH")}, Stdout: log, Stderr: log,
+		Argv: w.args(), Env: append([]string{"PATH=" + os.Getenv("PATH")}, w.orders.env()...), Stdout: log, Stderr: log,
 	})
 	if err != nil {
 		return err
@@ -181,6 +198,13 @@ func (w *waypoint) running() *Process {
 	return w.proc
 }
 
+// unused reports whether no process was started, or it was told to end.
+func (w *waypoint) unused() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.proc == nil
+}
+
 // kill ends the process and its Envoy by SIGKILL, and returns when they are dead.
 func (w *waypoint) kill() error {
 	proc := w.running()
@@ -194,11 +218,34 @@ func (w *waypoint) kill() error {
 	return nil
 }
 
-// waypointTime bounds how long a waypoint may take to have what its file says.
+// endTime bounds how long a waypoint may take to drain and to end.
+const endTime = 15 * time.Second
+
+// end lets the process drain and end, as kubelet does; one that runs too long is killed.
+func (w *waypoint) end(ctx context.Context) {
+	w.mu.Lock()
+	proc := w.proc
+	w.proc = nil
+	w.mu.Unlock()
+	if proc == nil || proc.Signal(syscall.SIGTERM) != nil {
+		return // it has ended
+	}
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	select {
+	case <-proc.done:
+		return
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	proc.kill() // fails only when it has ended
+	<-proc.done
+}
+
+// waypointTime bounds how long a waypoint may take to have what it is to have.
 const waypointTime = 30 * time.Second
 
-// await asks until the waypoint has the file as last written and, when a service goes
-// through it, takes connections.
+// await asks until the waypoint has what was put last.
 func (w *waypoint) await(ctx context.Context, proc *Process) error {
 	ctx, cancel := context.WithTimeout(ctx, waypointTime)
 	defer cancel()
@@ -209,28 +256,26 @@ func (w *waypoint) await(ctx context.Context, proc *Process) error {
 		case <-ctx.Done():
 		}
 	}()
-	w.mu.Lock()
-	version, serves := w.version, w.serves
-	w.mu.Unlock()
 	tick := time.NewTicker(agentPoll)
 	defer tick.Stop()
+	var why error
 	for {
-		s, err := w.client.Status(ctx, version)
-		switch {
-		case err == nil && s.Source.Problem != "":
-			return fmt.Errorf("waypoint %s: %s", w.pod.spec.Name, s.Source.Problem)
-		case err == nil && (s.Ready || !serves):
-			return nil
-		case err == nil:
-			err = errors.New("it waits for " + s.Waiting)
+		done, err := w.orders.has(ctx, w.client)
+		if done && err == nil {
+			_, err = w.orders.settle(ctx, false)
+			return err
+		}
+		if done {
+			return fmt.Errorf("waypoint %s: %w", w.pod.spec.Name, err)
 		}
 		select {
 		case <-ctx.Done():
 			if proc.ended() {
 				return fmt.Errorf("waypoint %s has ended: %w%s", w.pod.spec.Name, proc.Wait(), w.lastWords())
 			}
-			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), err)
+			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), errors.Join(why, err))
 		case <-tick.C:
+			why = err // the last word may be that there is no time any more
 		}
 	}
 }
@@ -250,16 +295,19 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 	if err != nil {
 		return nil, err
 	}
+	if w.unused() {
+		return nil, nil
+	}
 	if w.running() == nil {
 		return nil, fmt.Errorf("waypoint %s does not run%s", pod, w.lastWords())
 	}
-	counters, err := w.client.Counters(ctx, `^cluster\.inbound-vip\|[0-9]+\|(http|grpc).*upstream_rq_total$`)
+	counters, err := w.client.Counters(ctx, `^cluster\.(inbound-vip\|[0-9]+\|(http|grpc)|outbound\|).*upstream_rq_total$`)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]uint64{}
 	for name, n := range counters {
-		// "cluster.inbound-vip|80|http|host;.upstream_rq_total"
+		// "cluster.inbound-vip|80|http|host;.upstream_rq_total", "cluster.outbound|80||host;…"
 		if parts := strings.Split(name, "|"); len(parts) == 4 {
 			host, _, _ := strings.Cut(parts[3], ";")
 			service, _, _ := strings.Cut(host, ".")
@@ -278,4 +326,22 @@ func (c *Cluster) WaypointStatus(ctx context.Context, pod string) (api.Status, e
 		return api.Status{}, err
 	}
 	return w.client.Status(ctx, "")
+}
+
+// WaypointConfig asks a waypoint for the configuration of its Envoy, in JSON.
+func (c *Cluster) WaypointConfig(ctx context.Context, pod string) ([]byte, error) {
+	w, err := c.waypointOf(pod)
+	if err != nil {
+		return nil, err
+	}
+	return w.client.Get(ctx, "/config")
+}
+
+// WaypointCounters asks a waypoint for the counters of its Envoy whose names match.
+func (c *Cluster) WaypointCounters(ctx context.Context, pod, pattern string) (map[string]uint64, error) {
+	w, err := c.waypointOf(pod)
+	if err != nil {
+		return nil, err
+	}
+	return w.client.Counters(ctx, pattern)
 }

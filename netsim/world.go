@@ -55,6 +55,9 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 		}
 		return err
 	}
+	if err := c.settleWaypoints(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	c.mu.Lock()
 	c.desired = d
 	c.mu.Unlock()

@@ -22,6 +22,7 @@ type flags struct {
 	codecs         []string
 	proxyPort      uint16
 	hboneOnly      bool
+	identify       string
 	expose         []string
 	drain          time.Duration
 	hold           time.Duration
@@ -96,6 +97,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringSliceVar(&f.codecs, "codec", []string{string(intent.OriginalDst)}, "`CODEC` by which connections are handed over: original-dst, proxy-v2, or both")
 	set.Uint16Var(&f.proxyPort, "proxy-port", intent.ProxyV2.Port(), "`PORT` that connections with a PROXY header come to")
 	set.BoolVar(&f.hboneOnly, "hbone-only", false, "serve HBONE clients alone: no engine hands connections over here")
+	set.StringVar(&f.identify, "identity", identityNone, "who a client is that was handed over: `none|address`, where address trusts the source's address")
 	set.StringSliceVar(&f.expose, "expose", nil, "`PORT=NAMESPACE/NAME:PORT`: a port of its own that leads to a service, for those who dial the waypoint; with a file only")
 	set.DurationVar(&f.drain, "drain", l7.DefaultDrain, "`TIME` that connections have to end after SIGTERM")
 	set.DurationVar(&f.hold, "hold", l7.DefaultHold, "`TIME` for which destinations that left the configuration are served yet")

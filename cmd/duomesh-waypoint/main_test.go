@@ -91,6 +91,8 @@ func TestBadInputIsOneClearError(t *testing.T) {
 		"unknown arguments":                           {nil, []string{"serve"}},
 		"unknown flag":                                {nil, []string{"--nonsense"}},
 		"want debug, info, warn or error":             {nil, []string{"--log-level", "loud"}},
+		"--identity who: want none or address":        {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--identity", "who"}},
+		"--identity address is for an istiod":         {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x", "--name", "a/b", "--identity", "address"}},
 		"--expose x: want":                            {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x", "--name", "a/b", "--expose", "x"}},
 	} {
 		code, said := try(t, c.env, c.args...)

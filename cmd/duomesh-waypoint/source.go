@@ -55,6 +55,9 @@ func (f flags) control(ctx context.Context, s surroundings, c *l7.Config) (l7.Co
 }
 
 func (f flags) fileControl(ctx context.Context, s surroundings, c *l7.Config, given, path string) (l7.Control, error) {
+	if c.ByAddress {
+		return nil, usagef("--identity %s is for an istiod: a file has no rules that ask who the client is", f.identify)
+	}
 	if f.name == "" {
 		return nil, usagef("--name NAMESPACE/NAME is needed: which of the waypoints in %s this is", path)
 	}

@@ -18,6 +18,12 @@ import (
 	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 )
 
+// The values of --identity.
+const (
+	identityNone    = "none"
+	identityAddress = "address"
+)
+
 func (f flags) start(ctx context.Context, s surroundings, out io.Writer) (err error) {
 	log, err := f.logger(s, out)
 	if err != nil {
@@ -86,7 +92,13 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
-	return c, f.codec(s, &c)
+	if err := f.codec(s, &c); err != nil {
+		return l7.Config{}, err
+	}
+	if err := f.clients(&c); err != nil {
+		return l7.Config{}, err
+	}
+	return c, nil
 }
 
 // codec sets by what connections are handed over.
@@ -114,6 +126,18 @@ func (f flags) codec(s surroundings, c *l7.Config) error {
 		return usagef("--proxy-port 0: a port is needed")
 	case !f.hboneOnly && !c.ProxyOnly:
 		c.HandOff = handoff.Ready
+	}
+	return nil
+}
+
+// clients sets who is taken for the client of what is handed over.
+func (f flags) clients(c *l7.Config) error {
+	switch f.identify {
+	case identityNone:
+	case identityAddress:
+		c.ByAddress = true
+	default:
+		return usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
 	}
 	return nil
 }

@@ -44,7 +44,13 @@ func (f upFlags) checkIstiod(file netsim.File) error {
 		return nil
 	case file.Topology.Mesh != scenario.Duomesh:
 		return usagef("--istiod: mesh %s asks no istiod", file.Topology.Mesh)
-	case beside("duomesh-agent") == "":
+	}
+	return checkPlane()
+}
+
+// checkPlane reports why there can be no control plane and agents that ask it.
+func checkPlane() error {
+	if beside("duomesh-agent") == "" {
 		return usagef("--istiod: there is no duomesh-agent beside this program")
 	}
 	if err := planePrograms(os.Getenv).Check(); err != nil {

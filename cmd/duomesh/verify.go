@@ -31,6 +31,7 @@ type verifyFlags struct {
 	evidence string
 	ring     int
 	single   bool
+	istiod   bool
 	by       []string
 	second   []string
 }
@@ -42,6 +43,7 @@ func newVerifyCmd() *cobra.Command {
 		Short: "Run scenarios on simulated pods and judge every connection by kernel probes",
 		Example: `  duomesh verify --all
   duomesh verify clusterip/weight/90-10 --repeat 20
+  duomesh verify split/http/90-10 --istiod
   duomesh verify -f samples/scenarios/canary.yaml -o json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -58,6 +60,7 @@ func newVerifyCmd() *cobra.Command {
 	flags.StringVar(&f.evidence, "evidence", "out/verify", "`DIR` for the connections of runs that did not pass")
 	flags.IntVar(&f.ring, "judge-ring", 0, "size in `BYTES` of the judge's event ring, a power of two; 0 takes the default")
 	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
+	flags.BoolVar(&f.istiod, "istiod", false, "under a real etcd, kube-apiserver and istiod (docs/istiod.md)")
 	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated (docs/scenarios.md)")
 	flags.StringArrayVar(&f.second, "second", nil, "also judge by this `PROVIDER`, which must come to the same verdicts; may be repeated")
 	return cmd
@@ -86,16 +89,20 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	if err != nil {
 		return err
 	}
+	world, open, closeWorld, err := f.world(ctx)
+	if err != nil {
+		return err
+	}
 	if f.seed == 0 {
 		f.seed = uint64(time.Now().UnixNano())
 	}
 	fmt.Fprintf(progress, "seed %d\n", f.seed)
 	results := verify.All(ctx, chosen, verify.Options{
-		World: "netsim", Open: openNetsim, Seed: f.seed, Repeat: f.repeat,
+		World: world, Open: open, Seed: f.seed, Repeat: f.repeat,
 		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
-	if err := errors.Join(writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
+	if err := errors.Join(closeWorld(), writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
 		return err
 	}
 	return gateError{report.Overall(results).ExitCode()}

@@ -26,19 +26,7 @@ func newWaypointCmd() *cobra.Command {
 	cmd.AddCommand(
 		newWaypointApplyCmd(), newWaypointDeleteCmd(), newWaypointListCmd(),
 		newWaypointStatusCmd(&address),
-		&cobra.Command{
-			Use: "config", Short: "Print Envoy's configuration as JSON", Args: noArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				client := api.NewClient(address)
-				defer client.Close()
-				body, err := client.Get(cmd.Context(), "/config")
-				if err != nil {
-					return err
-				}
-				_, err = cmd.OutOrStdout().Write(body)
-				return err
-			},
-		},
+		newWaypointConfigCmd(&address),
 		&cobra.Command{
 			Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
 			RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,6 +45,33 @@ func newWaypointCmd() *cobra.Command {
 			},
 		},
 	)
+	return cmd
+}
+
+func newWaypointConfigCmd(address *string) *cobra.Command {
+	var changes bool
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print Envoy's configuration as JSON, or what was changed of istiod's", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := api.NewClient(*address)
+			defer client.Close()
+			if changes {
+				s, err := client.Status(cmd.Context(), "")
+				if err != nil {
+					return err
+				}
+				printChanges(cmd.OutOrStdout(), s)
+				return nil
+			}
+			body, err := client.Get(cmd.Context(), "/config")
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(body)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&changes, "changes", false, "print how often each kind of change stands in the configuration as it is now, and why")
 	return cmd
 }
 
@@ -108,7 +123,15 @@ func printWaypoint(out io.Writer, s api.Status) {
 	for _, name := range s.Services {
 		fmt.Fprintf(out, "serves   %s\n", name)
 	}
+	if len(s.Changes) > 0 {
+		printChanges(out, s)
+	}
+}
+
+// printChanges says what was changed of what istiod sent.
+func printChanges(out io.Writer, s api.Status) {
 	if len(s.Changes) == 0 {
+		fmt.Fprintf(out, "nothing is changed: the configuration is from %s\n", s.Source.Name)
 		return
 	}
 	t := table.NewWriter()

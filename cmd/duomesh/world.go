@@ -23,6 +23,30 @@ func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error
 	return c, nil
 }
 
+// world is where scenarios run: simulated pods, with --istiod under one real control
+// plane for all of them. done takes it down.
+func (f verifyFlags) world(ctx context.Context) (name string, open scenario.Opener, done func() error, err error) {
+	if !f.istiod {
+		return "netsim", openNetsim, func() error { return nil }, nil
+	}
+	if err := checkPlane(); err != nil {
+		return "", nil, nil, err
+	}
+	plane, err := netsim.OpenControlPlane(ctx, netsim.ControlPlaneConfig{Binaries: planePrograms(os.Getenv)})
+	if err != nil {
+		return "", nil, nil, err
+	}
+	return "netsim+istiod", func(ctx context.Context, t scenario.Topology) (scenario.World, error) {
+		c, err := netsim.Open(ctx, netsim.Config{
+			Agent: beside("duomesh-agent"), Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ControlPlane: plane,
+		}, t)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}, plane.Close, nil
+}
+
 // beside is a program in the directory of this one, as the build puts it; "" where
 // there is none.
 func beside(name string) string {

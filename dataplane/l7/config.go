@@ -59,6 +59,9 @@ type Config struct {
 	// is none. Nil means that nothing is handed over by SO_ORIGINAL_DST: clients come by
 	// HBONE, or with a PROXY header.
 	HandOff func() error
+	// ByAddress lets rules take the source's address for who the client is: the workload
+	// that istiod knows there. Without, what is handed over has no identity. Relayed only.
+	ByAddress bool
 	// Descriptors is the limit of open files that Envoy is started with.
 	Descriptors uint64
 	// MaxConnections bounds Envoy's connections below what Descriptors allows; 0 means

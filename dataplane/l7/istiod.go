@@ -28,7 +28,10 @@ type Istiod struct {
 // of the source, for people.
 func NewIstiod(c Config, server istiod.Server, name string) (*Istiod, error) {
 	c = c.withDefaults()
-	r, err := relay.New(relay.Config{Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort}, Hold: max(c.Hold, 0), Log: c.Log})
+	r, err := relay.New(relay.Config{
+		Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort},
+		Hold: max(c.Hold, 0), ByAddress: c.ByAddress, Log: c.Log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +40,7 @@ func NewIstiod(c Config, server istiod.Server, name string) (*Istiod, error) {
 		return nil, err
 	}
 	i.keeper = sds.NewKeeper(func(ctx context.Context) (istiod.Certificate, error) {
-		return istiod.NewCertificate(ctx, i.conn, 0)
+		return istiod.NewCertificate(ctx, i.conn, server.Token, 0)
 	}, c.Log)
 	return i, nil
 }
@@ -67,6 +70,8 @@ func (i *Istiod) served() ([]string, string) {
 		return nil, s.Error
 	case s.Seen == "":
 		return nil, "the first configuration from " + i.name
+	case i.relay.Sourceless():
+		return nil, "who has which address, from " + i.name
 	case s.Refused != "" && len(s.Hosts) == 0:
 		return nil, s.Refused
 	case len(s.Hosts) == 0:

@@ -32,11 +32,20 @@ const (
 )
 
 // relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
-// echo services.
+// echo services, and waits until it is ready.
 func relayed(t *testing.T) (*waypoint, *scripted) {
+	t.Helper()
+	w, s := relaying(t, nil)
+	w.until(t, "ready", ready)
+	return w, s
+}
+
+// relaying is the same without the wait; the CA signs when withhold is closed.
+func relaying(t *testing.T, withhold chan struct{}) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
 	s := startScripted(t, scriptedAt)
+	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
 	backend(t, echo2+":8080", "v2")
@@ -47,9 +56,21 @@ func relayed(t *testing.T) (*waypoint, *scripted) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := run(t, c, control)
+	return run(t, c, control), s
+}
+
+// A certificate that comes late is waited for, and said to be.
+func TestCertificateThatComesLate(t *testing.T) {
+	withhold := make(chan struct{})
+	w, _ := relaying(t, withhold)
+	w.until(t, "waiting for its certificate", func(st api.Status) bool {
+		return !st.Ready && strings.Contains(st.Waiting, "certificate")
+	})
+	close(withhold)
 	w.until(t, "ready", ready)
-	return w, s
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("%d %s", status, body)
+	}
 }
 
 // plain is one endpoint without HBONE.

@@ -48,6 +48,8 @@ type scripted struct {
 	claimed map[string]string
 	// subscribed are the endpoints asked for.
 	subscribed map[string]bool
+	// withhold, where set, keeps the CA from signing until it is closed.
+	withhold chan struct{}
 }
 
 func startScripted(t *testing.T, addr string) *scripted {
@@ -115,7 +117,14 @@ func (s *scripted) makeRoot() {
 }
 
 // sign is CreateCertificate for the waypoint's ServiceAccount.
-func (s *scripted) sign(_ any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+func (s *scripted) sign(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	if s.withhold != nil {
+		select {
+		case <-s.withhold:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	q := new(ca.IstioCertificateRequest)
 	if err := dec(q); err != nil {
 		return nil, err

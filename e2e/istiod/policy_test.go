@@ -64,7 +64,7 @@ var _ = Describe("policies", func() {
 
 	It("with =refuse, refuse what they name, and nothing else", func(ctx SpecContext) {
 		c := must(openWith(ctx, netsim.Config{
-			Localities: zones(), AgentArgs: []string{"--unenforced-policy=refuse"},
+			AgentArgs: []string{"--unenforced-policy=refuse"},
 		}, fleet()))
 		DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 		client := api.NewClient(*c.State().Nodes[0].Admin)

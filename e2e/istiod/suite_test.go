@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/duomesh/duomesh/e2e/istiod/web"
 	"github.com/duomesh/duomesh/internal/controlplane"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
@@ -25,6 +26,9 @@ import (
 func TestMain(m *testing.M) {
 	if traffic.IsChild() {
 		os.Exit(traffic.Main())
+	}
+	if web.IsChild() {
+		os.Exit(web.Main())
 	}
 	if child, is := nameChild(); is {
 		if err := child(); err != nil {
@@ -54,18 +58,19 @@ func TestIstiod(t *testing.T) {
 }
 
 // plane is the one control plane of the suite, planeTook how long its start took;
-// agentExe is the agent of every node.
+// agentExe is the agent of every node, waypointExe what runs in waypoint pods.
 var (
-	plane     *netsim.ControlPlane
-	planeTook time.Duration
-	agentExe  string
+	plane       *netsim.ControlPlane
+	planeTook   time.Duration
+	agentExe    string
+	waypointExe string
 )
 
 // debounce bounds how long istiod collects changes that follow each other.
 const debounce = "PILOT_DEBOUNCE_MAX=1s"
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	agentExe = buildAgent(ctx)
+	agentExe, waypointExe = build(ctx, "duomesh-agent"), build(ctx, "duomesh-waypoint")
 	start := time.Now()
 	var err error
 	plane, err = netsim.OpenControlPlane(ctx, netsim.ControlPlaneConfig{
@@ -98,14 +103,32 @@ func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "istiod: "+format+"\n", args...)
 }
 
-func buildAgent(ctx context.Context) string {
+// build builds one of the commands.
+func build(ctx context.Context, name string) string {
 	GinkgoHelper()
-	exe := filepath.Join(GinkgoT().TempDir(), "duomesh-agent")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", exe, "github.com/duomesh/duomesh/cmd/duomesh-agent")
+	exe := filepath.Join(GinkgoT().TempDir(), name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", exe, "github.com/duomesh/duomesh/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	Expect(err).NotTo(HaveOccurred(), string(out))
 	return exe
+}
+
+// findEnvoy is the Envoy of ENVOY_BIN, else the one that make tools has put into the
+// cache; "" where there is none.
+func findEnvoy() string {
+	if path := os.Getenv("ENVOY_BIN"); path != "" {
+		return path
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 func must[T any](v T, err error) T {

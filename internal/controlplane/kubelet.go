@@ -37,6 +37,8 @@ type Pod struct {
 	HostNetwork bool
 	Labels      map[string]string
 	Ports       []corev1.ContainerPort
+	// Unready pods run and are not ready, until SetReady.
+	Unready bool
 }
 
 func (p Pod) key() string { return p.Namespace + "/" + p.Name }
@@ -175,11 +177,15 @@ func statusOf(pod *corev1.Pod, known Pod, host Node) corev1.PodStatus {
 		status.HostIPs = append(status.HostIPs, corev1.HostIP{IP: a.String()})
 	}
 	for _, t := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
-		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: now})
+		holds := corev1.ConditionTrue
+		if known.Unready && (t == corev1.ContainersReady || t == corev1.PodReady) {
+			holds = corev1.ConditionFalse
+		}
+		status.Conditions = append(status.Conditions, corev1.PodCondition{Type: t, Status: holds, LastTransitionTime: now})
 	}
 	for _, c := range pod.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{
-			Name: c.Name, Image: c.Image, Ready: true, Started: new(true),
+			Name: c.Name, Image: c.Image, Ready: !known.Unready, Started: new(true),
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}},
 		})
 	}
@@ -259,7 +265,8 @@ func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool
 	if ready {
 		status = corev1.ConditionTrue
 	}
-	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, corev1.PodReady, status)
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q},{"type":%q,"status":%q}]}}`,
+		corev1.PodReady, status, corev1.ContainersReady, status)
 	_, err := s.client.CoreV1().Pods(namespace).
 		Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 	if err != nil && !gone(err) {

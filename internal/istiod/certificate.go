@@ -38,8 +38,8 @@ func (c Certificate) Renewal() time.Time {
 }
 
 // NewCertificate makes a key and lets istiod's CA sign it for the ServiceAccount whose
-// token conn shows. A life of 0 asks for 24 hours; the CA may give less.
-func NewCertificate(ctx context.Context, conn grpc.ClientConnInterface, life time.Duration) (Certificate, error) {
+// token, of the file named, conn shows. A life of 0 asks for 24 hours; the CA may give less.
+func NewCertificate(ctx context.Context, conn grpc.ClientConnInterface, token string, life time.Duration) (Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("make a key: %w", err)
@@ -58,7 +58,7 @@ func NewCertificate(ctx context.Context, conn grpc.ClientConnInterface, life tim
 	}
 	answer := new(ca.IstioCertificateResponse)
 	if err := conn.Invoke(ctx, createCertificate, ask, answer); err != nil {
-		return Certificate{}, fmt.Errorf("certificate from istiod's CA: %w", explain(err, ""))
+		return Certificate{}, fmt.Errorf("certificate from istiod's CA: %w", explain(err, token))
 	}
 	return certificate(key, answer.CertChain)
 }

@@ -66,6 +66,10 @@ func ReasonOf(err error) Reason {
 // errSilent stands for the end of a stream that the server closed without a reason.
 var errSilent = errors.New("istiod closed the stream")
 
+// Explain says in words why a stream or a call of a client of istiod's has ended. token is
+// the file of the token that was shown, if any.
+func Explain(err error, token string) error { return explain(err, token) }
+
 // explain says in words what the codes of gRPC mean between this client and istiod.
 // token is the file of the token that was shown, if any.
 func explain(err error, token string) error {

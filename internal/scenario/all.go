@@ -45,6 +45,7 @@ func All() []Scenario {
 		udpEndpointRemoved(),
 		datagramChurn(),
 		udpDNAT(),
+		splitHTTP(),
 		l7Weight("l7/weight/90-10", "one request in ten goes to v2, on connections that are kept", IPv4),
 		l7Weight("l7/ipv6/90-10", "the same over IPv6", IPv6),
 		l7Close(),

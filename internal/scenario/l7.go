@@ -58,6 +58,33 @@ func l7Weight(name, summary string, f Family) Scenario {
 	}
 }
 
+// unrouted is the same service without its waypoint and its rules.
+func unrouted(f Family) Objects {
+	o := routed(f, 1, 1)
+	o.Services[0].Routes, o.Services[0].Waypoint = nil, ""
+	return o
+}
+
+// splitHTTP is the whole of a split: by request, by connection, and without a waypoint.
+func splitHTTP() Scenario {
+	share := map[string]float64{"v1": .9, "v2": .1}
+	apart := kept(IPv4, share)
+	apart.Connections, apart.Requests, apart.Close = MinConnections, 1, true
+	return Scenario{
+		Name:     "split/http/90-10",
+		Summary:  "one request in ten goes to v2, on kept connections and on such of one request; without the waypoint it is one in two",
+		Topology: l7pair(), Objects: routed(IPv4, 90, 10),
+		Phases: []Phase{
+			{Loads: []Load{kept(IPv4, share)}},
+			{Loads: []Load{apart}},
+			{Before: []Action{Apply{unrouted(IPv4)}}, Loads: []Load{{
+				From: []string{"client", "client2"}, To: echo(80, IPv4), Connections: gateConnections,
+				Want: redirected(map[string]float64{"v1": .5, "v2": .5}),
+			}}},
+		},
+	}
+}
+
 func l7Close() Scenario {
 	load := kept(IPv4, map[string]float64{"v1": .9, "v2": .1})
 	load.Connections, load.Requests, load.Close = MinConnections, 1, true
@@ -98,12 +125,10 @@ func l7Header() Scenario {
 }
 
 func l7Uniform() Scenario {
-	objects := routed(IPv4, 1, 1)
-	objects.Services[0].Routes, objects.Services[0].Waypoint = nil, ""
 	return Scenario{
 		Name:     "l7/no-waypoint/50-50",
 		Summary:  "the same service without its waypoint: connections are shared evenly, and none passes the waypoint",
-		Topology: l7pair(), Objects: objects,
+		Topology: l7pair(), Objects: unrouted(IPv4),
 		Phases: []Phase{{Loads: []Load{{
 			From: []string{"client", "client2"}, To: echo(80, IPv4), Connections: gateConnections,
 			Want: redirected(map[string]float64{"v1": .5, "v2": .5}),

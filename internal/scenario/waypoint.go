@@ -40,6 +40,21 @@ func (s Scenario) HandOffPorts(name string) []uint16 {
 	return slices.Compact(all)
 }
 
+// WaypointNames are the waypoints of o, declared or named by a service, in order.
+func (o Objects) WaypointNames() []string {
+	var all []string
+	for _, w := range o.Waypoints {
+		all = append(all, w.Name)
+	}
+	for _, s := range o.Services {
+		if s.Waypoint != "" {
+			all = append(all, s.Waypoint)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // WaypointPods are all pods that are replicas of a waypoint at any time of the scenario.
 func (s Scenario) WaypointPods(name string) []string {
 	is := s.Topology.waypoints()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,8 +19,9 @@ import (
 type Server struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer
 
-	mu    sync.Mutex
-	state State
+	mu       sync.Mutex
+	state    State
+	verdicts map[string]*Verdicts // by type
 	// stream is the newest one; an Envoy that was restarted opens another.
 	stream *stream
 	// changed is closed, and replaced, when anything above has changed.
@@ -28,7 +30,11 @@ type Server struct {
 
 // NewServer serves nothing until Publish.
 func NewServer() *Server {
-	return &Server{state: State{}, changed: make(chan struct{})}
+	s := &Server{state: State{}, verdicts: map[string]*Verdicts{}, changed: make(chan struct{})}
+	for _, t := range order {
+		s.verdicts[t] = NewVerdicts()
+	}
+	return s
 }
 
 // order is that of sending.
@@ -123,17 +129,16 @@ func (s *Server) settled(need State, types []string) (bool, <-chan struct{}, err
 	if s.stream == nil {
 		return false, s.changed, nil
 	}
-	var errs []error
+	all, errs := true, []error(nil)
 	for _, t := range types {
 		ok, refusal := s.stream.of(t).Settled(s.state[t], need[t])
-		if !ok {
-			return false, s.changed, nil
-		}
-		if refusal != "" {
+		all = all && ok
+		if ok && refusal != "" {
 			errs = append(errs, RefusedError{t[strings.LastIndex(t, ".")+1:], refusal})
 		}
 	}
-	return true, s.changed, errors.Join(errs...)
+	// For what a refused resource refers to Envoy never asks.
+	return all || len(errs) > 0, s.changed, errors.Join(errs...)
 }
 
 // Connected reports whether an Envoy has a stream open.
@@ -155,18 +160,44 @@ func (s *Server) Asked(t string) (names []string, changed <-chan struct{}) {
 }
 
 // stream is what one stream was sent. It is under Server.mu.
-type stream struct{ subs map[string]*Subscription }
+type stream struct {
+	subs     map[string]*Subscription
+	verdicts map[string]*Verdicts
+}
 
 func (st *stream) of(t string) *Subscription {
 	if st.subs[t] == nil {
-		st.subs[t] = NewSubscription(t, "")
+		v := st.verdicts[t]
+		if v == nil {
+			v = NewVerdicts() // a type that nobody serves
+		}
+		st.subs[t] = NewSubscription(t, "", v)
 	}
 	return st.subs[t]
 }
 
+// warm makes the endpoints of clusters be sent again: Envoy makes a changed cluster anew,
+// waits for its endpoints, and does not ask for them, since it has asked for the name.
+func (st *stream) warm(sent []*discovery.Resource) error {
+	for _, r := range sent {
+		c := new(cluster.Cluster)
+		if err := r.Resource.UnmarshalTo(c); err != nil {
+			return fmt.Errorf("cluster %s: %w", r.Name, err)
+		}
+		name := c.GetEdsClusterConfig().GetServiceName()
+		if name == "" {
+			name = c.Name
+		}
+		if c.GetType() == cluster.Cluster_EDS {
+			st.of(Endpoints).Again(name)
+		}
+	}
+	return nil
+}
+
 // DeltaAggregatedResources implements the service.
 func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	st := &stream{subs: map[string]*Subscription{}}
+	st := &stream{subs: map[string]*Subscription{}, verdicts: s.verdicts}
 	s.mu.Lock()
 	s.stream = st
 	s.wake()
@@ -218,8 +249,15 @@ func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan s
 	}
 	var answers []*discovery.DeltaDiscoveryResponse
 	for _, t := range order {
-		if a := st.of(t).Next(s.state[t]); a != nil {
-			answers = append(answers, a)
+		a := st.of(t).Next(s.state[t])
+		if a == nil {
+			continue
+		}
+		answers = append(answers, a)
+		if t == Clusters {
+			if err := st.warm(a.Resources); err != nil {
+				return nil, nil, status.Error(codes.Internal, err.Error())
+			}
 		}
 	}
 	return answers, s.changed, nil

@@ -22,22 +22,28 @@ type Subscription struct {
 	held   map[string]string // versions as sent
 	asked  bool
 	sent   uint64
-	// waiting is the nonce that was neither taken nor refused yet; "" is none.
+	// waiting is the nonce that was neither taken nor refused yet, and sending what was
+	// sent with it; "" is none.
 	waiting string
-	// refusal is Envoy's reason, of what was sent last.
-	refusal string
+	sending Set
+	// verdicts are those of all streams.
+	verdicts *Verdicts
 }
 
-// NewSubscription begins with nothing asked for. Nonces begin with prefix.
-func NewSubscription(typeURL, prefix string) *Subscription {
-	return &Subscription{typeURL: typeURL, prefix: prefix, names: map[string]bool{}, held: map[string]string{}}
+// NewSubscription begins with nothing asked for. Nonces begin with prefix. What Envoy
+// thinks of resources is written to verdicts, which outlive it.
+func NewSubscription(typeURL, prefix string, verdicts *Verdicts) *Subscription {
+	return &Subscription{
+		typeURL: typeURL, prefix: prefix, names: map[string]bool{}, held: map[string]string{}, verdicts: verdicts,
+	}
 }
 
 // Ask takes a request of Envoy: what it wants more or no longer, and its answer to
 // what was sent.
 func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
 	if q.ResponseNonce != "" && q.ResponseNonce == s.waiting {
-		s.waiting, s.refusal = "", q.GetErrorDetail().GetMessage()
+		s.verdicts.note(s.sending, q.GetErrorDetail().GetMessage(), q.ErrorDetail != nil)
+		s.waiting, s.sending = "", nil
 	}
 	first := !s.asked
 	s.asked = true
@@ -82,11 +88,17 @@ func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {
 		return nil
 	}
 	out := &discovery.DeltaDiscoveryResponse{TypeUrl: s.typeURL}
+	sending := Set{}
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		body := have[name]
 		if (!s.all && !s.names[name]) || s.held[name] == body.Version {
 			continue
 		}
+		if s.held[name] == "" {
+			// An Envoy that is new begins with what the last one had taken.
+			body = s.verdicts.instead(name, body)
+		}
+		sending[name] = body
 		s.held[name] = body.Version
 		out.Resources = append(out.Resources, &discovery.Resource{Name: name, Version: body.Version, Resource: body.Any})
 	}
@@ -100,14 +112,21 @@ func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {
 		return nil
 	}
 	s.sent++
-	s.waiting = s.prefix + strconv.FormatUint(s.sent, 10)
+	s.waiting, s.sending = s.prefix+strconv.FormatUint(s.sent, 10), sending
 	out.Nonce, out.SystemVersionInfo = s.waiting, s.waiting
 	return out
 }
 
+// Again makes Envoy be sent a resource once more, if it has asked for it.
+func (s *Subscription) Again(name string) {
+	if s.all || s.names[name] {
+		delete(s.held, name)
+	}
+}
+
 // Settled reports whether Envoy has asked for all of need, was sent what have has of
-// what it asked for, and has answered; refusal is its reason when it did not take what
-// was sent last.
+// what it asked for, and has answered; refusal is its reason when there is something of
+// have that it did not take.
 func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
 	if s.waiting != "" {
 		return false, ""
@@ -123,5 +142,5 @@ func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
 			return false, ""
 		}
 	}
-	return true, s.refusal
+	return true, s.verdicts.refusal(have)
 }

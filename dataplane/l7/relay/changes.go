@@ -22,6 +22,7 @@ const (
 	localAddress    = "hand-off-local-address"
 	ownPort         = "hand-off-own-port"
 	needsIdentity   = "hand-off-needs-identity"
+	byAddress       = "hand-off-identity-by-address"
 )
 
 // rules are the content of changes.yaml.

@@ -19,6 +19,7 @@ import (
 	tcpstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
 	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	inputs "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
+	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -54,10 +55,21 @@ func (w *work) handOff(of *listener.Listener) error {
 	}
 	l.Address = at(netip.IPv4Unspecified())
 	l.AdditionalAddresses = []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}}
+	split := map[string]groups{}
+	var chains []*listener.FilterChain
 	for _, c := range l.FilterChains {
-		if err := w.handOffChain(c); err != nil {
+		g, variants, err := w.handOffChain(c)
+		if err != nil {
 			return fmt.Errorf("chain %s: %w", c.Name, err)
 		}
+		if len(variants) > 0 {
+			split[c.Name] = g
+		}
+		chains = append(append(chains, c), variants...)
+	}
+	l.FilterChains = chains
+	if err := splitBySource(l.FilterChainMatcher, split); err != nil {
+		return err
 	}
 	w.withoutInspector(l)
 	if err := w.withoutOwnPort(l); err != nil {
@@ -79,36 +91,72 @@ func (p Ports) handOffs(l *listener.Listener) []*listener.Listener {
 	return all
 }
 
-func (w *work) handOffChain(c *listener.FilterChain) error {
-	named, err := namesPrincipal(c)
+// handOffChain makes a chain one for connections that were handed over. Where its rules
+// ask who the client is, that is what refuses, and there are variants of it for the
+// sources whose identity is known by their addresses.
+func (w *work) handOffChain(c *listener.FilterChain) (g groups, variants []*listener.FilterChain, err error) {
+	rules, named, err := principalsOf(c)
+	if err != nil {
+		return groups{}, nil, err
+	}
+	if strings.HasPrefix(c.Name, directPrefix) {
+		w.counts[localAddress]++
+		if err := first(c, "handoff_local_address", localIP, "", "%DOWNSTREAM_LOCAL_ADDRESS%", state.FilterStateValue_ONCE); err != nil {
+			return groups{}, nil, err
+		}
+	}
+	if !named {
+		return groups{}, nil, nil
+	}
+	if w.sources != nil && rules != nil {
+		w.counts[byAddress]++
+		g = grouped(rules, w.identities, w.chosen)
+		for _, name := range g.names() {
+			v := proto.Clone(c).(*listener.FilterChain)
+			v.Name = variant(c.Name, name)
+			if err := first(v, "handoff_identity", principal, hashable, escaped(g.identity[name]), state.FilterStateValue_NONE); err != nil {
+				return groups{}, nil, err
+			}
+			variants = append(variants, v)
+		}
+	}
+	return g, variants, w.refuse(c)
+}
+
+// refuse makes a chain end every connection, and count it.
+func (w *work) refuse(c *listener.FilterChain) (err error) {
+	w.counts[needsIdentity]++
+	w.view.Refused = append(w.view.Refused, c.Name)
+	c.Filters, err = filters("envoy.filters.network.tcp_proxy", &tcp.TcpProxy{
+		StatPrefix: needsIdentityName + "." + c.Name, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: needsIdentityName},
+	})
 	if err != nil {
 		return err
 	}
-	if named {
-		w.counts[needsIdentity]++
-		w.view.Refused = append(w.view.Refused, c.Name)
-		c.Filters, err = filters("envoy.filters.network.tcp_proxy", &tcp.TcpProxy{
-			StatPrefix: needsIdentityName + "." + c.Name, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: needsIdentityName},
-		})
-		if err != nil {
-			return err
-		}
-		return w.put(w.view.Clusters, needsIdentityName, refusing())
-	}
-	if !strings.HasPrefix(c.Name, directPrefix) {
-		return nil
-	}
-	w.counts[localAddress]++
-	first, err := filters("handoff_local_address", &tcpstate.Config{OnNewConnection: []*state.FilterStateValue{{
-		Key:                &state.FilterStateValue_ObjectKey{ObjectKey: "envoy.filters.listener.original_dst.local_ip"},
-		SharedWithUpstream: state.FilterStateValue_ONCE,
+	return w.put(w.view.Clusters, needsIdentityName, refusing())
+}
+
+// localIP is the filter state from which chains for pods read the destination, hashable
+// the factory of a principal's.
+const (
+	localIP  = "envoy.filters.listener.original_dst.local_ip"
+	hashable = "envoy.hashable_string"
+)
+
+// escaped writes a text so that Envoy's formatter gives it back.
+func escaped(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// first puts a filter before those of a chain, which sets a filter state for a connection.
+func first(c *listener.FilterChain, name, key, factory, format string, shared state.FilterStateValue_SharedWithUpstream) error {
+	f, err := filters(name, &tcpstate.Config{OnNewConnection: []*state.FilterStateValue{{
+		Key: &state.FilterStateValue_ObjectKey{ObjectKey: key}, FactoryKey: factory, SharedWithUpstream: shared,
 		Value: &state.FilterStateValue_FormatString{FormatString: &core.SubstitutionFormatString{
 			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
-				Specifier: &core.DataSource_InlineString{InlineString: "%DOWNSTREAM_LOCAL_ADDRESS%"},
+				Specifier: &core.DataSource_InlineString{InlineString: format},
 			}},
 		}},
 	}}})
-	c.Filters = append(first, c.Filters...)
+	c.Filters = append(f, c.Filters...)
 	return err
 }
 
@@ -120,52 +168,75 @@ func filters(name string, m proto.Message) ([]*listener.Filter, error) {
 	return []*listener.Filter{{Name: name, ConfigType: &listener.Filter_TypedConfig{TypedConfig: config}}}, nil
 }
 
-// namesPrincipal reports whether a rule of the chain asks who the client is.
-func namesPrincipal(c *listener.FilterChain) (bool, error) {
+// principalsOf reports whether a rule of the chain asks who the client is, and what it
+// asks; no rules where that is not understood.
+func principalsOf(c *listener.FilterChain) (rules []*matcher.StringMatcher, named bool, err error) {
+	all, err := rulesOf(c)
+	if err != nil || !holds(all...) {
+		return nil, false, err
+	}
+	if rules, ok := principalRules(all...); ok {
+		return rules, true, nil
+	}
+	return nil, true, nil
+}
+
+// dryRun begins the names of what shadow rules for a dry run find: they refuse nobody. By
+// other shadow rules istiod says whom an external authorizer is asked about (action
+// CUSTOM): who is not asked about is served.
+const dryRun = "istio_dry_run_"
+
+// rulesOf are all rules that say who is served by a chain.
+func rulesOf(c *listener.FilterChain) ([]proto.Message, error) {
+	var all []proto.Message
 	for _, f := range c.Filters {
 		config := f.GetTypedConfig()
 		switch {
 		case config == nil:
 		case config.MessageIs((*tcprbac.RBAC)(nil)):
-			var r tcprbac.RBAC
-			if err := config.UnmarshalTo(&r); err != nil {
-				return false, err
+			r := new(tcprbac.RBAC)
+			if err := config.UnmarshalTo(r); err != nil {
+				return nil, err
 			}
-			if holds(r.GetRules(), r.GetMatcher()) {
-				return true, nil
+			all = append(all, r.GetRules(), r.GetMatcher())
+			if !strings.HasPrefix(r.ShadowRulesStatPrefix, dryRun) {
+				all = append(all, r.GetShadowRules(), r.GetShadowMatcher())
 			}
 		case config.MessageIs((*hcm.HttpConnectionManager)(nil)):
 			h := new(hcm.HttpConnectionManager)
 			if err := config.UnmarshalTo(h); err != nil {
-				return false, err
+				return nil, err
 			}
-			if named, err := httpNamesPrincipal(h); named || err != nil {
-				return named, err
+			more, err := httpRules(h)
+			if err != nil {
+				return nil, err
 			}
+			all = append(all, more...)
 		}
 	}
-	return false, nil
+	return all, nil
 }
 
-func httpNamesPrincipal(h *hcm.HttpConnectionManager) (bool, error) {
+func httpRules(h *hcm.HttpConnectionManager) ([]proto.Message, error) {
+	var all []proto.Message
 	for _, f := range h.HttpFilters {
 		config := f.GetTypedConfig()
 		if config == nil || !config.MessageIs((*httprbac.RBAC)(nil)) {
 			continue
 		}
-		var r httprbac.RBAC
-		if err := config.UnmarshalTo(&r); err != nil {
-			return false, err
+		r := new(httprbac.RBAC)
+		if err := config.UnmarshalTo(r); err != nil {
+			return nil, err
 		}
-		if holds(r.GetRules(), r.GetMatcher()) {
-			return true, nil
+		all = append(all, r.GetRules(), r.GetMatcher())
+		if !strings.HasPrefix(r.ShadowRulesStatPrefix, dryRun) {
+			all = append(all, r.GetShadowRules(), r.GetShadowMatcher())
 		}
 	}
-	return false, nil
+	return all, nil
 }
 
-// holds looks for the principal in rules, in whatever place. A rule for a dry run alone
-// refuses nobody and is not looked at.
+// holds looks for the principal in rules, in whatever place.
 func holds(rules ...proto.Message) bool {
 	return slices.ContainsFunc(rules, func(m proto.Message) bool {
 		if !m.ProtoReflect().IsValid() {

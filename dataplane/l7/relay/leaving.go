@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -14,14 +15,40 @@ import (
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 )
 
-// leaving is what istiod has taken away and Envoy keeps for a while.
+// leaving is what istiod has taken away and Envoy keeps for a while: each thing for its
+// own time, whatever comes meanwhile.
 type leaving struct {
-	gone    ads.Set // clusters
-	tables  ads.Set // routes
-	handOff *listener.Listener
+	gone map[string]goneCluster
+	// copies are the hand-off listener as it was each time when chains left it, oldest
+	// first.
+	copies []goneCopy
 }
 
-func (l leaving) any() bool { return len(l.gone) > 0 || l.handOff != nil }
+type goneCluster struct {
+	body  ads.Body
+	until time.Time
+}
+
+type goneCopy struct {
+	handOff *listener.Listener
+	tables  ads.Set // its routes
+	until   time.Time
+}
+
+// next is when the first of it is to go.
+func (l leaving) next() (at time.Time, any bool) {
+	for _, g := range l.gone {
+		if !any || g.until.Before(at) {
+			at, any = g.until, true
+		}
+	}
+	for _, c := range l.copies {
+		if !any || c.until.Before(at) {
+			at, any = c.until, true
+		}
+	}
+	return at, any
+}
 
 // keepClusters notes those that have left. r.mu must be held.
 func (r *Relay) keepClusters(before, after map[string]held) {
@@ -34,28 +61,21 @@ func (r *Relay) keepClusters(before, after map[string]held) {
 	for name, h := range before {
 		if _, there := after[name]; !there {
 			if r.leaving.gone == nil {
-				r.leaving.gone = ads.Set{}
+				r.leaving.gone = map[string]goneCluster{}
 			}
-			r.leaving.gone[name] = ads.BodyOf(h.body)
+			r.leaving.gone[name] = goneCluster{h.made(), time.Now().Add(r.config.Hold)}
 		}
 	}
 }
 
-// keepListener notes the chains of the copy that have left, with what they refer to.
-// r.mu must be held.
+// keepListener notes the copy that chains have left, with what they refer to. r.mu must be
+// held.
 func (r *Relay) keepListener(next View) {
 	if r.config.Hold <= 0 || r.view.HandOff == nil || next.HandOff == nil {
 		return
 	}
-	before := r.view.HandOff
-	if r.leaving.handOff != nil {
-		before = r.leaving.handOff // joined with what left before it
-	}
-	if chainsGone(before, next.HandOff) {
-		r.leaving.handOff = before
-		tables := maps.Clone(r.view.Routes)
-		maps.Copy(tables, r.leaving.tables)
-		r.leaving.tables = tables
+	if chainsGone(r.view.HandOff, next.HandOff) {
+		r.leaving.copies = append(r.leaving.copies, goneCopy{r.view.HandOff, r.view.Routes, time.Now().Add(r.config.Hold)})
 	}
 }
 
@@ -67,32 +87,41 @@ func hasChain(l *listener.Listener, name string) bool {
 	return slices.ContainsFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == name })
 }
 
-func (l leaving) clusters(exact ads.Set) ads.Set { return over(l.gone, exact) }
-
-func (l leaving) routes(exact ads.Set) ads.Set { return over(l.tables, exact) }
-
-// over is old with next in its place where both have a name.
-func over(old, next ads.Set) ads.Set {
-	all := maps.Clone(old)
-	if all == nil {
-		all = ads.Set{}
+func (l leaving) clusters(exact ads.Set) ads.Set {
+	all := maps.Clone(exact)
+	for name, g := range l.gone {
+		if _, there := all[name]; !there {
+			all[name] = g.body
+		}
 	}
-	maps.Copy(all, next)
+	return all
+}
+
+func (l leaving) routes(exact ads.Set) ads.Set {
+	all := ads.Set{}
+	for _, c := range l.copies {
+		maps.Copy(all, c.tables)
+	}
+	maps.Copy(all, exact)
 	return all
 }
 
 // listeners are those of next, the copies joined with what has left them.
 func (l leaving) listeners(exact ads.Set, next *listener.Listener, at Ports) ads.Set {
-	if l.handOff == nil || next == nil {
+	if len(l.copies) == 0 || next == nil {
 		return exact
 	}
+	joined := next
+	for _, c := range slices.Backward(l.copies) {
+		joined = join(joined, c.handOff)
+	}
 	all := maps.Clone(exact)
-	for _, joined := range at.handOffs(join(next, l.handOff)) {
-		body, err := ads.NewBody(joined)
+	for _, one := range at.handOffs(joined) {
+		body, err := ads.NewBody(one)
 		if err != nil {
 			return exact // it is made of what was marshalled before
 		}
-		all[joined.Name] = body
+		all[one.Name] = body
 	}
 	return all
 }
@@ -153,39 +182,60 @@ func addresses(m *xds.Matcher) *xds.Matcher {
 	return nil
 }
 
-// trimLater takes what has left away once nobody is redirected to it any more. r.mu
-// must be held.
+// trimLater takes what has left away, each thing when its time is over. r.mu must be
+// held.
 func (r *Relay) trimLater(ctx context.Context) {
-	r.trim()
+	if _, any := r.leaving.next(); !any || r.trimming {
+		return
+	}
+	r.trimming = true
 	// It is not the stream's business: what has left goes also when istiod is away.
 	later, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.trim = stop
 	r.wg.Go(func() {
-		timer := time.NewTimer(r.config.Hold)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-later.Done():
-			return
+		for r.trimNext(later) {
 		}
-		r.letGo(later)
 	})
 }
 
-// letGo takes away what has left: first the way to it, then what it leads to.
-func (r *Relay) letGo(ctx context.Context) {
+// trimNext waits for the first of what has left, takes it away and reports whether there
+// is more.
+func (r *Relay) trimNext(ctx context.Context) bool {
 	r.mu.Lock()
-	r.leaving.handOff, r.leaving.tables = nil, nil
-	r.serve(ads.Listeners)
+	at, any := r.leaving.next()
+	r.trimming = any
 	r.mu.Unlock()
-	if err := r.server.Settle(ctx, nil, ads.Listeners); err != nil {
-		if ctx.Err() == nil {
-			r.config.Log.Error("what has left the configuration could not be taken away", "error", err)
-		}
-		return
+	if !any {
+		return false
+	}
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	r.letGo(ctx, time.Now())
+	return ctx.Err() == nil
+}
+
+// letGo takes away what was to go by some time: first the way to it, then what it leads
+// to.
+func (r *Relay) letGo(ctx context.Context, now time.Time) {
+	r.mu.Lock()
+	before := len(r.leaving.copies)
+	r.leaving.copies = slices.DeleteFunc(r.leaving.copies, func(c goneCopy) bool { return !c.until.After(now) })
+	if len(r.leaving.copies) < before {
+		r.serve(ads.Listeners)
+	}
+	r.mu.Unlock()
+	// Whether Envoy has refused something else does not matter here.
+	var refused ads.RefusedError
+	if err := r.server.Settle(ctx, nil, ads.Listeners); err != nil && !errors.As(err, &refused) {
+		return // ctx has ended
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaving.gone = nil
+	maps.DeleteFunc(r.leaving.gone, func(_ string, g goneCluster) bool { return !g.until.After(now) })
 	r.serve(ads.Clusters)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +30,10 @@ type Config struct {
 	// Hold is how long what has left the configuration stays: clients that were
 	// redirected a moment ago still come.
 	Hold time.Duration
-	Log  *slog.Logger
+	// ByAddress gives what was handed over the principal of the workload that has the
+	// source's address. Without, it has none.
+	ByAddress bool
+	Log       *slog.Logger
 }
 
 // Relay holds what istiod sent, and serves it to an Envoy as it must be.
@@ -46,14 +50,22 @@ type Relay struct {
 	notify  chan struct{}
 	answers map[string]context.CancelFunc // by type: who waits for Envoy
 	trim    context.CancelFunc
-	wg      sync.WaitGroup
+	// trimming is set while somebody waits to take away what has left.
+	trimming bool
+	refused  map[string]string // by type: why Envoy has not taken it whole
+	wg       sync.WaitGroup
 }
 
-// held is a resource as istiod sent it.
+// held is a resource as istiod sent it, but for what was changed of a cluster; own is the
+// version that its bytes give it.
 type held struct {
 	version string
 	body    *anypb.Any
+	own     string
+	changes map[string]int // by kind
 }
+
+func (h held) made() ads.Body { return ads.Body{Version: h.own, Any: h.body} }
 
 // State is how far the Relay is.
 type State struct {
@@ -78,7 +90,11 @@ func New(c Config) (*Relay, error) {
 	r := &Relay{
 		config: c, transformer: t, server: ads.NewServer(),
 		raw: map[string]map[string]held{}, notify: make(chan struct{}), answers: map[string]context.CancelFunc{},
-		trim: func() {},
+		trim: func() {}, refused: map[string]string{},
+	}
+	if c.ByAddress {
+		network := c.Node.GetMetadata().GetFields()["NETWORK"].GetStringValue()
+		t.sources = newSources(network, c.Log, r.regroup)
 	}
 	r.state.Changes = t.rules.list(nil)
 	for _, typ := range asked {
@@ -127,6 +143,12 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.mu.Unlock()
 		r.wg.Wait()
 	}()
+	if r.transformer.sources != nil {
+		who := istiod.Subscription{Node: r.config.Node, Types: []string{workloadType}, Token: r.config.Istiod.Token}
+		r.wg.Go(func() {
+			_ = who.Run(ctx, conn, r.transformer.sources) // it ends with ctx alone
+		})
+	}
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = 250*time.Millisecond, 15*time.Second
 	for {
@@ -139,6 +161,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			waits.Reset()
 		}
 		wait := waits.NextBackOff()
+		err = istiod.Explain(err, r.config.Istiod.Token)
 		r.note(func(s *State) { s.Connected, s.Error = false, err.Error() })
 		r.config.Log.Warn("no stream to istiod; Envoy keeps what it has", "error", err, "again in", wait)
 		timer := time.NewTimer(wait)
@@ -161,7 +184,15 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	next := maps.Clone(have)
 	for _, res := range m.Resources {
-		next[res.Name] = held{res.Version, res.Resource}
+		h := held{version: res.Version, body: res.Resource}
+		if m.TypeUrl == ads.Clusters {
+			var err error
+			if h.body, h.changes, err = r.transformer.cluster(res.Resource); err != nil {
+				return fmt.Errorf("cluster %s: %w", res.Name, err)
+			}
+		}
+		h.own = ads.BodyOf(h.body).Version
+		next[res.Name] = h
 	}
 	for _, name := range m.RemovedResources {
 		delete(next, name)
@@ -179,10 +210,29 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	r.raw[m.TypeUrl] = next
 	r.serve(m.TypeUrl)
-	if r.leaving.any() {
-		r.trimLater(ctx)
-	}
+	r.trimLater(ctx)
 	return nil
+}
+
+// regroup makes the listeners anew when another has an address.
+func (r *Relay) regroup() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.raw[ads.Listeners]) == 0 {
+		return
+	}
+	view, err := r.transformer.Transform(bodies(r.raw[ads.Listeners]))
+	if err != nil {
+		r.config.Log.Error("the listeners could not be made anew for other sources", "error", err)
+		return
+	}
+	r.view = view
+	r.serve(ads.Listeners)
+}
+
+// Sourceless reports whether it is not known yet who has which address, and is to be.
+func (r *Relay) Sourceless() bool {
+	return r.transformer.sources != nil && r.transformer.sources.waiting()
 }
 
 func bodies(all map[string]held) map[string]*anypb.Any {
@@ -214,7 +264,7 @@ func (r *Relay) exact() ads.State {
 	for _, t := range [...]string{ads.Clusters, ads.Endpoints, ads.Extensions} {
 		all[t] = ads.Set{}
 		for name, h := range r.raw[t] {
-			all[t][name] = ads.BodyOf(h.body)
+			all[t][name] = h.made()
 		}
 	}
 	maps.Copy(all[ads.Clusters], r.view.Clusters)
@@ -257,7 +307,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 		var refused ads.RefusedError
 		if errors.As(err, &refused) {
 			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
-			r.note(func(s *State) { s.Refused = err.Error() })
+			r.refuse(m.TypeUrl, err.Error())
 		} else {
 			r.taken(m)
 		}
@@ -265,14 +315,46 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 	})
 }
 
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
-	r.mu.Lock()
-	view := r.view
-	r.mu.Unlock()
+// refuse notes why a type was not taken whole.
+func (r *Relay) refuse(t, reason string) {
 	r.note(func(s *State) {
-		s.Taken, s.Refused = m.SystemVersionInfo, ""
-		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable, s.Changes = view.Hosts, view.Refused, view.Changes
-		}
+		r.refused[t] = reason
+		s.Refused = r.refusals()
 	})
+}
+
+// refusals joins the reasons of all types. r.mu must be held.
+func (r *Relay) refusals() string {
+	var all []string
+	for _, t := range asked {
+		if r.refused[t] != "" {
+			all = append(all, r.refused[t])
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
+	r.note(func(s *State) {
+		delete(r.refused, m.TypeUrl)
+		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
+		if m.TypeUrl == ads.Listeners {
+			s.Hosts, s.Unusable = r.view.Hosts, r.view.Refused
+		}
+		s.Changes = r.changes()
+	})
+}
+
+// changes counts what was changed of listeners and clusters. r.mu must be held.
+func (r *Relay) changes() []api.Change {
+	counts := maps.Clone(r.view.counts)
+	if counts == nil {
+		counts = map[string]int{}
+	}
+	for _, h := range r.raw[ads.Clusters] {
+		for kind, n := range h.changes {
+			counts[kind] += n
+		}
+	}
+	return r.transformer.rules.list(counts)
 }

@@ -30,11 +30,12 @@ func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delive
 	if err != nil {
 		return false, fmt.Errorf("istiod: %w", err)
 	}
-	if err := s.begin(); err != nil {
+	named, err := s.begin()
+	if err != nil {
 		return false, s.cause(err)
 	}
 	wg.Go(func() {
-		s.follow(ctx)
+		s.follow(ctx, named)
 		cancel()
 	})
 	for {
@@ -47,10 +48,13 @@ func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delive
 	}
 }
 
-// begin asks for everything, and says what is there already.
-func (s *stream) begin() error {
+// begin asks for everything, and says what is there already. It returns the names that it
+// has asked for, by type.
+func (s *stream) begin() (map[string][]string, error) {
+	named := map[string][]string{}
 	for i, t := range asked {
 		names, _ := s.relay.server.Asked(t)
+		named[t] = names
 		if whole(t) {
 			names = []string{"*"}
 		}
@@ -64,11 +68,11 @@ func (s *stream) begin() error {
 			q.Node = s.relay.config.Node
 		}
 		if err := s.send(q); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	s.relay.note(func(st *State) { st.Connected, st.Error = true, "" })
-	return nil
+	return named, nil
 }
 
 // versions are those of what is held of a type.
@@ -96,12 +100,8 @@ func (s *stream) cause(err error) error {
 	return fmt.Errorf("istiod: %w", err)
 }
 
-// follow asks for, and no longer for, what Envoy names.
-func (s *stream) follow(ctx context.Context) {
-	have := map[string][]string{}
-	for _, t := range asked {
-		have[t], _ = s.relay.server.Asked(t)
-	}
+// follow asks for, and no longer for, what Envoy names; have was asked for before.
+func (s *stream) follow(ctx context.Context, have map[string][]string) {
 	for {
 		var changed <-chan struct{}
 		for _, t := range asked {
@@ -174,7 +174,7 @@ func (s *stream) receive(ctx context.Context, m *discovery.DeltaDiscoveryRespons
 	}
 	if err := s.relay.take(ctx, m); err != nil {
 		s.relay.config.Log.Error("what istiod sent cannot be used", "type", m.TypeUrl, "error", err)
-		s.relay.note(func(st *State) { st.Refused = err.Error() })
+		s.relay.refuse(m.TypeUrl, err.Error())
 		reply(err)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -42,12 +43,17 @@ type View struct {
 	// without a principal may not use.
 	Hosts, Refused []string
 	Changes        []api.Change
+	counts         map[string]int
 }
 
 // Transformer changes listeners.
 type Transformer struct {
 	rules rules
 	Ports
+	// sources say who has which address, and chosen who stands for a group of them; nil
+	// where what was handed over has no principal at all.
+	sources *sources
+	chosen  map[string]string
 }
 
 // Ports are those of hand-offs by SO_ORIGINAL_DST and by a PROXY header, in host byte
@@ -60,7 +66,7 @@ func NewTransformer(at Ports) (*Transformer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Transformer{rules: r, Ports: at}, nil
+	return &Transformer{rules: r, Ports: at, chosen: map[string]string{}}, nil
 }
 
 // Transform makes the View of listeners by name. Equal listeners give equal bytes.
@@ -68,6 +74,9 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 	w := work{
 		Transformer: t, counts: map[string]int{},
 		view: View{Listeners: ads.Set{}, Routes: ads.Set{}, Clusters: ads.Set{}},
+	}
+	if t.sources != nil {
+		w.identities = t.sources.identities()
 	}
 	for _, name := range slices.Sorted(maps.Keys(raw)) {
 		if err := w.listener(name, raw[name]); err != nil {
@@ -79,15 +88,16 @@ func (t *Transformer) Transform(raw map[string]*anypb.Any) (View, error) {
 			return View{}, err
 		}
 	}
-	w.view.Changes = t.rules.list(w.counts)
+	w.view.Changes, w.view.counts = t.rules.list(w.counts), w.counts
 	return w.view, nil
 }
 
 // work is one Transform.
 type work struct {
 	*Transformer
-	counts map[string]int
-	view   View
+	counts     map[string]int
+	view       View
+	identities map[netip.Addr]string
 }
 
 func (w *work) put(to ads.Set, name string, m proto.Message) error {

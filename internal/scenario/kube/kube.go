@@ -5,8 +5,10 @@
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
 // Pod. A service with an address outside the cluster's ranges is a ServiceEntry, and so
-// is one whose endpoints have target ports of their own that have no name. One with a
-// waypoint has the label that names it, and its routes are an HTTPRoute.
+// is one whose endpoints have target ports of their own that have no name.
+//
+// A waypoint is a Gateway of Istio's class for them, named by a label of the services
+// that go through it; the HTTP rules of a service are an HTTPRoute of its name.
 package kube
 
 import (
@@ -55,6 +57,9 @@ func Label(service string) string { return "service.duomesh.io/" + service }
 // scenario.ErrNotExpressible.
 func Render(o scenario.Objects, w World) (Rendered, error) {
 	r := Rendered{Labels: map[string]map[string]string{}, Unready: o.Unready}
+	for _, name := range o.WaypointNames() {
+		r.add(gateway(name, w))
+	}
 	for _, s := range o.Services {
 		if err := r.service(s, o.Unready, w); err != nil {
 			return Rendered{}, fmt.Errorf("service %s: %w", s.Name, err)

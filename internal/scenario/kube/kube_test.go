@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -117,5 +118,52 @@ func TestTargetsOfOneNumber(t *testing.T) {
 	o.Services[0].Ports[1].Target = 9090
 	if _, err := Render(o, world()); !errors.Is(err, scenario.ErrNotExpressible) {
 		t.Errorf("two targets: %v", err)
+	}
+}
+
+func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
+	w := world()
+	w.Services["echo-v1"], w.Services["echo-v2"] = w.Services["dual"], w.Services["six"]
+	o := one("dual", scenario.Endpoint{Pod: "v1", Weight: 1})
+	o.Services[0].Waypoint, o.Services[0].Ports[0].Name = "way", "http"
+	o.Services[0].Routes = []scenario.Route{
+		{Header: "x-canary", Exact: "yes", Backends: []scenario.Backend{{Service: "echo-v2", Port: 80, Weight: 1}}},
+		{Timeout: 1500 * time.Millisecond, Backends: []scenario.Backend{
+			{Service: "echo-v1", Port: 80, Weight: 90}, {Service: "echo-v2", Port: 80, Weight: 10},
+		}},
+	}
+	o.Waypoints = []scenario.Waypoint{{Name: "nobody"}}
+	r, err := Render(o, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := func(name string, weight int64) any {
+		return map[string]any{"name": name, "port": int64(80), "weight": weight}
+	}
+	want := map[string]any{
+		"Gateway/nobody": map[string]any{"gatewayClassName": "istio-waypoint"},
+		"Gateway/way":    map[string]any{"gatewayClassName": "istio-waypoint"},
+		"Service/dual":   map[string]any{},
+		"HTTPRoute/dual": map[string]any{
+			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual"}},
+			"rules": []any{
+				map[string]any{
+					"matches":     []any{map[string]any{"headers": []any{map[string]any{"type": "Exact", "name": "x-canary", "value": "yes"}}}},
+					"backendRefs": []any{backend("echo-v2", 1)},
+				},
+				map[string]any{
+					"timeouts":    map[string]any{"request": "1500ms"},
+					"backendRefs": []any{backend("echo-v1", 90), backend("echo-v2", 10)},
+				},
+			},
+		},
+	}
+	if d := cmp.Diff(want, shown(r.Objects, "gatewayClassName", "parentRefs", "rules")); d != "" {
+		t.Error(d)
+	}
+	for _, o := range r.Objects {
+		if got := o.GetLabels()[UseWaypoint]; (o.GetKind() == "Service") != (got == "way") {
+			t.Errorf("%s %s has %s=%q", o.GetKind(), o.GetName(), UseWaypoint, got)
+		}
 	}
 }
