@@ -150,6 +150,10 @@ func orNone[T ~int64](d T) T {
 	return d
 }
 
+// mounts are what istiod's template mounts writable beside a read-only root, in memory
+// first.
+var mounts = []string{"/etc/istio/proxy", "/var/lib/istio/data"}
+
 // directory returns the one of --dir, or a temporary one that remove takes away.
 func (f flags) directory() (dir string, remove func() error, err error) {
 	if f.dir != "" {
@@ -158,10 +162,15 @@ func (f flags) directory() (dir string, remove func() error, err error) {
 		}
 		return f.dir, func() error { return nil }, nil
 	}
-	if dir, err = os.MkdirTemp("", "duomesh-waypoint-"); err != nil {
-		return "", nil, fmt.Errorf("make a directory for sockets: %w", err)
+	var errs []error
+	for _, parent := range append([]string{os.TempDir()}, mounts...) {
+		dir, err := os.MkdirTemp(parent, "duomesh-waypoint-")
+		if err == nil {
+			return dir, func() error { return os.RemoveAll(dir) }, nil
+		}
+		errs = append(errs, err)
 	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return "", nil, fmt.Errorf("make a directory for sockets (--dir names one): %w", errors.Join(errs...))
 }
 
 // place is where the waypoint stands.
