@@ -89,7 +89,7 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	c := l7.Config{
 		Name: f.name, Envoy: path, Concurrency: workers, Port: f.port, Descriptors: descriptors,
 		LogLevel: f.istio.proxyLogLevel, ComponentLogLevel: f.istio.proxyComponentLog, Output: out,
-		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
+		MaxConnections: f.maxConnections, Drain: orNone(f.drain), MinDrain: orNone(f.minDrain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
 	if err := f.codec(s, &c); err != nil {

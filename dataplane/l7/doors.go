@@ -13,11 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/duomesh/duomesh/dataplane/l7/api"
-	"github.com/duomesh/duomesh/dataplane/l7/render"
 )
-
-// handOffActive are Envoy's gauges of connections that were handed over.
-const handOffActive = `^listener\.(` + render.HandOffListener + `|` + render.ProxyListener + `)\.downstream_cx_active$`
 
 func network(address string) (string, string) { return api.Network(address) }
 
@@ -41,6 +37,9 @@ func (w *Waypoint) readyHandler() http.Handler {
 func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
+	if w.draining.Load() {
+		return nil, "its own end: it is draining"
+	}
 	if w.config.HandOff != nil {
 		if err := w.config.HandOff(); err != nil {
 			return nil, "the node's engine: " + err.Error()

@@ -6,13 +6,16 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
@@ -32,19 +35,28 @@ const (
 )
 
 // relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
-// echo services, and waits until it is ready.
-func relayed(t *testing.T) (*waypoint, *scripted) {
+// echo services, and waits until it is ready. Its configuration may be changed.
+func relayed(t *testing.T, change ...func(c *l7.Config)) (*waypoint, *scripted) {
 	t.Helper()
-	w, s := relaying(t, nil)
+	w, s := relaying(t, nil, change...)
 	w.until(t, "ready", ready)
 	return w, s
 }
 
 // relaying is the same without the wait; the CA signs when withhold is closed.
-func relaying(t *testing.T, withhold chan struct{}) (*waypoint, *scripted) {
+func relaying(t *testing.T, withhold chan struct{}, change ...func(c *l7.Config)) (*waypoint, *scripted) {
+	t.Helper()
+	s := startScripted(t, scriptedAt)
+	return relayingFrom(t, s, withhold, change...), s
+}
+
+// relayingFrom is relaying with a scripted istiod that is there already.
+func relayingFrom(t *testing.T, s *scripted, withhold chan struct{}, change ...func(c *l7.Config)) *waypoint {
 	t.Helper()
 	c := config(t)
-	s := startScripted(t, scriptedAt)
+	for _, f := range change {
+		f(&c)
+	}
 	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
@@ -56,7 +68,7 @@ func relaying(t *testing.T, withhold chan struct{}) (*waypoint, *scripted) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return run(t, c, control), s
+	return run(t, c, control)
 }
 
 // A certificate that comes late is waited for, and said to be.
@@ -212,15 +224,8 @@ func TestIstiodAwayAndBack(t *testing.T) {
 // What stock Envoy does not know is refused by name, and nothing is lost by it.
 func TestUnknownFilterIsRefusedByName(t *testing.T) {
 	_, s := relayed(t)
-	const alien = "type.googleapis.com/io.istio.something.New"
-	s.edit(t, func(l *listener.Listener) {
-		for _, c := range l.FilterChains {
-			if c.Name == echoRoute {
-				c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = alien
-			}
-		}
-	})
-	if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+	s.edit(t, alien)
+	if text := s.answer(ads.Listeners); !strings.Contains(text, alienName) {
 		t.Errorf("the answer to istiod is %q", text)
 	}
 	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
@@ -228,15 +233,68 @@ func TestUnknownFilterIsRefusedByName(t *testing.T) {
 	}
 }
 
-// A service that istiod takes away is served for the time of Hold, and then refused.
-func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
-	_, s := relayed(t)
-	s.edit(t, func(l *listener.Listener) {
+// takeAway removes the echo service from the recorded main_internal as istiod does: its
+// chain, and the way to it.
+func takeAway(t *testing.T) func(l *listener.Listener) {
+	return func(l *listener.Listener) {
 		l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
-	})
-	if text := s.answer(ads.Listeners); text != "" {
-		t.Fatalf("refused: %s", text)
+		custom := l.FilterChainMatcher.GetMatcherTree().GetCustomMatch()
+		var ranges xds.IPMatcher
+		if err := custom.GetTypedConfig().UnmarshalTo(&ranges); err != nil {
+			t.Fatal(err)
+		}
+		before := len(ranges.RangeMatchers)
+		ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
+			return r.Ranges[0].AddressPrefix == echoVIP
+		})
+		if len(ranges.RangeMatchers) != before-1 {
+			t.Fatal("the recorded listener has no way to echo")
+		}
+		packed, err := ads.Pack(&ranges)
+		if err != nil {
+			t.Fatal(err)
+		}
+		custom.TypedConfig = packed
 	}
+}
+
+// A service that istiod takes away is served for the time of Hold.
+func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
+	for name, c := range map[string]struct {
+		hold time.Duration
+		want int
+	}{"held": {time.Hour, http.StatusOK}, "control": {-1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			_, s := relayed(t, func(config *l7.Config) { config.Hold = c.hold })
+			s.edit(t, takeAway(t))
+			if text := s.answer(ads.Listeners); text != "" {
+				t.Fatalf("refused: %s", text)
+			}
+			if status, body := newClient(t).get("http://" + echoVIP); status != c.want {
+				t.Errorf("after it has left: %d %s, want %d", status, body, c.want)
+			}
+		})
+	}
+}
+
+// It is refused after that, however much istiod sends meanwhile.
+func TestWhatIsHeldLeavesUnderPushes(t *testing.T) {
+	_, s := relayed(t)
+	ctx, stop := context.WithCancel(context.Background())
+	var pushes sync.WaitGroup
+	defer pushes.Wait()
+	defer stop()
+	pushes.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond) // half of Hold
+		defer tick.Stop()
+		for weight := uint32(1); ctx.Err() == nil; weight++ {
+			a := plain(echoV1, echo1)
+			a.Endpoints[0].LbEndpoints[0].LoadBalancingWeight = wrapperspb.UInt32(weight)
+			s.set(ads.Endpoints, echoV1, a)
+			<-tick.C
+		}
+	})
+	s.edit(t, takeAway(t))
 	deadline := time.Now().Add(patience)
 	for {
 		if status, _ := newClient(t).get("http://" + echoVIP); status == 0 {

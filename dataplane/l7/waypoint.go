@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,6 +26,8 @@ type Waypoint struct {
 	servers []*grpc.Server
 	doors   []*http.Server
 	wg      sync.WaitGroup
+	// draining is set when the waypoint is to end.
+	draining atomic.Bool
 }
 
 // Run runs a waypoint until ctx ends, and drains it then. It returns nil when it was
@@ -122,45 +125,6 @@ func (w *Waypoint) start(s *grpc.Server, name string) error {
 	w.servers = append(w.servers, s)
 	w.wg.Go(func() { s.Serve(l) }) // ends with Stop
 	return nil
-}
-
-// drain lets connections end, and returns when the time for it is over.
-func (w *Waypoint) drain() {
-	if w.config.Drain <= 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), w.config.Drain)
-	defer cancel()
-	w.config.Log.Info("draining", "time", w.config.Drain)
-	if err := w.envoy.Admin.Drain(ctx); err != nil {
-		w.config.Log.Warn("Envoy does not drain", "error", err)
-		return
-	}
-	tick := time.NewTicker(drainPoll)
-	defer tick.Stop()
-	for {
-		active, err := w.envoy.Admin.Counters(ctx, `^http\.inbound_.*downstream_cx_active$|^listener\..*:?(15029|15039)\.downstream_cx_active$|`+handOffActive)
-		if err == nil && sum(active) == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-w.envoy.Done():
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-const drainPoll = 100 * time.Millisecond
-
-func sum(all map[string]uint64) uint64 {
-	n := uint64(0)
-	for _, v := range all {
-		n += v
-	}
-	return n
 }
 
 func (w *Waypoint) stop() {

@@ -42,9 +42,12 @@ type Relay struct {
 	transformer *Transformer
 	server      *ads.Server
 
-	mu      sync.Mutex
-	raw     map[string]map[string]held // what istiod sent, by type and name
-	view    View
+	mu   sync.Mutex
+	raw  map[string]map[string]held // what istiod sent, by type and name
+	view View
+	// good are the route tables of the listeners that Envoy has taken last: an Envoy that
+	// is started again while newer ones are refused begins with those.
+	good    ads.Set
 	leaving leaving
 	state   State
 	notify  chan struct{}
@@ -249,13 +252,24 @@ func (r *Relay) serve(t string) {
 	switch t {
 	case ads.Listeners:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
-		r.server.Set(ads.Routes, r.leaving.routes(all[ads.Routes]))
+		r.server.Set(ads.Routes, r.routes(all[ads.Routes]))
 		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff, r.config.Ports))
 	case ads.Clusters:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
 	default:
 		r.server.Set(t, all[t])
 	}
+}
+
+// routes are the tables of listeners that are there, that are leaving, and that Envoy may
+// go back to. r.mu must be held.
+func (r *Relay) routes(exact ads.Set) ads.Set {
+	all := maps.Clone(r.good)
+	if all == nil {
+		all = ads.Set{}
+	}
+	maps.Copy(all, r.leaving.routes(exact))
+	return all
 }
 
 // exact is what istiod's resources come to, without what has left. r.mu must be held.
@@ -298,6 +312,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 	}
 	one, stop := context.WithCancel(ctx)
 	r.answers[m.TypeUrl] = stop
+	tables := r.view.Routes
 	r.wg.Go(func() {
 		defer stop()
 		err := r.settled(one, m.TypeUrl)
@@ -309,7 +324,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
 			r.refuse(m.TypeUrl, err.Error())
 		} else {
-			r.taken(m)
+			r.taken(m, tables)
 		}
 		send(err)
 	})
@@ -334,12 +349,13 @@ func (r *Relay) refusals() string {
 	return strings.Join(all, "; ")
 }
 
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
+// taken notes that Envoy has taken what istiod sent, tables where those are listeners.
+func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse, tables ads.Set) {
 	r.note(func(s *State) {
 		delete(r.refused, m.TypeUrl)
 		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
 		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable = r.view.Hosts, r.view.Refused
+			s.Hosts, s.Unusable, r.good = r.view.Hosts, r.view.Refused, tables
 		}
 		s.Changes = r.changes()
 	})

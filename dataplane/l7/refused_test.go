@@ -1,0 +1,153 @@
+package l7_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/ads"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
+)
+
+// alienName is a filter that no Envoy has.
+const alienName = "io.istio.something.New"
+
+// alien puts it into the chain of echo.
+func alien(l *listener.Listener) {
+	for _, c := range l.FilterChains {
+		if c.Name == echoRoute {
+			c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = "type.googleapis.com/" + alienName
+		}
+	}
+}
+
+// static is a cluster without endpoints.
+func static(name string) *cluster.Cluster {
+	return &cluster.Cluster{
+		Name: name, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_STATIC},
+		LoadAssignment: &endpoint.ClusterLoadAssignment{ClusterName: name},
+	}
+}
+
+// has reports whether Envoy has a cluster.
+func (w *waypoint) has(t *testing.T, cluster string) bool {
+	t.Helper()
+	all, err := w.Counters(context.Background(), `^cluster\.`+cluster+`\.membership_total$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all) > 0
+}
+
+// The very first configuration may be refused: istiod hears it, and who asks why the
+// waypoint is not ready.
+func TestFirstConfigurationIsRefusedByName(t *testing.T) {
+	s := startScripted(t, scriptedAt)
+	s.edit(t, alien)
+	w := relayingFrom(t, s, nil)
+	if text := s.answer(ads.Listeners); !strings.Contains(text, alienName) {
+		t.Errorf("the answer to istiod is %q", text)
+	}
+	w.until(t, "waiting for what Envoy takes", func(st api.Status) bool {
+		return !st.Ready && strings.Contains(st.Waiting, alienName) && strings.Contains(st.Source.Problem, alienName)
+	})
+}
+
+// A cluster that changes while its endpoints do not takes effect, and does not keep
+// another from coming: Envoy makes it anew and waits for its endpoints.
+func TestClusterChangesAndItsEndpointsDoNot(t *testing.T) {
+	w, s := relayed(t)
+	var c cluster.Cluster
+	s.mu.Lock()
+	err := s.sets[ads.Clusters][echoV1].Resource.UnmarshalTo(&c)
+	s.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ConnectTimeout = durationpb.New(3 * time.Second)
+	s.set(ads.Clusters, echoV1, &c)
+	if text := s.answer(ads.Clusters); text != "" {
+		t.Errorf("refused: %s", text)
+	}
+	s.set(ads.Clusters, "another", static("another"))
+	if text := s.answer(ads.Clusters); text != "" || !w.has(t, "another") {
+		t.Errorf("a cluster that comes later: refused for %q, or not there", text)
+	}
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+// What is refused stays refused while it is there, whatever else is taken.
+func TestRefusalIsNotForgotten(t *testing.T) {
+	w, s := relayed(t)
+	bad := static("bad")
+	bad.TypedExtensionProtocolOptions = map[string]*anypb.Any{alienName: {TypeUrl: "type.googleapis.com/" + alienName}}
+	s.set(ads.Clusters, "bad", bad)
+	if text := s.answer(ads.Clusters); !strings.Contains(text, "bad") {
+		t.Fatalf("the answer to istiod is %q", text)
+	}
+	s.set(ads.Clusters, "good", static("good"))
+	if text := s.answer(ads.Clusters); !strings.Contains(text, "bad") || !w.has(t, "good") || w.has(t, "bad") {
+		t.Errorf("with another cluster beside it the answer is %q", text)
+	}
+	a := plain(echoV1, echo2)
+	s.set(ads.Endpoints, echoV1, a)
+	if text := s.answer(ads.Endpoints); text != "" {
+		t.Errorf("endpoints are refused: %s", text)
+	}
+	if st := w.until(t, "ready", ready); !strings.Contains(st.Source.Problem, "bad") {
+		t.Errorf("the status says %q", st.Source.Problem)
+	}
+	s.set(ads.Clusters, "bad", nil)
+	if text := s.answer(ads.Clusters); text != "" {
+		t.Errorf("without it the answer is %q", text)
+	}
+	w.until(t, "without a problem", func(st api.Status) bool { return st.Source.Problem == "" })
+}
+
+// An Envoy that is started again begins with what the last one had taken.
+func TestEnvoyIsStartedAgainAfterARefusal(t *testing.T) {
+	w, s := relayed(t)
+	s.edit(t, alien)
+	if text := s.answer(ads.Listeners); !strings.Contains(text, alienName) {
+		t.Fatalf("the answer to istiod is %q", text)
+	}
+	before := w.until(t, "ready", ready)
+	kill(t, before.Envoy.PID)
+	w.until(t, "up again", func(st api.Status) bool { return st.Ready && st.Envoy.PID != before.Envoy.PID })
+	deadline := time.Now().Add(patience)
+	for {
+		status, body := newClient(t).get("http://" + echoVIP)
+		if status == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after the crash: %d %s", status, body)
+		}
+	}
+	if st := w.until(t, "ready", ready); !strings.Contains(st.Source.Problem, alienName) {
+		t.Errorf("the status says %q", st.Source.Problem)
+	}
+}
+
+// A waypoint that ends says so at once, and serves connections that still come.
+func TestDrain(t *testing.T) {
+	w, _ := relayed(t, func(c *l7.Config) { c.Drain, c.MinDrain = 5*time.Second, 5*time.Second })
+	w.end()
+	w.until(t, "draining", func(st api.Status) bool { return !st.Ready && strings.Contains(st.Waiting, "draining") })
+	for range 20 {
+		if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+			t.Fatalf("while it drains: %d %s", status, body)
+		}
+	}
+}
