@@ -8,11 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 )
@@ -212,6 +214,8 @@ func TestJoinKeepsWhatHasLeft(t *testing.T) {
 	}
 	const gone = "inbound-vip|80|http|echo.demo.svc.cluster.local"
 	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == gone })
+	ways := waysTo(t, before.HandOff, gone)
+	withoutWay(t, &l, gone)
 	next := maps.Clone(raw)
 	next[mainInternal] = packed(t, &l)
 	after := transformed(t, next)
@@ -222,7 +226,45 @@ func TestJoinKeepsWhatHasLeft(t *testing.T) {
 	if !hasChain(joined, gone) {
 		t.Errorf("chains %v lack %s", chainNames(joined), gone)
 	}
-	if hasChain(after.HandOff, gone) {
+	if got := waysTo(t, joined, gone); got != ways || ways == 0 {
+		t.Errorf("%d ways lead to what has left, want %d", got, ways)
+	}
+	if hasChain(after.HandOff, gone) || waysTo(t, after.HandOff, gone) != 0 {
 		t.Error("join has changed its argument")
 	}
+}
+
+// waysTo counts how often a matcher comes to a chain.
+func waysTo(t *testing.T, l *listener.Listener, chain string) int {
+	t.Helper()
+	n := 0
+	err := eachLeaf(l.FilterChainMatcher, func(on *xds.Matcher_OnMatch) error {
+		name := new(wrapperspb.StringValue)
+		if err := on.GetAction().GetTypedConfig().UnmarshalTo(name); err != nil {
+			return err
+		}
+		if name.Value == chain {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// withoutWay removes the addresses from which a matcher comes to a chain.
+func withoutWay(t *testing.T, l *listener.Listener, chain string) {
+	t.Helper()
+	custom := addresses(l.FilterChainMatcher).GetMatcherTree().GetCustomMatch()
+	var ranges xds.IPMatcher
+	if err := custom.TypedConfig.UnmarshalTo(&ranges); err != nil {
+		t.Fatal(err)
+	}
+	ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
+		data, err := proto.Marshal(r)
+		return err != nil || bytes.Contains(data, []byte(chain))
+	})
+	custom.TypedConfig = packed(t, &ranges)
 }

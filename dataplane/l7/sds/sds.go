@@ -48,11 +48,13 @@ func NewKeeper(fetch func(ctx context.Context) (istiod.Certificate, error), log 
 	return &Keeper{fetch: fetch, log: log, changed: make(chan struct{})}
 }
 
-// Waiting says why there is no certificate yet, or "".
+// Waiting says why there is no certificate that is good now, or "".
 func (k *Keeper) Waiting() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
+	case k.now != nil && time.Now().After(k.now.NotAfter):
+		return fmt.Sprintf("another certificate: the last one has expired at %s: %s", k.now.NotAfter.Format(time.RFC3339), k.problem)
 	case k.now != nil:
 		return ""
 	case k.problem != "":
