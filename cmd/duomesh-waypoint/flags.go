@@ -53,8 +53,10 @@ istiod's template is accepted, and what of them has no effect here is said at st
 SIGTERM drains Envoy before it ends. Nothing here needs a privilege.
 
 Environment: ENVOY_BIN (for --envoy); CA_ADDR or XDS_ADDRESS (for --source xds:…);
-POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT, TRUST_DOMAIN, PROXY_CONFIG and
-ISTIO_META_* (who asks istiod); ISTIO_CPU_LIMIT (for --concurrency).`,
+POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT and ISTIO_META_* (who asks istiod);
+ISTIO_CPU_LIMIT (for --concurrency); PROXY_CONFIG (its concurrency and
+terminationDrainDuration for --concurrency and --drain; what else has no effect here is
+said at start). TRUST_DOMAIN has none: istiod's CA says it.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {

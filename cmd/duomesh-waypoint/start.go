@@ -98,6 +98,9 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	if err := f.clients(&c); err != nil {
 		return l7.Config{}, err
 	}
+	if err := f.byProxyConfig(s, &c, log); err != nil {
+		return l7.Config{}, err
+	}
 	return c, nil
 }
 

@@ -64,6 +64,8 @@ func (e *Embedded) register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, e.server)
 }
 
+func (e *Embedded) withhold(listeners bool) { e.server.Withhold(listeners) }
+
 func (*Embedded) secrets(*grpc.Server) bool { return false }
 
 func (*Embedded) changes() []api.Change { return nil }

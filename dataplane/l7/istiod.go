@@ -52,6 +52,8 @@ func (i *Istiod) secrets(s *grpc.Server) bool {
 	return true
 }
 
+func (i *Istiod) withhold(listeners bool) { i.relay.Withhold(listeners) }
+
 func (i *Istiod) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup

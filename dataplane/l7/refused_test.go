@@ -39,13 +39,9 @@ func static(name string) *cluster.Cluster {
 }
 
 // has reports whether Envoy has a cluster.
-func (w *waypoint) has(t *testing.T, cluster string) bool {
-	t.Helper()
+func (w *waypoint) has(cluster string) bool {
 	all, err := w.Counters(context.Background(), `^cluster\.`+cluster+`\.membership_total$`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all) > 0
+	return err == nil && len(all) > 0
 }
 
 // The very first configuration may be refused: istiod hears it, and who asks why the
@@ -79,7 +75,7 @@ func TestClusterChangesAndItsEndpointsDoNot(t *testing.T) {
 		t.Errorf("refused: %s", text)
 	}
 	s.set(ads.Clusters, "another", static("another"))
-	if text := s.answer(ads.Clusters); text != "" || !w.has(t, "another") {
+	if text := s.answer(ads.Clusters); text != "" || !w.has("another") {
 		t.Errorf("a cluster that comes later: refused for %q, or not there", text)
 	}
 	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
@@ -97,7 +93,7 @@ func TestRefusalIsNotForgotten(t *testing.T) {
 		t.Fatalf("the answer to istiod is %q", text)
 	}
 	s.set(ads.Clusters, "good", static("good"))
-	if text := s.answer(ads.Clusters); !strings.Contains(text, "bad") || !w.has(t, "good") || w.has(t, "bad") {
+	if text := s.answer(ads.Clusters); !strings.Contains(text, "bad") || !w.has("good") || w.has("bad") {
 		t.Errorf("with another cluster beside it the answer is %q", text)
 	}
 	a := plain(echoV1, echo2)

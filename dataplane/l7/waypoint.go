@@ -48,6 +48,7 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 		w.stop()
 		err = errors.Join(err, control.close())
 	}()
+	w.awaitEngine(life)
 	bootstrap, err := w.serve()
 	if err != nil {
 		return err
@@ -77,6 +78,30 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 	case err := <-failed:
 		return err
 	}
+}
+
+// enginePoll is how often the engine is asked for that does not serve yet.
+const enginePoll = 100 * time.Millisecond
+
+// awaitEngine keeps Envoy from listening until the engine serves this pod: not every
+// kernel can prepare a listener that is older than that.
+func (w *Waypoint) awaitEngine(ctx context.Context) {
+	if w.config.HandOff == nil || w.config.HandOff() == nil {
+		return
+	}
+	w.control.withhold(true)
+	w.wg.Go(func() {
+		tick := time.NewTicker(enginePoll)
+		defer tick.Stop()
+		for w.config.HandOff() != nil {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+		w.control.withhold(false)
+	})
 }
 
 func concurrency(c Config) int {

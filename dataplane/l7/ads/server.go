@@ -24,6 +24,8 @@ type Server struct {
 	verdicts map[string]*Verdicts // by type
 	// stream is the newest one; an Envoy that was restarted opens another.
 	stream *stream
+	// withheld keeps listeners from Envoy.
+	withheld bool
 	// changed is closed, and replaced, when anything above has changed.
 	changed chan struct{}
 }
@@ -97,6 +99,14 @@ func (s *Server) Set(t string, have Set) {
 		have = Set{}
 	}
 	s.state[t] = have
+	s.wake()
+}
+
+// Withhold keeps listeners from Envoy, or lets them go.
+func (s *Server) Withhold(listeners bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.withheld = listeners
 	s.wake()
 }
 
@@ -249,6 +259,9 @@ func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan s
 	}
 	var answers []*discovery.DeltaDiscoveryResponse
 	for _, t := range order {
+		if t == Listeners && s.withheld {
+			continue
+		}
 		a := st.of(t).Next(s.state[t])
 		if a == nil {
 			continue

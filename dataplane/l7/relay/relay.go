@@ -117,6 +117,9 @@ func (r *Relay) Register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, r.server)
 }
 
+// Withhold keeps listeners from Envoy, or lets them go.
+func (r *Relay) Withhold(listeners bool) { r.server.Withhold(listeners) }
+
 // State returns how far the Relay is, and what is closed when that has changed.
 func (r *Relay) State() (State, <-chan struct{}) {
 	r.mu.Lock()
