@@ -91,13 +91,13 @@ func (c *Cluster) label(ctx context.Context, labels map[string]map[string]string
 	return g.Wait()
 }
 
-// ready makes pods ready, but for some. A waypoint's says so itself.
+// ready makes pods ready, but for some.
 func (c *Cluster) ready(ctx context.Context, unready []string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for name, p := range c.pods {
 		if p.spec.Waypoint {
-			continue
+			continue // ready when its process is
 		}
 		is := !slices.Contains(unready, name)
 		if !c.unsure && is == !slices.Contains(c.declared.Unready, name) {
@@ -111,6 +111,7 @@ func (c *Cluster) ready(ctx context.Context, unready []string) error {
 func (c *Cluster) worldOf(d *desired) kube.World {
 	w := kube.World{
 		Namespace: namespace, Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{}, Ranges: c.plane.ranges(),
+		Gateways: true,
 	}
 	for name, s := range d.services {
 		w.Services[name] = s.Addresses

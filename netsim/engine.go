@@ -3,6 +3,7 @@ package netsim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,6 +42,21 @@ func openEngine(cfg Config, n *node) (mesh, error) {
 func engineOf(m mesh) *dataplane.Node {
 	if e, ok := m.(*engine); ok {
 		return e.node
+	}
+	return nil
+}
+
+// repair makes the kernels of the nodes what was declared before, where somebody has
+// changed them. Agents of their own do that by themselves.
+func (c *Cluster) repair() error {
+	for _, n := range c.nodes {
+		dp := engineOf(n.mesh)
+		if dp == nil {
+			continue
+		}
+		if _, err := dp.Repair(); err != nil {
+			return fmt.Errorf("node %s: %w", n.name, err)
+		}
 	}
 	return nil
 }

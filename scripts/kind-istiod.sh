@@ -3,7 +3,6 @@
 # here, and returns when it is ready. With a revision (as 1-22-6) it is one of that
 # name, with a headless Service of port 15012 alone, as hosted control planes have.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 revision=${1:-}

@@ -133,3 +133,18 @@ func TestBadInputIsOneClearError(t *testing.T) {
 		}
 	}
 }
+
+// On a read-only root the directory for sockets is made where istiod's template mounts one.
+func TestDirectoryOnAReadOnlyRoot(t *testing.T) {
+	mounted := t.TempDir()
+	dir, remove, err := temporary([]string{"/proc/self", mounted})
+	if err != nil || !strings.HasPrefix(dir, mounted) {
+		t.Fatalf("%s, %v", dir, err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := temporary([]string{"/proc/self"}); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("nowhere to write: %v", err)
+	}
+}

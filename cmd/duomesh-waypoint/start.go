@@ -92,10 +92,14 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 		MaxConnections: f.maxConnections, Drain: orNone(f.drain), MinDrain: orNone(f.minDrain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
-	if err := f.codec(s, &c); err != nil {
-		return l7.Config{}, err
+	switch f.identify {
+	case identityNone:
+	case identityAddress:
+		c.ByAddress = true
+	default:
+		return l7.Config{}, usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
 	}
-	if err := f.clients(&c); err != nil {
+	if err := f.codec(s, &c); err != nil {
 		return l7.Config{}, err
 	}
 	if err := f.byProxyConfig(s, &c, log); err != nil {
@@ -133,18 +137,6 @@ func (f flags) codec(s surroundings, c *l7.Config) error {
 	return nil
 }
 
-// clients sets who is taken for the client of what is handed over.
-func (f flags) clients(c *l7.Config) error {
-	switch f.identify {
-	case identityNone:
-	case identityAddress:
-		c.ByAddress = true
-	default:
-		return usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
-	}
-	return nil
-}
-
 // orNone turns the zero of a flag, which means none, into that of Config.
 func orNone[T ~int64](d T) T {
 	if d == 0 {
@@ -152,10 +144,6 @@ func orNone[T ~int64](d T) T {
 	}
 	return d
 }
-
-// mounts are what istiod's template mounts writable beside a read-only root, in memory
-// first.
-var mounts = []string{"/etc/istio/proxy", "/var/lib/istio/data"}
 
 // directory returns the one of --dir, or a temporary one that remove takes away.
 func (f flags) directory() (dir string, remove func() error, err error) {
@@ -165,10 +153,18 @@ func (f flags) directory() (dir string, remove func() error, err error) {
 		}
 		return f.dir, func() error { return nil }, nil
 	}
+	return temporary(writable[:])
+}
+
+// writable are where a directory for sockets may be made: the usual place, and, where the
+// root is read-only, what istiod's template mounts for its own image.
+var writable = [...]string{"", "/etc/istio/proxy", "/var/lib/istio/data"}
+
+// temporary makes a directory in the first of the places where that is possible.
+func temporary(places []string) (dir string, remove func() error, err error) {
 	var errs []error
-	for _, parent := range append([]string{os.TempDir()}, mounts...) {
-		dir, err := os.MkdirTemp(parent, "duomesh-waypoint-")
-		if err == nil {
+	for _, place := range places {
+		if dir, err = os.MkdirTemp(place, "duomesh-waypoint-"); err == nil {
 			return dir, func() error { return os.RemoveAll(dir) }, nil
 		}
 		errs = append(errs, err)

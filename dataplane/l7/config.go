@@ -24,7 +24,7 @@ const (
 	EnvoyMetrics    = ":15090"
 	AdminAddress    = "127.0.0.1:15200"
 	DefaultDrain    = 5 * time.Second
-	DefaultMinDrain = 5 * time.Second
+	DefaultMinDrain = 3 * time.Second
 	DefaultHold     = 5 * time.Second
 	maxSocketPath   = 107
 	defaultLogLevel = "warning"

@@ -14,8 +14,8 @@ type Control interface {
 	register(s *grpc.Server)
 	// secrets adds what Envoy asks by SDS, and reports whether it is to ask at all.
 	secrets(s *grpc.Server) bool
-	// withhold keeps listeners from Envoy, or lets them go.
-	withhold(listeners bool)
+	// withhold keeps the hand-off listener from Envoy, or takes it back.
+	withhold(yes bool)
 	// run works until ctx ends.
 	run(ctx context.Context) error
 	// served are the host names of the services with a chain, and why there is nothing

@@ -38,7 +38,7 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if w.draining.Load() {
-		return nil, "its own end: it is draining"
+		return nil, "its end: it drains"
 	}
 	if w.config.HandOff != nil {
 		if err := w.config.HandOff(); err != nil {

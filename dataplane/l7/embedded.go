@@ -64,7 +64,7 @@ func (e *Embedded) register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, e.server)
 }
 
-func (e *Embedded) withhold(listeners bool) { e.server.Withhold(listeners) }
+func (e *Embedded) withhold(yes bool) { e.server.Withhold(render.HandOffListener, yes) }
 
 func (*Embedded) secrets(*grpc.Server) bool { return false }
 

@@ -29,8 +29,8 @@ type Istiod struct {
 func NewIstiod(c Config, server istiod.Server, name string) (*Istiod, error) {
 	c = c.withDefaults()
 	r, err := relay.New(relay.Config{
-		Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort},
-		Hold: max(c.Hold, 0), ByAddress: c.ByAddress, Log: c.Log,
+		Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort}, Hold: max(c.Hold, 0),
+		ByAddress: c.ByAddress, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (i *Istiod) secrets(s *grpc.Server) bool {
 	return true
 }
 
-func (i *Istiod) withhold(listeners bool) { i.relay.Withhold(listeners) }
+func (i *Istiod) withhold(yes bool) { i.relay.Withhold(yes) }
 
 func (i *Istiod) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)

@@ -35,28 +35,24 @@ const (
 )
 
 // relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
-// echo services, and waits until it is ready. Its configuration may be changed.
+// echo services, and waits until it is ready.
 func relayed(t *testing.T, change ...func(c *l7.Config)) (*waypoint, *scripted) {
 	t.Helper()
-	w, s := relaying(t, nil, change...)
+	w, s := relaying(t, nil, 100*time.Millisecond, change...)
 	w.until(t, "ready", ready)
 	return w, s
 }
 
-// relaying is the same without the wait; the CA signs when withhold is closed.
-func relaying(t *testing.T, withhold chan struct{}, change ...func(c *l7.Config)) (*waypoint, *scripted) {
-	t.Helper()
-	s := startScripted(t, scriptedAt)
-	return relayingFrom(t, s, withhold, change...), s
-}
-
-// relayingFrom is relaying with a scripted istiod that is there already.
-func relayingFrom(t *testing.T, s *scripted, withhold chan struct{}, change ...func(c *l7.Config)) *waypoint {
+// relaying is the same without the wait; the CA signs when withhold is closed, and what
+// leaves is held for some time.
+func relaying(t *testing.T, withhold chan struct{}, hold time.Duration, change ...func(c *l7.Config)) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
+	c.Hold = hold
 	for _, f := range change {
 		f(&c)
 	}
+	s := startScripted(t, scriptedAt)
 	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
@@ -68,13 +64,13 @@ func relayingFrom(t *testing.T, s *scripted, withhold chan struct{}, change ...f
 	if err != nil {
 		t.Fatal(err)
 	}
-	return run(t, c, control)
+	return run(t, c, control), s
 }
 
 // A certificate that comes late is waited for, and said to be.
 func TestCertificateThatComesLate(t *testing.T) {
 	withhold := make(chan struct{})
-	w, _ := relaying(t, withhold)
+	w, _ := relaying(t, withhold, 100*time.Millisecond)
 	w.until(t, "waiting for its certificate", func(st api.Status) bool {
 		return !st.Ready && strings.Contains(st.Waiting, "certificate")
 	})
@@ -224,13 +220,87 @@ func TestIstiodAwayAndBack(t *testing.T) {
 // What stock Envoy does not know is refused by name, and nothing is lost by it.
 func TestUnknownFilterIsRefusedByName(t *testing.T) {
 	_, s := relayed(t)
-	s.edit(t, alien)
-	if text := s.answer(ads.Listeners); !strings.Contains(text, alienName) {
+	const alien = "type.googleapis.com/io.istio.something.New"
+	s.edit(t, func(l *listener.Listener) {
+		for _, c := range l.FilterChains {
+			if c.Name == echoRoute {
+				c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = alien
+			}
+		}
+	})
+	if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
 		t.Errorf("the answer to istiod is %q", text)
 	}
 	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
 		t.Errorf("%d %s", status, body)
 	}
+}
+
+// A service that istiod takes away is served for the time of Hold, and then refused;
+// without a hold it is refused at once.
+func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
+	for _, hold := range []time.Duration{3 * time.Second, -1} {
+		t.Run(hold.String(), func(t *testing.T) {
+			w, s := relaying(t, nil, hold)
+			w.until(t, "ready", ready)
+			s.edit(t, func(l *listener.Listener) {
+				l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
+			})
+			if text := s.answer(ads.Listeners); text != "" {
+				t.Fatalf("refused: %s", text)
+			}
+			status, _ := newClient(t).get("http://" + echoVIP)
+			if (status == http.StatusOK) != (hold > 0) {
+				t.Errorf("right after it has left the answer is %d", status)
+			}
+			deadline := time.Now().Add(patience)
+			for status != 0 {
+				if time.Now().After(deadline) {
+					t.Fatal("it is still served")
+				}
+				status, _ = newClient(t).get("http://" + echoVIP)
+			}
+		})
+	}
+}
+
+// A filter that Envoy does not know is refused by name also in the first configuration;
+// an Envoy that is started again after a later one has what was good before it.
+func TestRefusedConfigurations(t *testing.T) {
+	const alien = "type.googleapis.com/io.istio.something.New"
+	withAlien := func(l *listener.Listener) {
+		for _, c := range l.FilterChains {
+			if c.Name == echoRoute {
+				c.Filters[0].ConfigType.(*listener.Filter_TypedConfig).TypedConfig.TypeUrl = alien
+			}
+		}
+	}
+	t.Run("the first", func(t *testing.T) {
+		withhold := make(chan struct{})
+		w, s := relaying(t, withhold, -1)
+		s.edit(t, withAlien)
+		close(withhold)
+		if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+			t.Errorf("the answer to istiod is %q", text)
+		}
+		st := w.until(t, "refusing", func(st api.Status) bool { return st.Source.Problem != "" })
+		if st.Ready || !strings.Contains(st.Waiting, "io.istio.something.New") {
+			t.Errorf("ready %t, waits for %q", st.Ready, st.Waiting)
+		}
+	})
+	t.Run("a later one, and Envoy ends", func(t *testing.T) {
+		w, s := relayed(t)
+		s.edit(t, withAlien)
+		if text := s.answer(ads.Listeners); !strings.Contains(text, "io.istio.something.New") {
+			t.Fatalf("the answer to istiod is %q", text)
+		}
+		before := w.until(t, "ready", ready)
+		kill(t, before.Envoy.PID)
+		w.until(t, "up again", func(st api.Status) bool { return st.Ready && st.Envoy.PID != before.Envoy.PID })
+		if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		}
+	})
 }
 
 // takeAway removes the echo service from the recorded main_internal as istiod does: its
@@ -258,26 +328,7 @@ func takeAway(t *testing.T) func(l *listener.Listener) {
 	}
 }
 
-// A service that istiod takes away is served for the time of Hold.
-func TestServiceThatIstiodTakesAwayIsHeld(t *testing.T) {
-	for name, c := range map[string]struct {
-		hold time.Duration
-		want int
-	}{"held": {time.Hour, http.StatusOK}, "control": {-1, 0}} {
-		t.Run(name, func(t *testing.T) {
-			_, s := relayed(t, func(config *l7.Config) { config.Hold = c.hold })
-			s.edit(t, takeAway(t))
-			if text := s.answer(ads.Listeners); text != "" {
-				t.Fatalf("refused: %s", text)
-			}
-			if status, body := newClient(t).get("http://" + echoVIP); status != c.want {
-				t.Errorf("after it has left: %d %s, want %d", status, body, c.want)
-			}
-		})
-	}
-}
-
-// It is refused after that, however much istiod sends meanwhile.
+// What has left is refused after the time of Hold, however much istiod sends meanwhile.
 func TestWhatIsHeldLeavesUnderPushes(t *testing.T) {
 	_, s := relayed(t)
 	ctx, stop := context.WithCancel(context.Background())

@@ -226,7 +226,7 @@ func kill(t *testing.T, pid int) {
 // many kernels.
 func TestListenersComeAfterTheEngine(t *testing.T) {
 	var serves atomic.Bool
-	w, _ := relaying(t, nil, func(c *l7.Config) {
+	w, _ := relaying(t, nil, -1, func(c *l7.Config) {
 		c.HandOff = func() error {
 			if serves.Load() {
 				return nil

@@ -48,7 +48,9 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 		w.stop()
 		err = errors.Join(err, control.close())
 	}()
-	w.awaitEngine(life)
+	if c.HandOff != nil {
+		w.offer(life)
+	}
 	bootstrap, err := w.serve()
 	if err != nil {
 		return err
@@ -80,27 +82,37 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 	}
 }
 
-// enginePoll is how often the engine is asked for that does not serve yet.
-const enginePoll = 100 * time.Millisecond
+const (
+	enginePoll = 200 * time.Millisecond
+	// engineGone is how long no engine may answer before the hand-off listener is taken
+	// back.
+	engineGone = 3 * time.Second
+)
 
-// awaitEngine keeps Envoy from listening until the engine serves this pod: not every
-// kernel can prepare a listener that is older than that.
-func (w *Waypoint) awaitEngine(ctx context.Context) {
-	if w.config.HandOff == nil || w.config.HandOff() == nil {
-		return
-	}
-	w.control.withhold(true)
+// offer gives Envoy the hand-off listener when the node's engine serves this pod, and takes
+// it back when that has ceased: connections to a listener that is older than the engine's
+// programs may have nobody to answer for them.
+func (w *Waypoint) offer(ctx context.Context) {
+	serves := w.config.HandOff() == nil
+	w.control.withhold(!serves)
 	w.wg.Go(func() {
 		tick := time.NewTicker(enginePoll)
 		defer tick.Stop()
-		for w.config.HandOff() != nil {
+		last := time.Now()
+		for {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
+			switch now := w.config.HandOff() == nil; {
+			case now:
+				last = time.Now()
+				w.control.withhold(false)
+			case time.Since(last) > engineGone:
+				w.control.withhold(true)
+			}
 		}
-		w.control.withhold(false)
 	})
 }
 

@@ -119,6 +119,7 @@ tcp:
 	}, SpecTimeout(3*time.Minute))
 
 	It("has a waypoint for services and another for workloads", func(ctx SpecContext) {
+		forgetLater("own")
 		apply(ctx, c, gateway("own", "workload"))
 		Expect(label(ctx, "istio.io/use-waypoint", "own", "v3")).To(Succeed())
 		join(ctx, c, "own", "waypoint3")

@@ -209,9 +209,11 @@ var _ = Describe("under load, a waypoint that istiod configures", func() {
 			Eventually(ctx, func() uint64 { return used(pod) }).WithTimeout(patience).Should(BeNumerically(">", 10), pod)
 		}
 		for i := len(all) - 1; i > 0; i-- {
+			// As kubelet does: the process is told to end when the pod is taken away, and
+			// the nodes hear of it meanwhile.
 			Expect(c.LeaveGateway(ctx, all[i])).To(Succeed())
-			Expect(awaitRoutes(ctx, c, ledTo(all[:i]...))).To(Succeed())
 			Expect(c.EndWaypoint(ctx, all[i])).To(Succeed())
+			Expect(awaitRoutes(ctx, c, ledTo(all[:i]...))).To(Succeed())
 		}
 		before := used("waypoint")
 		Eventually(ctx, func() uint64 { return used("waypoint") }).WithTimeout(patience).Should(BeNumerically(">", before+50))

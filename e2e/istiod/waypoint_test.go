@@ -87,9 +87,7 @@ func judgedWay(ctx SpecContext, d declared, loads ...scenario.Load) report.Resul
 	s.Objects.Services = []scenario.Service{{
 		Name: echoVIP, Family: scenario.IPv4, Ports: []scenario.Port{{Port: 80, Target: 8080, Name: "http"}}, Waypoint: "waypoint",
 	}}
-	DeferCleanup(func(ctx SpecContext) {
-		Expect(plane.Stack().ForgetGateway(ctx, "default", "waypoint")).To(Succeed())
-	})
+	forgetLater("waypoint")
 	r := verify.Run(ctx, s, verify.Options{World: "netsim+istiod", Open: d.opener}, 1)
 	if r.Verdict == report.NotRun {
 		Skip("NOT RUN: " + r.Reason)

@@ -24,13 +24,10 @@ func wayfarers() scenario.Topology {
 	server := func(name string) scenario.Pod { return scenario.Pod{Name: name, Serve: []uint16{8080}} }
 	way := func(name string) scenario.Pod { return scenario.Pod{Name: name, Waypoint: true} }
 	return scenario.Topology{Mesh: scenario.Duomesh, Agents: true, Nodes: []scenario.Node{
-		{Name: "a", Place: scenario.Place{Region: "r1", Zone: "z1"}, Pods: []scenario.Pod{
+		{Name: "a", Pods: []scenario.Pod{
 			{Name: "client", Managed: true}, {Name: "client2", Managed: true}, server("v1"), way("waypoint2"),
 		}},
-		{
-			Name: "b", Place: scenario.Place{Region: "r1", Zone: "z2"},
-			Pods: []scenario.Pod{server("v2"), server("v3"), way("waypoint"), way("waypoint3")},
-		},
+		{Name: "b", Pods: []scenario.Pod{server("v2"), server("v3"), way("waypoint"), way("waypoint3")}},
 	}}
 }
 
@@ -92,24 +89,32 @@ func through(ctx SpecContext, config netsim.Config, replicas ...string) *netsim.
 	if findEnvoy() == "" {
 		Skip("NOT RUN: no Envoy (make tools)")
 	}
+	// No zones: waypoints of Istio's prefer callers of their own.
 	c := must(openWith(ctx, config, wayfarers()))
 	DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 	for _, pod := range []string{"v1", "v2", "v3"} {
 		child(ctx, c, pod, web.Task{Do: "serve", Name: pod})
 	}
 	Expect(label(ctx, "tier", "web", "v1", "v2")).To(Succeed())
+	forgetLater("waypoint")
 	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, "waypoint", "tier: web", echoPorts)+versions)
 	join(ctx, c, "waypoint", replicas...)
 	return c
+}
+
+// forgetLater lets what istiod makes for a Gateway go after the Gateway: it is called
+// before that is applied.
+func forgetLater(name string) {
+	GinkgoHelper()
+	DeferCleanup(func(ctx SpecContext) {
+		Expect(plane.Stack().ForgetGateway(ctx, "default", name)).To(Succeed())
+	})
 }
 
 // join makes pods the replicas of a Gateway, and returns when connections of the client
 // lead to them.
 func join(ctx SpecContext, c *netsim.Cluster, name string, pods ...string) {
 	GinkgoHelper()
-	DeferCleanup(func(ctx SpecContext) {
-		Expect(plane.Stack().ForgetGateway(ctx, "default", name)).To(Succeed())
-	})
 	for _, pod := range pods {
 		Expect(c.JoinGateway(ctx, pod, name)).To(Succeed())
 	}

@@ -138,15 +138,19 @@ func awaitRoutes(ctx context.Context, c *netsim.Cluster, routes map[string]map[s
 	defer client.Close()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	last := ""
 	for {
 		diff, err := lacks(ctx, c, client, routes)
 		if err == nil && diff == "" {
 			return nil
 		}
+		if diff != "" {
+			last = diff
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the agent does not have what was applied: %s: %w", diff, errors.Join(context.Cause(ctx), err))
+			return fmt.Errorf("the agent does not have what was applied: %s: %w", last, errors.Join(context.Cause(ctx), err))
 		}
 	}
 }

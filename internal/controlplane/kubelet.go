@@ -265,8 +265,7 @@ func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool
 	if ready {
 		status = corev1.ConditionTrue
 	}
-	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q},{"type":%q,"status":%q}]}}`,
-		corev1.PodReady, status, corev1.ContainersReady, status)
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, corev1.PodReady, status)
 	_, err := s.client.CoreV1().Pods(namespace).
 		Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 	if err != nil && !gone(err) {

@@ -74,7 +74,7 @@ func fortioImage(s Sources) (Spec, error) {
 }
 
 // tools are the names under which busybox is called in netutils.
-var tools = []string{"sh", "sleep", "cat", "grep", "ls", "nc", "nslookup", "ping", "wget", "env", "id", "seq", "sort", "uniq", "awk", "sed", "head", "tail", "wc", "date", "ip"}
+var tools = []string{"sh", "sleep", "cat", "grep", "ls", "nc", "nslookup", "ping", "wget", "env", "id", "seq", "sort", "uniq", "awk", "sed", "head", "tail", "wc", "date", "ip", "tr", "rm", "touch", "kill"}
 
 // netutilsImage has Debian's own curl, and busybox as a shell.
 func netutilsImage(s Sources) (Spec, error) {

@@ -43,9 +43,9 @@ func alone(from, service string, f Family, server string) []Load {
 	}
 }
 
-// nobody are the same where the mesh must refuse.
-func nobody(from, service string, f Family) []Load {
-	loads := alone(from, service, f, "")
+// nobody are the same from the client where the mesh must refuse.
+func nobody(service string, f Family) []Load {
+	loads := alone("client", service, f, "")
 	for i := range loads {
 		loads[i].Want = Want{Outcome: RefusedByMesh}
 	}
@@ -62,14 +62,11 @@ func shared(from, service string, f Family, split map[string]float64) Load {
 
 func weightLimits() Scenario {
 	const most = math.MaxUint32
-	phase := func(v1, v2, v3 uint32, want Want) Phase {
+	phase := func(v1, v2, v3 uint32, connections int, want Want) Phase {
 		o := Objects{Services: []Service{answering("fortio", IPv4,
 			Endpoint{Pod: "v1", Weight: v1}, Endpoint{Pod: "v2", Weight: v2}, Endpoint{Pod: "v3", Weight: v3})}}
 		load := shared("client", "fortio", IPv4, nil)
-		load.Want = want
-		if want.Outcome == RefusedByMesh {
-			load.Connections = few
-		}
+		load.Connections, load.Want = connections, want
 		return Phase{Before: []Action{Apply{o}}, Loads: []Load{load}}
 	}
 	one := 1.0 / (1 + float64(most)) // the share of weight 1 beside the largest
@@ -78,10 +75,10 @@ func weightLimits() Scenario {
 		Summary:  "a weight of 0 is never chosen; the largest weight has the share that it says, beside another as large, a ninth of it and 1",
 		Topology: pair(),
 		Phases: []Phase{
-			phase(0, most, most, redirected(map[string]float64{"v2": .5, "v3": .5})),
-			phase(most, most/9, 0, redirected(map[string]float64{"v1": .9, "v2": .1})),
-			phase(most, 1, 0, redirected(map[string]float64{"v1": 1 - one, "v2": one})),
-			phase(0, 0, 0, Want{Outcome: RefusedByMesh}),
+			phase(0, most, most, gateConnections, redirected(map[string]float64{"v2": .5, "v3": .5})),
+			phase(most, most/9, 0, MinConnections, redirected(map[string]float64{"v1": .9, "v2": .1})),
+			phase(most, 1, 0, MinConnections, redirected(map[string]float64{"v1": 1 - one, "v2": one})),
+			phase(0, 0, 0, few, Want{Outcome: RefusedByMesh}),
 		},
 	}
 }
@@ -146,7 +143,7 @@ func localityFailover() Scenario {
 				Before: []Action{Apply{allPlaces(onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion)}},
 				Loads:  []Load{returns}, During: []Action{Apply{allPlaces()}},
 			},
-			level(nobody("client", "fortio", IPv4), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
+			level(nobody("fortio", IPv4), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
 		},
 	}
 }
@@ -169,7 +166,7 @@ func localityStrict() Scenario {
 			{Loads: append(alone("client", "fortio", IPv4, "v1"), alone("client3", "fortio", IPv6, "v2")...)},
 			{
 				Before: []Action{Apply{onNode("v1")}},
-				Loads:  append(nobody("client", "fortio", IPv4), alone("client3", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio", IPv4), alone("client3", "fortio", IPv6, "v2")...),
 			},
 		},
 	}
@@ -229,7 +226,7 @@ func localityScopes() Scenario {
 	var there, none []Load
 	for _, s := range stricts() {
 		there = append(there, alone("client", s.name, IPv4, s.match)...)
-		none = append(none, nobody("client", s.name, IPv4)...)
+		none = append(none, nobody(s.name, IPv4)...)
 	}
 	return Scenario{
 		Name:     "locality/strict/scopes",
@@ -337,7 +334,7 @@ func notReady() Scenario {
 		Topology: pair(), Objects: health("v1"),
 		Phases: []Phase{
 			{Loads: both(alone("client", "fortio", IPv4, "v2"))},
-			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("client", "fortio", IPv4))},
+			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("fortio", IPv4))},
 			{Before: []Action{Apply{health("v1")}}, Loads: []Load{change}, During: []Action{Apply{health("v2")}}},
 		},
 	}
@@ -360,7 +357,7 @@ func oneFamilyEach() Scenario {
 			}},
 			{
 				Before: []Action{Apply{objects("v2")}},
-				Loads:  append(nobody("client", "fortio", IPv4), alone("client2", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio", IPv4), alone("client2", "fortio", IPv6, "v2")...),
 			},
 		},
 	}

@@ -22,17 +22,16 @@ type Server struct {
 	mu       sync.Mutex
 	state    State
 	verdicts map[string]*Verdicts // by type
+	withheld map[string]bool      // listeners that are not served, by name
 	// stream is the newest one; an Envoy that was restarted opens another.
 	stream *stream
-	// withheld keeps listeners from Envoy.
-	withheld bool
 	// changed is closed, and replaced, when anything above has changed.
 	changed chan struct{}
 }
 
 // NewServer serves nothing until Publish.
 func NewServer() *Server {
-	s := &Server{state: State{}, verdicts: map[string]*Verdicts{}, changed: make(chan struct{})}
+	s := &Server{state: State{}, verdicts: map[string]*Verdicts{}, withheld: map[string]bool{}, changed: make(chan struct{})}
 	for _, t := range order {
 		s.verdicts[t] = NewVerdicts()
 	}
@@ -102,12 +101,25 @@ func (s *Server) Set(t string, have Set) {
 	s.wake()
 }
 
-// Withhold keeps listeners from Envoy, or lets them go.
-func (s *Server) Withhold(listeners bool) {
+// Withhold keeps a listener from Envoy, or takes it back, until it is called again.
+func (s *Server) Withhold(name string, yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.withheld = listeners
+	if s.withheld[name] == yes {
+		return
+	}
+	s.withheld[name] = yes
 	s.wake()
+}
+
+// offered is what of a type Envoy may have. s.mu must be held.
+func (s *Server) offered(t string, all Set) Set {
+	if t != Listeners {
+		return all
+	}
+	some := maps.Clone(all)
+	maps.DeleteFunc(some, func(name string, _ Body) bool { return s.withheld[name] })
+	return some
 }
 
 // wake tells everybody who waits. s.mu must be held.
@@ -141,7 +153,7 @@ func (s *Server) settled(need State, types []string) (bool, <-chan struct{}, err
 	}
 	all, errs := true, []error(nil)
 	for _, t := range types {
-		ok, refusal := s.stream.of(t).Settled(s.state[t], need[t])
+		ok, refusal := s.stream.of(t).Settled(s.offered(t, s.state[t]), s.offered(t, need[t]))
 		all = all && ok
 		if ok && refusal != "" {
 			errs = append(errs, RefusedError{t[strings.LastIndex(t, ".")+1:], refusal})
@@ -259,10 +271,7 @@ func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan s
 	}
 	var answers []*discovery.DeltaDiscoveryResponse
 	for _, t := range order {
-		if t == Listeners && s.withheld {
-			continue
-		}
-		a := st.of(t).Next(s.state[t])
+		a := st.of(t).Next(s.offered(t, s.state[t]))
 		if a == nil {
 			continue
 		}

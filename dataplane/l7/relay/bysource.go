@@ -40,9 +40,10 @@ func splitBySource(m *xds.Matcher, split map[string]groups) error {
 	})
 }
 
-// bySource chooses a chain's variant by the source's address.
+// bySource chooses a chain's variant by the source's address: that of the packets, whatever
+// a header in the stream says.
 func bySource(chain string, g groups) (*xds.Matcher, error) {
-	input, err := ads.Pack(&inputs.SourceIPInput{})
+	input, err := ads.Pack(&inputs.DirectSourceIPInput{})
 	if err != nil {
 		return nil, err
 	}

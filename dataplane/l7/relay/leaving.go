@@ -229,10 +229,13 @@ func (r *Relay) letGo(ctx context.Context, now time.Time) {
 		r.serve(ads.Listeners)
 	}
 	r.mu.Unlock()
-	// Whether Envoy has refused something else does not matter here.
+	// Whether Envoy has refused something else does not matter here, and one that is not
+	// there sees no order.
 	var refused ads.RefusedError
-	if err := r.server.Settle(ctx, nil, ads.Listeners); err != nil && !errors.As(err, &refused) {
-		return // ctx has ended
+	if r.server.Connected() {
+		if err := r.server.Settle(ctx, nil, ads.Listeners); err != nil && !errors.As(err, &refused) {
+			return // ctx has ended
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

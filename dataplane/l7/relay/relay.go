@@ -18,6 +18,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/dataplane/l7/render"
 	"github.com/duomesh/duomesh/internal/istiod"
 )
 
@@ -42,12 +43,10 @@ type Relay struct {
 	transformer *Transformer
 	server      *ads.Server
 
-	mu   sync.Mutex
-	raw  map[string]map[string]held // what istiod sent, by type and name
-	view View
-	// good are the route tables of the listeners that Envoy has taken last: an Envoy that
-	// is started again while newer ones are refused begins with those.
-	good    ads.Set
+	mu      sync.Mutex
+	raw     map[string]map[string]held // what istiod sent, by type and name
+	view    View
+	good    ads.Set // the routes of the listeners that Envoy has taken last
 	leaving leaving
 	state   State
 	notify  chan struct{}
@@ -117,8 +116,9 @@ func (r *Relay) Register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, r.server)
 }
 
-// Withhold keeps listeners from Envoy, or lets them go.
-func (r *Relay) Withhold(listeners bool) { r.server.Withhold(listeners) }
+// Withhold keeps the hand-off listener from Envoy, or takes it back, until it is called
+// again.
+func (r *Relay) Withhold(yes bool) { r.server.Withhold(render.HandOffListener, yes) }
 
 // State returns how far the Relay is, and what is closed when that has changed.
 func (r *Relay) State() (State, <-chan struct{}) {
@@ -255,7 +255,7 @@ func (r *Relay) serve(t string) {
 	switch t {
 	case ads.Listeners:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
-		r.server.Set(ads.Routes, r.routes(all[ads.Routes]))
+		r.server.Set(ads.Routes, r.routes())
 		r.server.Set(ads.Listeners, r.leaving.listeners(all[ads.Listeners], r.view.HandOff, r.config.Ports))
 	case ads.Clusters:
 		r.server.Set(ads.Clusters, r.leaving.clusters(all[ads.Clusters]))
@@ -264,14 +264,14 @@ func (r *Relay) serve(t string) {
 	}
 }
 
-// routes are the tables of listeners that are there, that are leaving, and that Envoy may
-// go back to. r.mu must be held.
-func (r *Relay) routes(exact ads.Set) ads.Set {
+// routes are those of the listeners as they are to be, of those that Envoy has as long as
+// it has not taken these, and of what has left. r.mu must be held.
+func (r *Relay) routes() ads.Set {
 	all := maps.Clone(r.good)
 	if all == nil {
 		all = ads.Set{}
 	}
-	maps.Copy(all, r.leaving.routes(exact))
+	maps.Copy(all, r.leaving.routes(r.view.Routes))
 	return all
 }
 
@@ -315,7 +315,6 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 	}
 	one, stop := context.WithCancel(ctx)
 	r.answers[m.TypeUrl] = stop
-	tables := r.view.Routes
 	r.wg.Go(func() {
 		defer stop()
 		err := r.settled(one, m.TypeUrl)
@@ -327,7 +326,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
 			r.refuse(m.TypeUrl, err.Error())
 		} else {
-			r.taken(m, tables)
+			r.taken(m)
 		}
 		send(err)
 	})
@@ -352,13 +351,13 @@ func (r *Relay) refusals() string {
 	return strings.Join(all, "; ")
 }
 
-// taken notes that Envoy has taken what istiod sent, tables where those are listeners.
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse, tables ads.Set) {
+func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
 	r.note(func(s *State) {
 		delete(r.refused, m.TypeUrl)
 		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
 		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable, r.good = r.view.Hosts, r.view.Refused, tables
+			s.Hosts, s.Unusable, r.good = r.view.Hosts, r.view.Refused, r.view.Routes
+			r.server.Set(ads.Routes, r.routes())
 		}
 		s.Changes = r.changes()
 	})

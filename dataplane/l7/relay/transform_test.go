@@ -2,11 +2,14 @@ package relay
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -205,6 +208,57 @@ func filterNames(l *listener.Listener) []string {
 	return all
 }
 
+// without is the recorded main_internal without a chain and without the way to it, as
+// istiod sends it when a service has left.
+func without(t *testing.T, raw map[string]*anypb.Any, chain string) map[string]*anypb.Any {
+	t.Helper()
+	var l listener.Listener
+	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
+		t.Fatal(err)
+	}
+	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == chain })
+	custom := addresses(l.FilterChainMatcher).GetMatcherTree().GetCustomMatch()
+	var ranges xds.IPMatcher
+	if err := custom.TypedConfig.UnmarshalTo(&ranges); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range ranges.RangeMatchers {
+		maps.DeleteFunc(r.GetOnMatch().GetMatcher().GetMatcherTree().GetExactMatchMap().GetMap(), func(_ string, on *xds.Matcher_OnMatch) bool {
+			return leadsTo(on, chain)
+		})
+	}
+	ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
+		ports := r.GetOnMatch().GetMatcher().GetMatcherTree().GetExactMatchMap()
+		return ports != nil && len(ports.Map) == 0
+	})
+	custom.TypedConfig = packed(t, &ranges)
+	next := maps.Clone(raw)
+	next[mainInternal] = packed(t, &l)
+	return next
+}
+
+func leadsTo(on *xds.Matcher_OnMatch, chain string) bool {
+	name := new(wrapperspb.StringValue)
+	return on.GetAction().GetTypedConfig().UnmarshalTo(name) == nil && name.Value == chain
+}
+
+// ways counts the ways of a listener to a chain.
+func ways(t *testing.T, l *listener.Listener, chain string) int {
+	t.Helper()
+	n := 0
+	if err := eachLeaf(proto.Clone(l.FilterChainMatcher).(*xds.Matcher), func(on *xds.Matcher_OnMatch) error {
+		if leadsTo(on, chain) {
+			n++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+const echoChain = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+
 // A WasmPlugin is left out and counted, in HTTP and for connections.
 func TestWasmIsLeftOut(t *testing.T) {
 	raw := recorded(t)
@@ -233,63 +287,69 @@ func TestWasmIsLeftOut(t *testing.T) {
 func TestJoinKeepsWhatHasLeft(t *testing.T) {
 	raw := recorded(t)
 	before := transformed(t, raw)
-	var l listener.Listener
-	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
-		t.Fatal(err)
-	}
-	const gone = "inbound-vip|80|http|echo.demo.svc.cluster.local"
-	l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == gone })
-	ways := waysTo(t, before.HandOff, gone)
-	withoutWay(t, &l, gone)
-	next := maps.Clone(raw)
-	next[mainInternal] = packed(t, &l)
-	after := transformed(t, next)
-	if !chainsGone(before.HandOff, after.HandOff) {
-		t.Fatal("no chain has left")
+	after := transformed(t, without(t, raw, echoChain))
+	if !chainsGone(before.HandOff, after.HandOff) || ways(t, after.HandOff, echoChain) != 0 || ways(t, before.HandOff, echoChain) == 0 {
+		t.Fatal("nothing has left")
 	}
 	joined := join(after.HandOff, before.HandOff)
-	if !hasChain(joined, gone) {
-		t.Errorf("chains %v lack %s", chainNames(joined), gone)
+	if !hasChain(joined, echoChain) || ways(t, joined, echoChain) != ways(t, before.HandOff, echoChain) {
+		t.Errorf("chains %v, %d ways to %s, want %d", chainNames(joined), ways(t, joined, echoChain), echoChain, ways(t, before.HandOff, echoChain))
 	}
-	if got := waysTo(t, joined, gone); got != ways || ways == 0 {
-		t.Errorf("%d ways lead to what has left, want %d", got, ways)
-	}
-	if hasChain(after.HandOff, gone) || waysTo(t, after.HandOff, gone) != 0 {
+	if hasChain(after.HandOff, echoChain) {
 		t.Error("join has changed its argument")
 	}
 }
 
-// waysTo counts how often a matcher comes to a chain.
-func waysTo(t *testing.T, l *listener.Listener, chain string) int {
-	t.Helper()
-	n := 0
-	err := eachLeaf(l.FilterChainMatcher, func(on *xds.Matcher_OnMatch) error {
-		name := new(wrapperspb.StringValue)
-		if err := on.GetAction().GetTypedConfig().UnmarshalTo(name); err != nil {
-			return err
-		}
-		if name.Value == chain {
-			n++
-		}
-		return nil
-	})
+// What has left goes when its time is over, also while istiod sends something all the
+// time, and each thing at its own time.
+func TestWhatHasLeftGoesInTime(t *testing.T) {
+	r, err := New(Config{Ports: Ports{Port: handOffPort}, Hold: 300 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
-}
-
-// withoutWay removes the addresses from which a matcher comes to a chain.
-func withoutWay(t *testing.T, l *listener.Listener, chain string) {
-	t.Helper()
-	custom := addresses(l.FilterChainMatcher).GetMatcherTree().GetCustomMatch()
-	var ranges xds.IPMatcher
-	if err := custom.TypedConfig.UnmarshalTo(&ranges); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() { cancel(); r.trim(); r.wg.Wait() }()
+	take := func(raw map[string]*anypb.Any) {
+		m := &discovery.DeltaDiscoveryResponse{TypeUrl: ads.Listeners}
+		for name, body := range raw {
+			m.Resources = append(m.Resources, &discovery.Resource{Name: name, Resource: body})
+		}
+		if err := r.take(ctx, m); err != nil {
+			t.Fatal(err)
+		}
 	}
-	ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
-		data, err := proto.Marshal(r)
-		return err != nil || bytes.Contains(data, []byte(chain))
-	})
-	custom.TypedConfig = packed(t, &ranges)
+	copies := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.leaving.copies)
+	}
+	const other = "inbound-vip|80|http|echo-v1.demo.svc.cluster.local"
+	one := without(t, recorded(t), echoChain)
+	take(recorded(t))
+	take(one)
+	take(without(t, one, other))
+	if n := copies(); n != 2 {
+		t.Fatalf("%d things have left, want 2", n)
+	}
+	r.mu.Lock()
+	served := r.leaving.listeners(r.view.Listeners, r.view.HandOff, r.config.Ports)
+	var l listener.Listener
+	err = served[r.view.HandOff.Name].Any.UnmarshalTo(&l)
+	r.mu.Unlock()
+	if err != nil || ways(t, &l, echoChain) == 0 || ways(t, &l, other) == 0 {
+		t.Errorf("what has left is not reachable: %v, %v", chainNames(&l), err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for copies() > 0 {
+		select {
+		case <-tick.C: // an endpoint changes
+			if err := r.take(ctx, &discovery.DeltaDiscoveryResponse{TypeUrl: ads.Endpoints}); err != nil {
+				t.Fatal(err)
+			}
+		case <-deadline:
+			t.Fatalf("%d of what has left is still there", copies())
+		}
+	}
 }

@@ -48,15 +48,15 @@ func NewKeeper(fetch func(ctx context.Context) (istiod.Certificate, error), log 
 	return &Keeper{fetch: fetch, log: log, changed: make(chan struct{})}
 }
 
-// Waiting says why there is no certificate that is good now, or "".
+// Waiting says why there is no certificate that is good, or "".
 func (k *Keeper) Waiting() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
-	case k.now != nil && time.Now().After(k.now.NotAfter):
-		return fmt.Sprintf("another certificate: the last one has expired at %s: %s", k.now.NotAfter.Format(time.RFC3339), k.problem)
-	case k.now != nil:
+	case k.now != nil && time.Now().Before(k.now.NotAfter):
 		return ""
+	case k.now != nil:
+		return "a certificate in place of the one that has expired: " + k.problem
 	case k.problem != "":
 		return k.problem
 	}

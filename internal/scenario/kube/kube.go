@@ -5,10 +5,9 @@
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
 // Pod. A service with an address outside the cluster's ranges is a ServiceEntry, and so
-// is one whose endpoints have target ports of their own that have no name.
-//
-// A waypoint is a Gateway of Istio's class for them, named by a label of the services
-// that go through it; the HTTP rules of a service are an HTTPRoute of its name.
+// is one whose endpoints have target ports of their own that have no name. One with a
+// waypoint has the label that names it, and its routes are an HTTPRoute; the waypoint is
+// a Gateway, where the world does not make it itself.
 package kube
 
 import (
@@ -31,6 +30,8 @@ type World struct {
 	Pods     map[string]Pod
 	// Ranges are those of the cluster's virtual addresses.
 	Ranges []netip.Prefix
+	// Gateways is set where waypoints are to be declared; else the world makes them.
+	Gateways bool
 }
 
 // Pod is what the world has given to a pod.
@@ -57,8 +58,10 @@ func Label(service string) string { return "service.duomesh.io/" + service }
 // scenario.ErrNotExpressible.
 func Render(o scenario.Objects, w World) (Rendered, error) {
 	r := Rendered{Labels: map[string]map[string]string{}, Unready: o.Unready}
-	for _, name := range o.WaypointNames() {
-		r.add(gateway(name, w))
+	if w.Gateways {
+		for _, name := range o.WaypointNames() {
+			r.add(gateway(name, w))
+		}
 	}
 	for _, s := range o.Services {
 		if err := r.service(s, o.Unready, w); err != nil {

@@ -123,6 +123,7 @@ func TestTargetsOfOneNumber(t *testing.T) {
 
 func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
 	w := world()
+	w.Gateways = true
 	w.Services["echo-v1"], w.Services["echo-v2"] = w.Services["dual"], w.Services["six"]
 	o := one("dual", scenario.Endpoint{Pod: "v1", Weight: 1})
 	o.Services[0].Waypoint, o.Services[0].Ports[0].Name = "way", "http"
@@ -145,7 +146,7 @@ func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
 		"Gateway/way":    map[string]any{"gatewayClassName": "istio-waypoint"},
 		"Service/dual":   map[string]any{},
 		"HTTPRoute/dual": map[string]any{
-			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual"}},
+			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual", "port": int64(80)}},
 			"rules": []any{
 				map[string]any{
 					"matches":     []any{map[string]any{"headers": []any{map[string]any{"type": "Exact", "name": "x-canary", "value": "yes"}}}},
