@@ -127,7 +127,7 @@ var _ = Describe("a mesh that chooses other endpoints", Label("netsim"), func() 
 			"zone:80/IPv4: "+wrongServer, "region:80/IPv4: "+wrongServer, "cluster:80/IPv4: "+wrongServer),
 		Entry("an endpoint on another network", SpecTimeout(time.Minute), "locality/strict/scopes",
 			brokenWorld{sabotage: sendToServed("other-network")}, wrongServer),
-		Entry("a headless service's pod that is rewritten on the way", SpecTimeout(time.Minute), "headless/direct/500",
+		Entry("a headless service's pod that is rewritten on the way", SpecTimeout(time.Minute), "headless/direct/200",
 			brokenWorld{sabotage: rules("a", func(c *netsim.Cluster) [][]string {
 				return [][]string{{"nat", "PREROUTING", "-d", address(c, "v1"), "-j", "DNAT", "--to-destination", address(c, "v2")}}
 			})}, "the way is as declared"),
@@ -139,9 +139,9 @@ var _ = Describe("a mesh that chooses other endpoints", Label("netsim"), func() 
 			brokenWorld{told: named("own", func(s *scenario.Service) { s.Endpoints[0].Ports = nil })}, "client and server agree"),
 		Entry("the second address of a pod", SpecTimeout(time.Minute), "addresses/several/25-25-50",
 			brokenWorld{sabotage: sendToSecond("v1")}, wrongServer),
-		Entry("a pod that is not ready, chosen", SpecTimeout(time.Minute), "endpoints/not-ready/500",
+		Entry("a pod that is not ready, chosen", SpecTimeout(time.Minute), "endpoints/not-ready/200",
 			brokenWorld{told: allReady}, wrongServer),
-		Entry("a pod that is not ready, left out where it is published", SpecTimeout(time.Minute), "endpoints/not-ready/500",
+		Entry("a pod that is not ready, left out where it is published", SpecTimeout(time.Minute), "endpoints/not-ready/200",
 			brokenWorld{told: services(func(s *scenario.Service) { s.PublishNotReady = false })}, wrongServer),
 		Entry("an endpoint of a family that has left, chosen", SpecTimeout(time.Minute), "clusterip/one-family-each/50-50",
 			brokenWorld{told: services(func(s *scenario.Service) {

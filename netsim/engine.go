@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
@@ -64,6 +65,9 @@ func (c *Cluster) repair() error {
 func (e *engine) apply(ctx context.Context, d *desired) error {
 	if err := e.node.Apply(ctx, d.snapshot); err != nil {
 		return err
+	}
+	if no := e.node.Unserved(); len(no) > 0 {
+		return fmt.Errorf("%w: %s", scenario.ErrNotExpressible, strings.Join(no, "; "))
 	}
 	e.window.applied(d.snapshot)
 	return e.endStale()

@@ -52,7 +52,7 @@ func relaying(t *testing.T, withhold chan struct{}, hold time.Duration, change .
 	for _, f := range change {
 		f(&c)
 	}
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")

@@ -8,12 +8,16 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/dataplane/l7/ads"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/internal/istiod"
 )
 
 // proxied starts a waypoint that is told by PROXY headers alone.
@@ -205,6 +209,51 @@ func TestPortsOfTwoForms(t *testing.T) {
 		err := l7.Run(context.Background(), c, l7.NewEmbedded(c, intent.Place{}, "test", nil))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// istiod's own chains serve what comes with a PROXY header, by a second copy of
+// main_internal.
+func TestRelayServesProxyHeaders(t *testing.T) {
+	c := config(t)
+	c.ProxyPort = intent.ProxyV2.Port()
+	s := startScripted(t)
+	address(t, echo1, echo2)
+	backend(t, echo1+":8080", "v1")
+	backend(t, echo2+":8080", "v2")
+	s.set(ads.Endpoints, echoV1, plain(echoV1, echo1))
+	s.set(ads.Endpoints, echoV2, plain(echoV2, echo2))
+	capture(t, echoVIP)
+	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := run(t, c, control)
+	st := w.until(t, "ready", ready)
+	if text := s.answer(ads.Listeners); text != "" {
+		t.Errorf("the listeners were refused: %s", text)
+	}
+	for _, kind := range []string{"hand-off-listener", "hand-off-proxy-v2-listener"} {
+		if !slices.ContainsFunc(st.Changes, func(c api.Change) bool { return c.Kind == kind && c.Count == 1 }) {
+			t.Errorf("%s is not counted: %+v", kind, st.Changes)
+		}
+	}
+	for name, c := range map[string]*client{"a PROXY header": through(t, proxy), "SO_ORIGINAL_DST": newClient(t)} {
+		got := c.share("http://"+echoVIP, enough)
+		within(t, "v2 by "+name, got["v2"], .1)
+		if got["v1"]+got["v2"] != enough || c.dials != 1 {
+			t.Errorf("%s: answers %v over %d connections", name, got, c.dials)
+		}
+	}
+	// New weights reach both.
+	s.edit(t, weigh(t, 0))
+	for name, c := range map[string]*client{"a PROXY header": through(t, proxy), "SO_ORIGINAL_DST": newClient(t)} {
+		deadline := time.Now().Add(patience)
+		for got := c.share("http://"+echoVIP, 20); got["v2"] != 20; got = c.share("http://"+echoVIP, 20) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: still %v", name, got)
+			}
 		}
 	}
 }

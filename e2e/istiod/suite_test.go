@@ -80,7 +80,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	DeferCleanup(func() { Expect(plane.Close()).To(Succeed()) })
 	planeTook = time.Since(start)
 	say("control plane from nothing in %s: %s; istiod runs with %s", planeTook.Round(10*time.Millisecond), steps(plane), debounce)
-}, NodeTimeout(3*time.Minute))
+}, NodeTimeout(6*time.Minute))
 
 // logs is where the control plane's logs stay.
 func logs() string {

@@ -93,7 +93,7 @@ var _ = Describe("under load, a waypoint that istiod configures", func() {
 		changes := 10
 		var pushed []int64
 		for i := range changes {
-			apply(ctx, c, "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: echo}\nspec:\n"+indented(split(100*((i+1)%2))))
+			apply(ctx, c, "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: echo}\nspec:\n"+indented(split(100*(i%2))))
 			pushed = append(pushed, web.Now())
 			Expect(awaitTable(ctx, c, "waypoint", map[bool]string{true: "|http/v2|", false: "|http/v1|"}[i%2 == 0])).To(Succeed())
 			to := []string{"v2", "v1"}[i%2]

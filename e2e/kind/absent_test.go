@@ -18,7 +18,7 @@ const (
 // asked is what a pod does first of all, before anybody could have enrolled it but
 // the CNI plugin: twenty requests to a service of two versions, of which its waypoint
 // sends all to the second. Without the mesh half of them come to the first.
-const asked = `for i in $(seq 20); do curl -s -m 20 -o /dev/null -D - http://fortio/ | grep -i '^server:' | tr -d '\r'; done; sleep infinity`
+const asked = `for i in $(seq 20); do curl -s -m 20 -o /dev/null -D - http://fortio/ | grep -i '^server:' | tr -d '\r' | tr A-Z a-z; done; sleep infinity`
 
 var _ = Describe("a pod that starts", Ordered, func() {
 	const namespace = "absent"

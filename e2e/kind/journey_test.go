@@ -80,7 +80,7 @@ var _ = Describe("the journey", Ordered, Label(smoke), func() {
 })
 
 // curl asks for the service and prints what `grep -i ^server:` finds, counted.
-const count = ` | grep -i '^server:' | tr -d '\r' | sort | uniq -c | awk '{print $2, $3, $1}'`
+const count = ` | grep -i '^server:' | tr -d '\r' | tr A-Z a-z | sort | uniq -c | awk '{print $2, $3, $1}'`
 
 // curlRequests makes requests on connections that are kept, some hundred on each.
 func curlRequests(n int) string {

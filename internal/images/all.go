@@ -117,7 +117,8 @@ func istiodImage(s Sources) (Spec, error) {
 func waypointImage(s Sources) (Spec, error) {
 	spec := Spec{
 		Name: s.name("duomesh-waypoint"), Entrypoint: []string{"/usr/local/bin/duomesh-waypoint"}, User: unprivileged,
-		Env: []string{"ENVOY_BIN=/usr/local/bin/envoy"},
+		// Nothing of the image itself can be written to there.
+		Env: []string{"ENVOY_BIN=/usr/local/bin/envoy", "TMPDIR=/etc/istio/proxy"},
 	}
 	entry, err := s.program("duomesh-waypoint", "/usr/local/bin/duomesh-waypoint")
 	if err != nil {

@@ -125,13 +125,14 @@ func (t *Trial) conclude(err error) {
 	}
 }
 
-// complaint is the verifier's last word before its statistics.
+// complaint is the verifier's last word before its statistics, and before the line of
+// source that it is about.
 func complaint(log []string) string {
 	for _, line := range slices.Backward(log) {
-		statistics := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth "}, func(s string) bool {
+		other := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth ", ";"}, func(s string) bool {
 			return strings.HasPrefix(line, s)
 		})
-		if !statistics {
+		if !other {
 			return line
 		}
 	}

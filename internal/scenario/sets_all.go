@@ -10,7 +10,7 @@ import (
 // family and address.
 
 // few is the number of connections of a load that one server must serve alone.
-const few = 500
+const few = 200
 
 // answering are objects of one service for TCP and UDP, before the ports of the usual
 // servers.
@@ -127,7 +127,7 @@ func localityFailover() Scenario {
 	client := func(server string) []Load { return alone("client", "fortio", IPv4, server) }
 	back := redirected(map[string]float64{onSameNode: 1})
 	returns := Load{
-		From: []string{"client"}, To: fortio(IPv4), Connections: 4 * few,
+		From: []string{"client"}, To: fortio(IPv4), Connections: 10 * few,
 		Want: redirected(map[string]float64{elsewhere: 1}), Then: &back,
 	}
 	return Scenario{
@@ -250,7 +250,7 @@ func headless() Scenario {
 	pods := answering("pods", Dual, each("v1", "v2")...)
 	pods.Headless = true
 	return Scenario{
-		Name:     "headless/direct/500",
+		Name:     "headless/direct/200",
 		Summary:  "the pods of a service without an address are asked for by their own, and left alone; a service with one before the same pods works beside it",
 		Topology: pair(),
 		Objects:  Objects{Services: []Service{pods, answering("fortio", IPv4, each("v2")...)}},
@@ -325,11 +325,11 @@ func notReady() Scenario {
 	both := func(loads []Load) []Load { return append(loads, alone("client2", "published", IPv4, "v1")...) }
 	then := redirected(map[string]float64{"v1": 1})
 	change := Load{
-		From: []string{"client", "client2"}, To: fortio(IPv4), Connections: 4 * few,
+		From: []string{"client", "client2"}, To: fortio(IPv4), Connections: 10 * few,
 		Want: redirected(map[string]float64{"v2": 1}), Then: &then,
 	}
 	return Scenario{
-		Name:     "endpoints/not-ready/500",
+		Name:     "endpoints/not-ready/200",
 		Summary:  "a pod that is not ready is not chosen, but by a service that publishes it; with none ready the mesh refuses; health changes under load",
 		Topology: pair(), Objects: health("v1"),
 		Phases: []Phase{
