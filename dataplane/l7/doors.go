@@ -13,11 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/duomesh/duomesh/dataplane/l7/api"
-	"github.com/duomesh/duomesh/dataplane/l7/render"
 )
-
-// handOffActive are Envoy's gauges of connections that were handed over.
-const handOffActive = `^listener\.(` + render.HandOffListener + `|` + render.ProxyListener + `)\.downstream_cx_active$`
 
 func network(address string) (string, string) { return api.Network(address) }
 
