@@ -41,7 +41,7 @@ var _ = Describe("a ServiceEntry whose endpoint is a name", func() {
 		resolv := filepath.Join(GinkgoT().TempDir(), "resolv.conf")
 		Expect(os.WriteFile(resolv, []byte("nameserver "+namesPod.String()+"\n"), 0o644)).To(Succeed())
 		c := must(openWith(ctx, netsim.Config{
-			Pods: map[string]netsim.Addresses{"names": names},
+			Pods:      map[string]netsim.Addresses{"names": names},
 			AgentArgs: []string{"--resolv-conf", resolv},
 		}, t))
 		DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
