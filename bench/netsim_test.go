@@ -75,9 +75,39 @@ func TestTinyRun(t *testing.T) {
 		t.Errorf("%d keep-alive modes were counted, want 3", steady)
 	}
 	requireCalls(t, s)
+	requirePasses(t, s)
 	requireSameAgain(t, path)
 	if link, err := os.Readlink(filepath.Join(out, "latest")); err != nil || link != filepath.Base(path) {
 		t.Errorf("latest leads to %q, %v", link, err)
+	}
+}
+
+// requirePasses: every variant was followed in both modes, each request whole, and
+// connected under the judge's eyes; short connections went to one service and to many.
+func requirePasses(t *testing.T, s result.Summary) {
+	t.Helper()
+	variants := len(tiny().Variants)
+	if len(s.Breakdowns) != 2*variants || len(s.Connects) != variants || len(s.Reuse) != 2 {
+		t.Errorf("%d breakdowns, %d connects, %d of port reuse", len(s.Breakdowns), len(s.Connects), len(s.Reuse))
+	}
+	for _, b := range s.Breakdowns {
+		sum := 0.0
+		for _, p := range b.Parts {
+			sum += p.Micros
+		}
+		if b.Reason != "" || b.Requests < 20 || b.Hops != 0 || sum <= 0 || len(b.Path) < 3 || b.Path[len(b.Path)-1].Role != "client" {
+			t.Errorf("%s: %+v", b.Cell, b)
+		}
+	}
+	for _, c := range s.Connects {
+		if c.Connections == 0 || c.Decided <= 0 || c.OnWire < c.Decided || c.Established < c.OnWire || c.Handshakes != 0 {
+			t.Errorf("%s: %+v", c.Cell, c)
+		}
+	}
+	for i, r := range s.Reuse {
+		if want := []int{1, manyServices}[i]; r.Services != want || r.Reason != "" || r.Errors > 0 || r.Connections == 0 || r.Refused > 0 {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 

@@ -21,6 +21,9 @@ type Options = l4.Options
 // Limits are the sizes of a Node's kernel maps.
 type Limits = l4.Limits
 
+// DefaultLimits are those of a Node that is given none.
+func DefaultLimits() Limits { return l4.DefaultLimits() }
+
 // Pod is a pod of the node, by its descriptors.
 type Pod = l4.Pod
 
@@ -35,6 +38,9 @@ type Usage = l4.Usage
 
 // PartialError is Node.Apply's when the kernel refused something in the middle.
 type PartialError = l4.PartialError
+
+// CapacityError says which kernel map is too small.
+type CapacityError = l4.CapacityError
 
 // Ended is a UDP socket that Node.EndStale ended.
 type Ended = l4.Ended
@@ -82,6 +88,13 @@ func (n *Node) EndOlder(p Pod) (int, error) { return l4.EndOlder(p) }
 // Leave ends the management of a pod; its open connections stay.
 func (n *Node) Leave(p Pod) error { return n.engine.Leave(p) }
 
+// Forget ends the management of a pod, or the service of a waypoint, that has ended, by
+// the cookie of its network namespace.
+func (n *Node) Forget(cookie uint64) error { return n.engine.Forget(cookie) }
+
+// Unserved says which waypoints get no connection on this kernel, and why, a line each.
+func (n *Node) Unserved() []string { return n.engine.Unserved() }
+
 // ServeWaypoint answers SO_ORIGINAL_DST for the connections that a waypoint pod
 // accepts at the hand-off port; see l4.Engine.ServeWaypoint. The descriptors stay
 // the caller's and may be closed afterwards.
@@ -103,8 +116,12 @@ func (n *Node) Exits() (map[intent.Exit]uint64, error) { return n.engine.Exits()
 // Events returns how often the engine met what should not or rarely happen.
 func (n *Node) Events() (map[Event]uint64, error) { return n.engine.Events() }
 
-// Audit compares the kernel's maps with the applied Snapshot; empty is equal.
+// Audit compares the kernel's maps and programs with what was applied; empty is equal.
 func (n *Node) Audit() ([]Difference, error) { return n.engine.Audit() }
+
+// Repair makes the kernel what was applied again, and returns what was not; see
+// l4.Engine.Repair.
+func (n *Node) Repair() ([]Difference, error) { return n.engine.Repair() }
 
 // Usage returns use, limit and memory of each kernel map.
 func (n *Node) Usage() ([]Usage, error) { return n.engine.Usage() }

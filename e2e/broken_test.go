@@ -227,8 +227,9 @@ func expectRefused(ctx context.Context, name string, b brokenWorld, check string
 	expectRefusedIn(ctx, s, b, check)
 }
 
-// expectRefusedIn is expectRefused for a scenario that has been changed.
-func expectRefusedIn(ctx context.Context, s scenario.Scenario, b brokenWorld, check string) {
+// expectRefusedIn is expectRefused for a scenario that has been changed: each of the
+// checks must fail.
+func expectRefusedIn(ctx context.Context, s scenario.Scenario, b brokenWorld, checks ...string) {
 	GinkgoHelper()
 	r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: openBroken(b)}, 1)
 	if r.Verdict == report.NotRun {
@@ -239,7 +240,9 @@ func expectRefusedIn(ctx context.Context, s scenario.Scenario, b brokenWorld, ch
 	for _, f := range r.Failed() {
 		names = append(names, f.Name)
 	}
-	Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+	for _, check := range checks {
+		Expect(names).To(ContainElement(ContainSubstring(check)), explain(r))
+	}
 }
 
 var _ = Describe("a mesh broken from outside", Label("netsim"), func() {

@@ -108,6 +108,13 @@ var _ = Describe("a waypoint broken from outside", Label("netsim"), func() {
 			"after the change: share of v1", SpecTimeout(5*time.Minute)),
 		Entry("an engine that does not redirect", "l7/header/200", brokenWorld{sabotage: detach("mesh_connect4")},
 			"the application saw what is declared", SpecTimeout(5*time.Minute)),
+		Entry("an engine that writes no header", "l7/proxy-v2/90-10", brokenWorld{sabotage: detach("mesh_header")},
+			"the application saw what is declared", SpecTimeout(5*time.Minute)),
+		Entry("weights edited behind a PROXY header", "l7/proxy-v2/90-10", brokenWorld{sabotage: editRoutes(func(r *intent.Route) {
+			if r.Match.Name == "" {
+				r.Backends[0].Weight, r.Backends[1].Weight = 85, 15
+			}
+		})}, "requests: share of v1", SpecTimeout(5*time.Minute)),
 		Entry("no replica, and no engine either", "l7/no-replica/500", brokenWorld{sabotage: detach("mesh_connect4")},
 			"the first packet went as declared", SpecTimeout(5*time.Minute)),
 		Entry("a backend dialled around the waypoint", "l7/header/200", brokenWorld{watched: aroundTheWaypoint},

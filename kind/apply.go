@@ -60,6 +60,9 @@ func (c *Cluster) declarable(o scenario.Objects) error {
 	if len(o.Waypoints) > 0 {
 		return fmt.Errorf("%w: waypoints of other replicas than istiod gives them", scenario.ErrNotExpressible)
 	}
+	if len(o.Unready) > 0 {
+		return fmt.Errorf("%w: pods that are not ready: the kubelets say that they are", scenario.ErrNotExpressible)
+	}
 	for _, s := range o.Services {
 		if s.Family != scenario.IPv4 {
 			return fmt.Errorf("%w: service %s: this world has IPv4 alone", scenario.ErrNotExpressible, s.Name)

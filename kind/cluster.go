@@ -110,6 +110,16 @@ func expressible(t scenario.Topology) error {
 	if len(t.Waypoints()) > 1 {
 		return fmt.Errorf("%w: several waypoints: istiod places their pods", scenario.ErrNotExpressible)
 	}
+	for _, n := range t.Nodes {
+		if n.Place != (scenario.Place{}) {
+			return fmt.Errorf("%w: node %s: where it stands is the cluster's to say", scenario.ErrNotExpressible, n.Name)
+		}
+		for _, p := range n.Pods {
+			if p.Addresses > 1 || p.Family == scenario.IPv6 || len(p.Ports) > 0 {
+				return fmt.Errorf("%w: pod %s: this world's pods have one IPv4 address, and ports without a name", scenario.ErrNotExpressible, p.Name)
+			}
+		}
+	}
 	return nil
 }
 

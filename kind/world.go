@@ -27,7 +27,7 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	defer c.mu.Unlock()
 	return scenario.PodHandle{
 		Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup, IPv4: p.addr,
-		Links: slices.Clone(p.place.links), Managed: c.managed[name],
+		Addresses: []netip.Addr{p.addr}, Links: slices.Clone(p.place.links), Managed: c.managed[name],
 	}, nil
 }
 

@@ -95,7 +95,7 @@ func answer(ctx context.Context, c *Cluster, conn net.Conn) {
 	case req.Apply == nil:
 		err = errors.New("the request asks for nothing that this version knows")
 	default:
-		err = c.Apply(ctx, *req.Apply)
+		err = errors.Join(c.repair(), c.Apply(ctx, *req.Apply))
 	}
 	var res response
 	if err != nil {

@@ -3,8 +3,10 @@ package netsim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/duomesh/duomesh/dataplane"
@@ -45,9 +47,27 @@ func engineOf(m mesh) *dataplane.Node {
 	return nil
 }
 
+// repair makes the kernels of the nodes what was declared before, where somebody has
+// changed them. Agents of their own do that by themselves.
+func (c *Cluster) repair() error {
+	for _, n := range c.nodes {
+		dp := engineOf(n.mesh)
+		if dp == nil {
+			continue
+		}
+		if _, err := dp.Repair(); err != nil {
+			return fmt.Errorf("node %s: %w", n.name, err)
+		}
+	}
+	return nil
+}
+
 func (e *engine) apply(ctx context.Context, d *desired) error {
 	if err := e.node.Apply(ctx, d.snapshot); err != nil {
 		return err
+	}
+	if no := e.node.Unserved(); len(no) > 0 {
+		return fmt.Errorf("%w: %s", scenario.ErrNotExpressible, strings.Join(no, "; "))
 	}
 	e.window.applied(d.snapshot)
 	return e.endStale()

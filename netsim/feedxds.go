@@ -1,6 +1,7 @@
 package netsim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,18 +112,21 @@ func (f *istiodFeed) goal(starts bool) goal {
 		case !f.plane.stack.IstiodRuns():
 			return true, errNoIstiod
 		case s.Applied.Generation == 0:
-			return time.Now().After(deadline), fmt.Errorf("it has no state yet: %s", s.Source.Error)
+			return time.Now().After(deadline), fmt.Errorf("it has no state yet: %s", trouble(s))
 		}
 		got, err := c.Endpoints(ctx)
 		if err != nil {
 			return time.Now().After(deadline), err
 		}
 		if diff := want.missing(got, known); diff != "" {
-			return time.Now().After(deadline), fmt.Errorf("istiod's state is not there yet: %s (%s)", diff, s.Source.Error)
+			return time.Now().After(deadline), fmt.Errorf("istiod's state is not there yet: %s (%s)", diff, trouble(s))
 		}
 		return true, nil
 	}
 }
+
+// trouble is why there may be no newer state.
+func trouble(s api.Status) string { return cmp.Or(s.Source.Error, s.Source.Lost) }
 
 // frontends are where connections to services lead: by service, frontend and
 // target, with the target's share.

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced behind lib.sh: trees of unpacked Debian packages, which nothing is
+# Sourced by other scripts: trees of unpacked Debian packages, which nothing is
 # installed from.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # packages_of NAME… prints the packages that they depend on, and themselves.
 packages_of() {

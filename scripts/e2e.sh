@@ -7,7 +7,6 @@
 #   LABELS     specs to run by label, in ginkgo's form; smoke is what CI runs
 #   E2E_KEEP   anything: leave the cluster
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 export DUOMESH_OUT=$repo/out/e2e

@@ -2,7 +2,6 @@
 # Removes the kind cluster, and the container engine that make kind-up started for
 # it. The node image stays in the cache.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 if reach; then

@@ -3,7 +3,6 @@
 # here, and returns when it is ready. With a revision (as 1-22-6) it is one of that
 # name, with a headless Service of port 15012 alone, as hosted control planes have.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 revision=${1:-}
@@ -17,7 +16,6 @@ settings=(
 	--set profile=minimal --set values.pilot.image="docker.io/duomesh/istiod:$tag" --set values.global.imagePullPolicy=IfNotPresent
 	--set values.pilot.env.PILOT_ENABLE_AMBIENT=true
 	--set values.global.multiCluster.clusterName="${CLUSTER_ID:-Kubernetes}"
-	--set values.pilot.trustedZtunnelNamespace=duomesh-system --set values.pilot.trustedZtunnelName=duomesh-agent
 	--set values.pilot.autoscaleEnabled=false
 	--set values.pilot.resources.requests.cpu=50m --set values.pilot.resources.requests.memory=128Mi
 )

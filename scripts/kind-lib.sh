@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# Sourced behind lib.sh and programs-lib.sh: the kind cluster's names, kind itself,
+# Sourced by other scripts: the kind cluster's names, kind itself,
 # and the container engine that its nodes run in.
+. "$(dirname "${BASH_SOURCE[0]}")/programs-lib.sh"
 
 cluster=${KIND_CLUSTER:-duomesh}
+# shellcheck disable=SC2034 # for those who source this file
 kubeconfig=$repo/out/kind/kubeconfig
 # Where a container engine of our own lives while it runs, and what it keeps.
 run=/run/duomesh-kind
@@ -19,6 +21,7 @@ lacking() {
 	bounds=$(sed -n 's/^CapBnd:\s*//p' /proc/self/status)
 	[ $(((0x$bounds >> $1) & 1)) -eq 0 ]
 }
+# shellcheck disable=SC2034 # likewise
 readonly CAP_SYS_RESOURCE=24
 
 # missing_capability succeeds when any that the kernel knows is lacking.
@@ -38,7 +41,11 @@ answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 # reach lets docker and kind find the engine that runs: ours, else the machine's.
 reach() {
 	if ours; then
-		export DOCKER_HOST=unix://$run/docker.sock PATH=/usr/bin:/usr/sbin:$PATH
+		export DOCKER_HOST=unix://$run/docker.sock
+		case $PATH in
+		/usr/bin:/usr/sbin:*) ;;
+		*) export PATH=/usr/bin:/usr/sbin:$PATH ;; # Debian's docker before others
+		esac
 	fi
 	have docker && answers
 }
@@ -134,6 +141,7 @@ kind_program() {
 
 kubectl_program() {
 	program KUBECTL_BIN kubectl kubernetes k8s.io/kubernetes/cmd/kubectl "" "$(version_flags)"
+	# shellcheck disable=SC2034 # likewise
 	kubectl=${found[-1]#*=}
 }
 

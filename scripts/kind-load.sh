@@ -2,7 +2,6 @@
 # kind-load.sh ARCHIVE… puts images, as `make images` writes them, into every node
 # of the kind cluster.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 [ $# -gt 0 ] || die "which image? make kind-load IMAGE=out/images/duomesh-agent.tar" 2

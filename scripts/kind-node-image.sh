@@ -5,7 +5,6 @@
 # image that kind itself would fetch, and makes nothing.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/debian-lib.sh
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 kind_sources() { scripts/go.sh -C tools/kind list -m -f '{{.Dir}}' sigs.k8s.io/kind; }
@@ -99,7 +98,7 @@ node() {
 
 engine
 version=$kubernetes-$(digest tools/kubernetes/go.sum tools/coredns/go.sum tools/kind/go.sum kind/node/* kind/cmd/p*/*.go \
-	scripts/kind-node-image.sh internal/images/node.go <(lacking "$CAP_SYS_RESOURCE" && echo confined || true))
+	scripts/kind-node-image.sh internal/images/node.go <(! lacking "$CAP_SYS_RESOURCE" || echo confined))
 image=duomesh/kind-node:$version
 if ! docker image inspect "$image" >/dev/null 2>&1; then
 	bin=$kept/bin

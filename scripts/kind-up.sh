@@ -9,7 +9,6 @@
 #   KIND_IP_FAMILY   ipv4, ipv6 or dual, default ipv4
 #   KIND_NODE_IMAGE  an image that the engine has or can fetch
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. scripts/programs-lib.sh
 . scripts/kind-lib.sh
 
 family=${KIND_IP_FAMILY:-ipv4}

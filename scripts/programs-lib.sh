@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# Sourced behind lib.sh: programs of others, built from the modules in tools/ into
+# Sourced by other scripts: programs of others, built from the modules in tools/ into
 # the cache. A build that is interrupted goes on where it stopped: what is compiled
 # stays in Go's own cache, and a program that is whole is not built again.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 kubernetes=v1.34.4 # as in tools/kubernetes/go.mod
 

@@ -26,17 +26,38 @@ func Break(events []hops.Event, names []string, connects bool) (b result.Breakdo
 		took[i].at = w.to - w.from
 	}
 	b.P50 = middle(took, func(m moment) int64 { return m.at })
-	b.Parts = parts(account(events, all), names, len(all))
 	b.Path = steps(all, names)
+	turns := inTurn(b.Path, names)
+	b.Parts = parts(account(events, all), names, turns, len(all))
 	b.Work = work(events, all, names)
-	b.Hops = between(b.Path, names)
+	slices.SortStableFunc(b.Work, func(x, y result.Work) int { return cmp.Compare(slices.Index(turns, x.Role), slices.Index(turns, y.Role)) })
+	b.Hops = passes(all)
+	if connects { // setting up a connection passes some of them more than once
+		b.Hops = between(b.Path, names)
+	}
 	return b, nil
+}
+
+// inTurn are the names in the order in which they have a request, the client first.
+func inTurn(path []result.Step, names []string) []string {
+	turns := []string{names[client]}
+	for _, s := range path {
+		if !slices.Contains(turns, s.Role) {
+			turns = append(turns, s.Role)
+		}
+	}
+	for _, n := range names {
+		if !slices.Contains(turns, n) {
+			turns = append(turns, n)
+		}
+	}
+	return turns
 }
 
 // order is that of a table.
 var order = []string{result.PartUser, result.PartKernel, result.PartQueue, result.PartIdle}
 
-func parts(spent map[part]float64, names []string, requests int) []result.Part {
+func parts(spent map[part]float64, names, turns []string, requests int) []result.Part {
 	var out []result.Part
 	for p, ns := range spent {
 		x := result.Part{What: p.what, Micros: ns / 1e3 / float64(requests)}
@@ -46,10 +67,10 @@ func parts(spent map[part]float64, names []string, requests int) []result.Part {
 		out = append(out, x)
 	}
 	place := func(p result.Part) int {
-		if i := slices.Index(names, p.Role); i >= 0 {
+		if i := slices.Index(turns, p.Role); i >= 0 {
 			return i
 		}
-		return len(names)
+		return len(turns)
 	}
 	slices.SortFunc(out, func(a, b result.Part) int {
 		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(slices.Index(order, a.What), slices.Index(order, b.What)))
@@ -91,6 +112,32 @@ func work(events []hops.Event, all []window, names []string) []result.Work {
 		}
 	}
 	return out
+}
+
+// passes is how often a process between takes the middle request and gives it on, until
+// the server has it.
+func passes(all []window) int {
+	counts := make([]int, len(all))
+	for i, w := range all {
+		has := map[int]bool{}
+		for _, e := range w.events {
+			if e.Kind != hops.Call || e.Role == client {
+				continue
+			}
+			if e.Role == server && e.Read {
+				break
+			}
+			if e.Read {
+				has[e.Role] = true
+			}
+			if e.Sent && has[e.Role] {
+				has[e.Role] = false
+				counts[i]++
+			}
+		}
+	}
+	slices.Sort(counts)
+	return counts[len(counts)/2]
 }
 
 // between counts the processes that take a request and give it on.

@@ -57,6 +57,29 @@ func TestTextSaysIt(t *testing.T) {
 	}
 }
 
+// TestTextSaysWhatThePassesFound, and says nothing of passes that were not made.
+func TestTextSaysWhatThePassesFound(t *testing.T) {
+	s := summary()
+	if got := textOf(t, s); strings.Contains(got, "followed") || strings.Contains(got, "TIME_WAIT") {
+		t.Errorf("tables of passes that were not made:\n%s", got)
+	}
+	cell := plan.Cell{Placement: plan.Cross, Mode: plan.NewConn, Variant: plan.Ztunnel}
+	s.Breakdowns = []result.Breakdown{
+		{Cell: cell, Requests: 90, P50: 996, Hops: 2, Work: []result.Work{{Calls: 60, Switches: 31.5}, {Calls: 40}}, Parts: []result.Part{{What: result.PartKernel, Micros: 700}}},
+		{Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Closed, Variant: plan.L4}, Reason: "no tracepoints"},
+	}
+	s.Connects = []result.Connects{{Cell: cell, Connections: 80, Decided: 4, Established: 35, Handshakes: 2}}
+	s.Reuse = []result.Reuse{{Cell: cell, Services: 16, Connections: 3000, P99: 12345, Refused: 148}}
+	got := textOf(t, s)
+	for _, want := range []string{
+		"cross/newconn/ztunnel", "100.0", "31.5", "0/700/0/0", "NOT RUN: no tracepoints", "none: it stays in the pod", "2 of 80 connections", "12345", "148",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
+
 func TestVerdictLines(t *testing.T) {
 	s := summary()
 	s.Complete, s.Reason, s.Verdict = false, "stopped before its end", report.Inconclusive

@@ -18,8 +18,8 @@ type Breakdown struct {
 	Path []Step `json:"path,omitempty"`
 	// Work is what each process did for a request.
 	Work []Work `json:"work,omitempty"`
-	// Hops is how many processes in user space took a request and gave it on, on the
-	// way to the server.
+	// Hops is how often a process in user space took a request and gave it on, on the
+	// way to the server; with new connections, how many processes did.
 	Hops int `json:"user_space_hops"`
 	// Packets are those of a request on the interfaces of each pod.
 	Packets []Packets `json:"packets,omitempty"`

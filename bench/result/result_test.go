@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -193,6 +194,17 @@ func TestEachCheckCanFail(t *testing.T) {
 	first(&r, plan.Closed, plan.L4).Redirected = nil
 	if s := summarise(t, r); s.Verdict != report.Fail {
 		t.Errorf("a redirect without a count: %s", s.Verdict)
+	}
+}
+
+// TestHandicapIsNoResult: a run that was slowed on purpose says so.
+func TestHandicapIsNoResult(t *testing.T) {
+	r := synthetic(6, nil)
+	r.Head.Plan.Handicap = &plan.Handicap{Variant: plan.L4, Delay: 50 * time.Microsecond}
+	s := summarise(t, r)
+	i := slices.IndexFunc(s.Checks, func(c report.Check) bool { return c.Name == "nothing was slowed on purpose" })
+	if s.Verdict != report.Inconclusive || i < 0 || !strings.Contains(s.Checks[i].Detail, "duomesh-l4 was delayed by 50µs") {
+		t.Errorf("%s: %+v", s.Verdict, s.Checks)
 	}
 }
 

@@ -35,6 +35,7 @@ type flags struct {
 	resolv   string
 	force    bool
 	reset    bool
+	limits   limitFlags
 	kmesh    kmeshFlags
 	kube     kubeFlags
 }
@@ -77,7 +78,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.roots, "xds-roots", "/var/run/secrets/istio/root-cert.pem", "PEM `FILE` of the certificates that sign istiod's")
 	set.StringVar(&f.token, "xds-token", "/var/run/secrets/tokens/istio-token", "`FILE` with the ServiceAccount token that istiod is shown")
 	set.BoolVar(&f.plain, "xds-plaintext", false, "speak to istiod without TLS and token: for tests on one machine")
-	set.StringVar(&f.handoff, "handoff", string(intent.OriginalDst), "`CODEC` in which connections are handed to istiod's waypoints: original-dst, proxy-v2 or kmesh-tlv")
+	set.StringVar(&f.handoff, "handoff", "", "`CODEC` in which connections are handed to istiod's waypoints: original-dst (when not given), proxy-v2 or kmesh-tlv; with --kubernetes the annotation duomesh.io/handoff of a waypoint's Gateway comes first")
 	set.StringVar(&f.policy, "unenforced-policy", policyWarn, "what becomes of connections to workloads that a policy of istiod names, since none is enforced: `warn|refuse`")
 	set.StringVar(&f.resolv, "resolv-conf", "/etc/resolv.conf", "`FILE` with the name servers for workloads of istiod that are known by name only")
 	set.StringVar(&f.cgroup, "cgroup", "", "`DIR` of the node in the cgroup v2 hierarchy; the whole of it when not given; \"host\" in a container: that of the machine's first process")
@@ -92,6 +93,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.BoolVar(&f.force, "force", false, "go on beside programs of others that change where connections go")
 	set.BoolVar(&f.reset, "reset-existing", false, "end the connections that pods have when they are enrolled: they are not redirected, and else stay")
 	set.BoolVar(&f.remove, "remove", false, "end the redirection, take away what was pinned, and stop")
+	f.limits.define(set)
 	f.kmesh.define(set)
 	f.kube.define(set, env)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/kube"
+	"github.com/duomesh/duomesh/dataplane/source/xds"
 )
 
 // kubeFlags are what an agent on a Kubernetes node is told.
@@ -103,6 +104,19 @@ func (k kubeFlags) clients() (kubernetes.Interface, metadata.Interface, error) {
 		return nil, nil, fmt.Errorf("client of the API server: %w", err)
 	}
 	return client, meta, nil
+}
+
+// handoffs has the source hear what Gateways say of how they are handed connections.
+func (k kubeFlags) handoffs(ctx context.Context, c *xds.Config, log *slog.Logger) error {
+	if !k.on {
+		return nil
+	}
+	_, meta, err := k.clients()
+	if err != nil {
+		return err
+	}
+	c.Handoffs, err = kube.WatchHandoffs(ctx, meta, log)
+	return err
 }
 
 // open makes the parts that were asked for; nothing runs before run.

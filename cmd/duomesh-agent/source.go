@@ -71,9 +71,18 @@ func (f flags) xdsSource(name, address string, env func(string) string, place in
 		return source{}, err
 	}
 	return source{name, []prometheus.Collector{config.Metrics}, func(ctx context.Context, to chan<- agent.Update) (func(), error) {
+		config := config
+		if err := f.kube.handoffs(ctx, &config, log); err != nil {
+			return nil, err
+		}
 		seen, err := xds.Watch(ctx, config)
 		return func() {
-			pass(ctx, seen, to, func(u xds.Update) agent.Update { return agent.Update(u) })
+			pass(ctx, seen, to, func(u xds.Update) agent.Update {
+				return agent.Update{
+					Snapshot: u.Snapshot, Version: u.Version, Lost: u.Err, Unused: u.Unused,
+					Policies: u.Policies, Received: u.Received,
+				}
+			})
 		}, err
 	}}, nil
 }
@@ -81,11 +90,8 @@ func (f flags) xdsSource(name, address string, env func(string) string, place in
 // xdsOptions sets what the flags say of how istiod's resources are used.
 func (f flags) xdsOptions(c *xds.Config) error {
 	c.Handoff = intent.Codec(f.handoff)
-	if c.Handoff.Port() == 0 {
+	if c.Handoff != "" && c.Handoff.Port() == 0 {
 		return usagef("--handoff %s: want original-dst, proxy-v2 or kmesh-tlv", f.handoff)
-	}
-	if c.Handoff != intent.OriginalDst {
-		return usagef("--handoff %s: this build hands over by original-dst only", f.handoff)
 	}
 	switch f.policy {
 	case policyWarn:

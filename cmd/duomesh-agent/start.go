@@ -15,7 +15,7 @@ import (
 )
 
 func start(ctx context.Context, f flags, env func(string) string, out io.Writer) error {
-	if err := f.kmesh.check(); err != nil {
+	if err := errors.Join(f.kmesh.check(), f.limits.check()); err != nil {
 		return err
 	}
 	log, err := f.logger(out)
@@ -64,7 +64,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	}
 	cfg := agent.Config{
 		Host:        dataplane.Host{Cgroup: cgroup, BPFFS: f.bpffs, Place: place, Log: log},
-		Engine:      dataplane.Options{Force: f.force},
+		Engine:      dataplane.Options{Force: f.force, Limits: f.limits.Limits},
 		Source:      from.name,
 		Collectors:  from.metrics,
 		EnrolSocket: f.enrol, State: f.stateFile(), Admin: f.admin, Metrics: f.metrics, Log: log,
@@ -130,7 +130,7 @@ func serve(ctx context.Context, from source, cfg agent.Config, beside func(conte
 	}
 	wg.Go(pass)
 	wg.Go(func() { beside(ctx) })
-	cfg.Log.Info("the agent is ready", "node", cfg.Host.Place.Node, "source", cfg.Source,
+	cfg.Log.Info("the agent takes enrolments, and asks its source", "node", cfg.Host.Place.Node, "source", cfg.Source,
 		"cgroup", cfg.Host.Cgroup.Name(), "bpffs", cfg.Host.BPFFS, "enrol", cfg.EnrolSocket,
 		"admin", a.Admin(), "metrics", a.Metrics())
 	return a.Run(ctx, updates)

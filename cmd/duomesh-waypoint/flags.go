@@ -51,7 +51,7 @@ istiod's template is accepted, and what of them has no effect here is said at st
 
 SIGTERM drains Envoy before it ends. Nothing here needs a privilege.
 
-Environment: ENVOY_BIN (for --envoy); CA_ADDR or XDS_ADDRESS (for --source xds:…);
+Environment: ENVOY_BIN (for --envoy); DUOMESH_CODEC (for --codec); CA_ADDR or XDS_ADDRESS (for --source xds:…);
 POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT, TRUST_DOMAIN, PROXY_CONFIG and
 ISTIO_META_* (who asks istiod); ISTIO_CPU_LIMIT (for --concurrency).`,
 		SilenceErrors: true,
@@ -94,7 +94,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.envoy, "envoy", env("ENVOY_BIN"), "`PATH` of Envoy; the envoy of PATH when not given")
 	set.IntVar(&f.concurrency, "concurrency", 0, "`N` workers of Envoy; by ISTIO_CPU_LIMIT, or one for each processor, when not given")
 	set.Uint16Var(&f.port, "hand-off-port", l7.HandOffPort, "`PORT` that connections are handed to")
-	set.StringSliceVar(&f.codecs, "codec", []string{string(intent.OriginalDst)}, "`CODEC` by which connections are handed over: original-dst, proxy-v2, or both")
+	set.StringSliceVar(&f.codecs, "codec", strings.Split(or(env("DUOMESH_CODEC"), string(intent.OriginalDst)), ","), "`CODEC` by which connections are handed over: original-dst, proxy-v2, or both; DUOMESH_CODEC when not given")
 	set.Uint16Var(&f.proxyPort, "proxy-port", intent.ProxyV2.Port(), "`PORT` that connections with a PROXY header come to")
 	set.BoolVar(&f.hboneOnly, "hbone-only", false, "serve HBONE clients alone: no engine hands connections over here")
 	set.StringVar(&f.identify, "identity", identityNone, "who a client is that was handed over: `none|address`, where address trusts the source's address")

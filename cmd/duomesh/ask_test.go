@@ -20,7 +20,7 @@ func (c cli) wantAsk(tb testing.TB, code int, text string, args ...string) strin
 	tb.Helper()
 	var out, errs bytes.Buffer
 	cmd := exec.Command("/proc/self/exe", append(args, "--run-dir", c.runDir)...)
-	cmd.Env = append(os.Environ(), asMainEnv+"=1")
+	cmd.Env = append(os.Environ(), asMainEnv+"=1", "KUBECONFIG=")
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError

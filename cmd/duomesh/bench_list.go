@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -35,8 +36,7 @@ func (f *benchFlags) list(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
+	t, modes := plainTable(), plainTable()
 	t.AppendHeader(table.Row{"variant", "between the nodes", "in", "here", "way"})
 	for _, v := range plan.Variants() {
 		state := "can run"
@@ -45,14 +45,20 @@ func (f *benchFlags) list(out io.Writer) error {
 		}
 		t.AppendRow(table.Row{v, v.Traits().Security, strings.Join(f.runsOf(v), ", "), state, v.Traits().Way})
 	}
-	modes := table.NewWriter()
-	modes.SetStyle(table.StyleLight)
 	modes.AppendHeader(table.Row{"mode", "load"})
 	for _, m := range plan.Modes() {
 		modes.AppendRow(table.Row{m, m.Words(f.plan.Load)})
 	}
 	_, err = fmt.Fprintf(out, "%s\n\n%s\n", t.Render(), modes.Render())
 	return err
+}
+
+func plainTable() table.Writer {
+	t := table.NewWriter()
+	style := table.StyleLight
+	style.Format.Header = text.FormatDefault
+	t.SetStyle(style)
+	return t
 }
 
 // runsOf names the comparisons that a variant is in.

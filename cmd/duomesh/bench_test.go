@@ -47,15 +47,16 @@ func TestBenchKnowsWhatItHas(t *testing.T) {
 		absent           int
 		ztunnel, standIn bool
 	}{
-		// Two rows need an Envoy, which this test never has.
-		{nil, 4, false, true},
-		{[]string{"--ztunnel", "/proc/self/exe"}, 2, true, false},
-		{[]string{"--ztunnel-image", "x@sha256:1"}, 2, true, false},
+		// Two rows of ours, one of Ambient and one stand-in need an Envoy, which this test
+		// never has.
+		{nil, 6, false, true},
+		{[]string{"--ztunnel", "/proc/self/exe"}, 3, true, false},
+		{[]string{"--ztunnel-image", "x@sha256:1"}, 3, true, false},
 		{[]string{"--variants", "direct,ztunnel"}, 1, false, false},
 		{[]string{"--variants", "direct,duomesh-l7"}, 1, false, false},
-		{[]string{"--claims"}, 4, false, false},
-		{[]string{"--full"}, 4, false, true},
-		{[]string{"--full", "--ztunnel", "/proc/self/exe"}, 2, true, true},
+		{[]string{"--claims"}, 5, false, false},
+		{[]string{"--full"}, 6, false, true},
+		{[]string{"--full", "--ztunnel", "/proc/self/exe"}, 4, true, true},
 	} {
 		p, err := benchArgs(c.args...)
 		if err != nil || len(p.Absent) != c.absent || slices.Contains(p.Variants, plan.Ztunnel) != c.ztunnel || slices.Contains(p.Variants, plan.HBONERef) != c.standIn {
@@ -103,5 +104,49 @@ func TestBenchArguments(t *testing.T) {
 	root.SetArgs([]string{"bench", "compare", t.TempDir()})
 	if err := root.Execute(); err == nil || !strings.Contains(err.Error(), "results.jsonl") {
 		t.Errorf("a directory without a run: %v", err)
+	}
+}
+
+// TestBenchHandicap: a known delay is part of the plan, or refused by name.
+func TestBenchHandicap(t *testing.T) {
+	p, err := benchArgs("--handicap", "duomesh-l4=50us")
+	if err != nil || p.Handicap == nil || p.Handicap.Variant != plan.L4 || p.Handicap.Delay != 50*time.Microsecond {
+		t.Errorf("%+v, %v", p.Handicap, err)
+	}
+	for _, bad := range []string{"duomesh-l4", "duomesh-l4=soon", "dnat-1000=50us", "duomesh-l4=-1us", "duomesh-l4=1s"} {
+		if _, err := benchArgs("--handicap", bad); err == nil || !strings.Contains(err.Error(), "handicap") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// TestBenchListSaysWhatIsMissing names every variant and mode, and what cannot run here.
+func TestBenchListSaysWhatIsMissing(t *testing.T) {
+	f := benchFlags{plan: plan.Default()}
+	var out bytes.Buffer
+	if err := f.list(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range plan.Variants() {
+		if !strings.Contains(out.String(), "│ "+string(v)+" ") {
+			t.Errorf("%s is not there", v)
+		}
+	}
+	for _, want := range []string{"NOT RUN: no ztunnel binary", "NOT RUN: no Envoy", "can run", "closed-250us", "bench --claims"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestBenchResumeNeedsARun(t *testing.T) {
+	for want, args := range map[string][]string{"one run directory is needed": nil, "no such file": {"/nowhere"}} {
+		cmd := newBenchResumeCmd()
+		cmd.SetArgs(args)
+		cmd.SetOut(new(bytes.Buffer))
+		cmd.SetErr(new(bytes.Buffer))
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", args, err)
+		}
 	}
 }

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -19,9 +22,19 @@ func (f *clusterFlags) define(cmd *cobra.Command) {
 
 // open returns a client of a cluster that answers.
 func (f clusterFlags) open(ctx context.Context) (*cluster.Client, error) {
+	if named := os.Getenv("KUBECONFIG"); f.where.Kubeconfig == "" && named != "" && !anyThere(filepath.SplitList(named)) {
+		return nil, usagef("KUBECONFIG=%s: there is no such file", named)
+	}
 	c, err := f.where.Open()
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return c, c.Reach(ctx)
+}
+
+func anyThere(files []string) bool {
+	return slices.ContainsFunc(files, func(file string) bool {
+		_, err := os.Stat(file)
+		return err == nil
+	})
 }

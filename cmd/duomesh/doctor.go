@@ -15,6 +15,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/l4"
 	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/kmesh"
 	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/trace"
@@ -22,11 +23,15 @@ import (
 
 func newDoctorCmd() *cobra.Command {
 	var output string
+	var kmeshToo bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what works on this kernel, what falls back, and why",
 		Long: `Loads and attaches every program of the mesh and of the judge, each alone and
 where it harms nobody, and says what follows. Nothing is left behind.
+
+With --kmesh it says instead what Kmesh has on this node, and in which order to
+take it away. It takes nothing away itself.
 
 Exit code 1: something that duomesh cannot do without does not work here.`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -39,10 +44,14 @@ Exit code 1: something that duomesh cannot do without does not work here.`,
 			if err := checkOutput(output); err != nil {
 				return err
 			}
+			if kmeshToo {
+				return findKmesh(kmesh.Here(), output, cmd.OutOrStdout())
+			}
 			return runDoctor(cmd.Context(), output, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().BoolVar(&kmeshToo, "kmesh", false, "find what Kmesh has on this node, and say what to remove in which order")
 	return cmd
 }
 

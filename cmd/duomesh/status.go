@@ -64,6 +64,9 @@ func printStatus(out io.Writer, s api.Status) {
 	for _, line := range s.Source.Unused {
 		say("not used", "%s", line)
 	}
+	if s.Source.Lost != "" {
+		say("NOT REACHED", "%s", strings.ReplaceAll(s.Source.Lost, "\n", "; "))
+	}
 	if s.Source.Error != "" {
 		say("REFUSED", "%s", strings.ReplaceAll(s.Source.Error, "\n", "; "))
 	}
@@ -138,7 +141,11 @@ func auditWords(a *api.Audited) string {
 	case a.Error != "":
 		return "failed: " + a.Error
 	case a.Differences == 0:
-		return "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
+		words := "the kernel is as applied, " + time.Since(a.At).Round(time.Second).String() + " ago"
+		if a.Repaired > 0 {
+			words += fmt.Sprintf("; %d differences were repaired, the last %s ago", a.Repaired, time.Since(a.RepairedAt).Round(time.Second))
+		}
+		return words
 	}
 	return fmt.Sprintf("%d differences, see `duomesh diff`", a.Differences)
 }

@@ -25,6 +25,7 @@ type verifyFlags struct {
 	list     bool
 	file     string
 	repeat   int
+	ahead    int
 	seed     uint64
 	junit    string
 	output   string
@@ -34,17 +35,21 @@ type verifyFlags struct {
 	istiod   bool
 	by       []string
 	second   []string
+	kube     kubeWorld
 }
 
 func newVerifyCmd() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify [--all | SCENARIO... | -f FILE]",
-		Short: "Run scenarios on simulated pods and judge every connection by kernel probes",
+		Short: "Run scenarios and judge every connection by kernel probes",
+		Long: "Run scenarios and judge every connection by kernel probes: on simulated pods, or with --kubeconfig\n" +
+			"on a Kubernetes cluster whose nodes are on this machine, as kind's are.",
 		Example: `  duomesh verify --all
   duomesh verify clusterip/weight/90-10 --repeat 20
   duomesh verify split/http/90-10 --istiod
-  duomesh verify -f samples/scenarios/canary.yaml -o json`,
+  duomesh verify -f samples/scenarios/canary.yaml -o json
+  duomesh verify --kubeconfig out/kind/kubeconfig l7/weight/90-10`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -59,9 +64,11 @@ func newVerifyCmd() *cobra.Command {
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json (one line per run)")
 	flags.StringVar(&f.evidence, "evidence", "out/verify", "`DIR` for the connections of runs that did not pass")
 	flags.IntVar(&f.ring, "judge-ring", 0, "size in `BYTES` of the judge's event ring, a power of two; 0 takes the default")
+	flags.IntVar(&f.ahead, "ahead", 1, "open so many worlds more while the loads of a scenario run")
 	flags.BoolVar(&f.single, "single", false, "a few connections of each client pod, for emulated machines: shares are not judged")
 	flags.BoolVar(&f.istiod, "istiod", false, "under a real etcd, kube-apiserver and istiod (docs/istiod.md)")
 	flags.StringArrayVar(&f.by, "by", nil, "observe by this `PROVIDER` alone of those of its kind; may be repeated (docs/scenarios.md)")
+	f.kube.define(cmd)
 	flags.StringArrayVar(&f.second, "second", nil, "also judge by this `PROVIDER`, which must come to the same verdicts; may be repeated")
 	return cmd
 }
@@ -78,6 +85,7 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 		return err
 	}
 	if f.single {
+		f.ahead = 0 // a machine that is emulated has enough to do
 		for i, s := range chosen {
 			chosen[i] = scenario.Single(s)
 		}
@@ -93,12 +101,15 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	if err != nil {
 		return err
 	}
+	if world != netsimWorld {
+		f.ahead = 0 // a control plane, or a cluster, holds the pods of one scenario at a time
+	}
 	if f.seed == 0 {
 		f.seed = uint64(time.Now().UnixNano())
 	}
 	fmt.Fprintf(progress, "seed %d\n", f.seed)
 	results := verify.All(ctx, chosen, verify.Options{
-		World: world, Open: open, Seed: f.seed, Repeat: f.repeat,
+		World: world, Open: open, Seed: f.seed, Repeat: f.repeat, Ahead: f.ahead,
 		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
 		Done: func(r report.Result) { printProgress(progress, r) },
 	})
@@ -116,6 +127,9 @@ func printProgress(w io.Writer, r report.Result) {
 func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error) {
 	if f.repeat < 1 {
 		return nil, usagef("--repeat %d: must be at least 1", f.repeat)
+	}
+	if f.ahead < 0 {
+		return nil, usagef("--ahead %d: must not be negative", f.ahead)
 	}
 	if f.output != "table" && f.output != "json" {
 		return nil, usagef("--output %s: must be table or json", f.output)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -55,11 +56,14 @@ func printVersion(out io.Writer, output string) error {
 	var err error
 	switch output {
 	case "table":
-		changed := ""
+		words := []string{"revision " + v.Revision}
 		if v.Modified {
-			changed = ", with changes"
+			words = append(words, "with changes")
 		}
-		_, err = fmt.Fprintf(out, "duomesh %s%s %s, %s, %s\n", v.Revision, changed, v.Time, v.Go, v.Platform)
+		if v.Time != "" {
+			words = append(words, "of "+v.Time)
+		}
+		_, err = fmt.Fprintf(out, "duomesh, %s, %s, %s\n", strings.Join(words, " "), v.Go, v.Platform)
 		return err
 	case "json":
 		text, err = json.MarshalIndent(v, "", "  ")

@@ -27,7 +27,11 @@ func openNetsim(ctx context.Context, t scenario.Topology) (scenario.World, error
 // plane for all of them. done takes it down.
 func (f verifyFlags) world(ctx context.Context) (name string, open scenario.Opener, done func() error, err error) {
 	if !f.istiod {
-		return "netsim", openNetsim, func() error { return nil }, nil
+		name, open, err = f.kube.world(ctx)
+		return name, open, func() error { return nil }, err
+	}
+	if f.kube.given() {
+		return "", nil, nil, usagef("--istiod and a Kubernetes cluster: give one of them")
 	}
 	if err := checkPlane(); err != nil {
 		return "", nil, nil, err

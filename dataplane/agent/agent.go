@@ -187,7 +187,8 @@ func (a *Agent) watch(ctx context.Context) error {
 // it reads all maps, and an update would have to wait for it.
 const quiet = 500 * time.Millisecond
 
-// audit compares kernel and intent now and then, and after changes.
+// audit compares kernel and intent now and then, and after changes, and repairs the
+// kernel where they differ.
 func (a *Agent) audit(ctx context.Context) {
 	tick, settled := time.NewTicker(a.cfg.Audit), time.NewTimer(time.Hour)
 	defer tick.Stop()
@@ -206,9 +207,10 @@ func (a *Agent) audit(ctx context.Context) {
 		if a.state.generation() == 0 {
 			continue // what the kernel has is an earlier agent's: nothing to compare with
 		}
-		found, err := a.node.Audit()
+		found, err := a.node.Repair()
 		if len(found) > 0 {
-			a.cfg.Log.Warn("the kernel is not what was applied", "differences", len(found), "first", found[0].String())
+			a.cfg.Log.Error("the kernel was not what was applied: somebody has changed it; it was made so again",
+				"differences", len(found), "first", found[0].String(), "err", err)
 		}
 		a.state.audited(len(found), err)
 		known = a.tidyMemory(known)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,9 +29,10 @@ type numbered struct {
 // later, until it is done or another state comes.
 type follower struct {
 	// apply deals with an update that has a state, and reports whether it is to be
-	// tried again; refuse deals with one that has none.
+	// tried again; refuse deals with one that has none, lose with lost contact.
 	apply  func(context.Context, numbered) (again bool)
 	refuse func(numbered)
+	lose   func(numbered)
 	// busy is told when there is something to do, and when there is not.
 	busy func(bool)
 	// pause says how long to wait before the next try, after makes a channel of it.
@@ -74,7 +76,11 @@ func (f *follower) run(ctx context.Context, updates <-chan Update) {
 func (f *follower) take(u Update) {
 	f.last++
 	n := numbered{Update: u, n: f.last}
-	if u.Err != nil {
+	switch {
+	case u.Lost != nil:
+		f.lose(n)
+		return
+	case u.Err != nil:
 		f.refuse(n)
 		return
 	}
@@ -112,6 +118,7 @@ func (a *Agent) follow(ctx context.Context, updates <-chan Update) {
 	f := follower{
 		apply:  a.apply,
 		refuse: func(u numbered) { a.refuse(u, u.Err) },
+		lose:   func(u numbered) { a.state.lose(u, shortened(u.Lost.Error())) }, // the source says it in the log
 		busy:   a.state.busy,
 		pause:  pause,
 		after:  time.After,
@@ -134,6 +141,7 @@ func (a *Agent) apply(ctx context.Context, u numbered) (again bool) {
 		}
 		a.pods.endStale()
 		a.warn(u.Policies)
+		u.Unused = slices.Concat(u.Unused, a.node.Unserved())
 		a.state.succeed(u)
 		a.cfg.Log.Debug("applied", "version", u.Version, "services", len(u.Snapshot.Services))
 	}
@@ -141,13 +149,26 @@ func (a *Agent) apply(ctx context.Context, u numbered) (again bool) {
 }
 
 func (a *Agent) refuse(u numbered, err error) {
-	words := shortened(err.Error())
+	words := shortened(remedied(err))
 	if u.tries > 0 {
 		a.cfg.Log.Error("an update was refused again", "version", u.Version, "tries", u.tries+1, "err", words)
 	} else {
 		a.cfg.Log.Error("an update was refused, the state before it goes on", "version", u.Version, "err", words)
 	}
 	a.state.refuse(u, words)
+}
+
+// remedied is the text of an error, with the flag that helps where a map is too small.
+func remedied(err error) string {
+	var full dataplane.CapacityError
+	if !errors.As(err, &full) {
+		return err.Error()
+	}
+	flag := map[string]string{"managed": "pods"}[full.Map]
+	if flag == "" {
+		flag = full.Map
+	}
+	return fmt.Sprintf("%v (see --max-%s of duomesh-agent; where the engine is pinned it takes --remove first)", err, flag)
 }
 
 // shortened keeps the first lines of an error: a large mesh may have the same trouble
@@ -201,11 +222,23 @@ func (s *state) refuse(u numbered, problem string) {
 	})
 }
 
+// lose says that the source cannot be asked; what became of updates stands.
+func (s *state) lose(u numbered, why string) {
+	s.change(func() {
+		s.lost = u.n
+		s.status.Source.Lost = why
+		s.status.Source.Losses++
+	})
+}
+
 // see remembers what became of the newest update: one that came while another was
 // being applied may be refused before that one is done.
 func (s *state) see(u numbered, problem string) {
 	if u.tries > 0 {
 		s.status.Source.Retries++
+	}
+	if u.n > s.lost {
+		s.status.Source.Lost = ""
 	}
 	if u.n >= s.newest {
 		s.newest = u.n

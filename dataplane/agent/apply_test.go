@@ -75,6 +75,29 @@ func TestNewestIsSeen(t *testing.T) {
 	}
 }
 
+// TestLostIsNotRefused: a source that cannot be asked has refused nothing, until it
+// answers again; an answer that was on its way before does not hide that it is lost.
+func TestLostIsNotRefused(t *testing.T) {
+	s := newState(Config{}, testStart)
+	lost := func(want string, losses uint64) {
+		t.Helper()
+		status, _ := s.get()
+		if status.Source.Lost != want || status.Source.Losses != losses || status.Source.Error != "" || status.Source.Errors != 0 {
+			t.Errorf("status is %+v", status.Source)
+		}
+	}
+	s.lose(numbered{n: 2}, "away")
+	s.succeed(numbered{Update: Update{Version: "one"}, n: 1})
+	lost("away", 1)
+	if status, _ := s.get(); status.Source.Seen != "one" {
+		t.Errorf("seen is %q", status.Source.Seen)
+	}
+	s.lose(numbered{n: 3}, "away still")
+	lost("away still", 2)
+	s.succeed(numbered{Update: Update{Version: "two"}, n: 4})
+	lost("", 2)
+}
+
 // TestRefusedInTheMiddleIsTriedAgain: later and later, without any news of the source,
 // until it is done or another state has taken its place.
 func TestRefusedInTheMiddleIsTriedAgain(t *testing.T) {

@@ -69,6 +69,9 @@ type Update struct {
 	// Err is why the source has no state of this version. What was applied
 	// before goes on.
 	Err error
+	// Lost is set instead where the source itself cannot be asked, or not any more: no
+	// state was refused.
+	Lost error
 	// Unused lists what the source asks for and this build does not do, a line
 	// each.
 	Unused []string

@@ -44,11 +44,14 @@ var (
 	mapLimitMetric   = metric("map_entries_limit", "The most entries that a map can hold.", "map")
 	mapBytesMetric   = metric("map_bytes", "Kernel memory of a map.", "map")
 	diffMetric       = metric("audit_differences", "Entries of the kernel that are not what was applied, at the last audit.")
+	repairedMetric   = metric("audit_repaired_total", "Differences that audits found, and repaired, since the agent started.")
 	auditErrMetric   = metric("audit_failed", "1 when the last audit could not be made.")
 	generationMetric = metric("snapshot_generation", "Updates that were applied since the agent started.")
 	appliedMetric    = metric("snapshot_applied_timestamp_seconds", "When the last update was applied; 0 before the first.")
 	refusedMetric    = metric("source_errors_total", "Updates that were refused since the agent started.")
 	retriesMetric    = metric("source_retries_total", "Times that an update was tried again, since the kernel had refused it in the middle.")
+	lossesMetric     = metric("source_losses_total", "Times that the source could not be asked, or not any more, since the agent started.")
+	reachableMetric  = metric("source_reachable", "0 while the source cannot be asked; what was applied goes on.")
 	healthyMetric    = metric("source_healthy", "0 when the last update was refused and the state before it goes on.")
 	policiesMetric   = metric("policies_unenforced", "Policies that the source sent and that this build does not enforce.")
 	namedMetric      = metric("workloads_unenforced", "Workloads that those policies name.")
@@ -62,8 +65,8 @@ var (
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, auditErrMetric,
-		generationMetric, appliedMetric, refusedMetric, retriesMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
+		exitsMetric, eventsMetric, mapUsedMetric, mapLimitMetric, mapBytesMetric, diffMetric, repairedMetric, auditErrMetric,
+		generationMetric, appliedMetric, refusedMetric, retriesMetric, lossesMetric, reachableMetric, healthyMetric, policiesMetric, namedMetric, barredMetric, podsMetric, olderMetric, neighbourMetric, workingMetric,
 	} {
 		ch <- d
 	}
@@ -123,6 +126,8 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	gauge(ch, appliedMetric, seconds)
 	counter(ch, refusedMetric, s.Source.Errors)
 	counter(ch, retriesMetric, s.Source.Retries)
+	counter(ch, lossesMetric, s.Source.Losses)
+	gauge(ch, reachableMetric, one(s.Source.Lost == ""))
 	gauge(ch, healthyMetric, one(s.Source.Error == ""))
 	view := c.agent.state.seen()
 	gauge(ch, policiesMetric, float64(view.Policies()))
@@ -132,6 +137,7 @@ func (c collector) state(ch chan<- prometheus.Metric) {
 	if s.Audit != nil {
 		gauge(ch, diffMetric, float64(s.Audit.Differences))
 		gauge(ch, auditErrMetric, one(s.Audit.Error != ""))
+		counter(ch, repairedMetric, s.Audit.Repaired)
 	}
 }
 

@@ -19,6 +19,7 @@ type enroller interface {
 	Enrol(dataplane.Pod) error
 	Confirm(dataplane.Pod) error
 	Leave(dataplane.Pod) error
+	Forget(cookie uint64) error
 	ServeWaypoint(cgroup, netns *os.File, port uint16) error
 	StopWaypoint(netns *os.File) error
 	EndStale(...*os.File) ([]dataplane.Ended, error)
@@ -87,6 +88,12 @@ func (p *pods) recover(k kept, entries bool) {
 	}
 	if !k.CgroupID.at(k.Cgroup) {
 		p.log.Info("a pod ended while no agent ran", "pod", k.Name)
+		if k.Cgroup == "" { // nobody knows where it is: it may be starting
+			return
+		}
+		if err := p.node.Forget(k.Cookie); err != nil {
+			p.log.Error("the entry of a pod stays", "pod", k.Name, "err", err)
+		}
 		return
 	}
 	e := &pod{kept: k}

@@ -22,6 +22,7 @@ type state struct {
 	policies []*intent.Policy
 	view     *admin.View   // of both, nil: not asked for yet
 	newest   int           // number of the update that Source.Seen is of
+	lost     int           // number of the update that Source.Lost is of
 	changed  chan struct{} // closed and replaced at each change
 }
 
@@ -97,12 +98,21 @@ func (s *state) await(ctx context.Context, seen string) error {
 
 func (s *state) fail(err error) { s.change(func() { s.status.Problem = err.Error() }) }
 
-func (s *state) audited(differences int, err error) {
-	a := &api.Audited{At: time.Now(), Differences: differences}
-	if err != nil {
-		a.Error = err.Error()
-	}
-	s.change(func() { s.status.Audit = a })
+// audited takes what an audit found, and whether that could be repaired.
+func (s *state) audited(found int, err error) {
+	s.change(func() {
+		a := &api.Audited{At: time.Now()}
+		if before := s.status.Audit; before != nil {
+			a.Repaired, a.RepairedAt = before.Repaired, before.RepairedAt
+		}
+		switch {
+		case err != nil:
+			a.Error, a.Differences = err.Error(), found
+		case found > 0:
+			a.Repaired, a.RepairedAt = a.Repaired+uint64(found), a.At
+		}
+		s.status.Audit = a
+	})
 }
 
 // adminNode shows an agent on its admin API.

@@ -69,6 +69,11 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	addr := to.Addr().Unmap().WithZone("")
 	claims, _ := s.Claims()
 	if c, ok := claims[Frontend{Addr: addr, Port: to.Port(), Protocol: proto}]; ok {
+		if proto == TCP && c.Service.passes() {
+			if d, own := s.decideOwn(addr, from.Place); own {
+				return d
+			}
+		}
 		return decideFrontend(c, addr, proto, from.Place)
 	}
 	if proto != TCP {
@@ -77,13 +82,26 @@ func Decide(s Snapshot, from Caller, to netip.AddrPort, proto Protocol) Decision
 	if svc := s.serviceAt(addr); svc != nil {
 		return Decision{Exit: RefuseNoPort, Service: svc.Key()}
 	}
-	if s.unprotectedAt(addr) {
-		return Decision{Exit: RefusePolicy}
-	}
-	if w := s.waypointAt(addr); w != nil {
-		return decideWaypoint(w, "", addr, from.Place)
+	if d, own := s.decideOwn(addr, from.Place); own {
+		return d
 	}
 	return Decision{Exit: PassNoVIP}
+}
+
+// passes is true for a service that lets TCP connections go where they were going. A
+// workload that is there is as if the service were not.
+func (s *Service) passes() bool { return s.Waypoint == nil && s.Balance.Mode == Passthrough }
+
+// decideOwn is for a TCP connection to a workload's own address, if any has it that
+// must not be reached, or not like this.
+func (s Snapshot) decideOwn(addr netip.Addr, from Place) (d Decision, own bool) {
+	if s.unprotectedAt(addr, from) {
+		return Decision{Exit: RefusePolicy}, true
+	}
+	if w := s.waypointAt(addr, from); w != nil {
+		return decideWaypoint(w, "", addr, from), true
+	}
+	return d, false
 }
 
 func decideFrontend(c Claim, addr netip.Addr, proto Protocol, from Place) Decision {
@@ -132,12 +150,12 @@ func (s Snapshot) serviceAt(addr netip.Addr) *Service {
 	return nil
 }
 
-// waypointAt is the waypoint of the workload that has the address. Of several that
-// have one and a waypoint the first by UID counts.
-func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
+// waypointAt is the waypoint of the workload that has the address on the caller's
+// network. Of several that have one and a waypoint the first by UID counts.
+func (s Snapshot) waypointAt(addr netip.Addr, from Place) *Waypoint {
 	var first *Workload
 	for _, w := range s.Workloads {
-		if w.OwnWaypoint() != nil && slices.Contains(w.Addresses, addr) && (first == nil || w.UID < first.UID) {
+		if w.OwnWaypoint() != nil && w.has(addr, from) && (first == nil || w.UID < first.UID) {
 			first = w
 		}
 	}
@@ -149,8 +167,14 @@ func (s Snapshot) waypointAt(addr netip.Addr) *Waypoint {
 
 // unprotectedAt reports whether a workload that has the address as its own, and
 // which connections must not reach, is among those of the Snapshot.
-func (s Snapshot) unprotectedAt(addr netip.Addr) bool {
+func (s Snapshot) unprotectedAt(addr netip.Addr, from Place) bool {
 	return slices.ContainsFunc(s.Workloads, func(w *Workload) bool {
-		return w.Unprotected && !w.HostNetwork && slices.Contains(w.Addresses, addr)
+		return w.Unprotected && !w.HostNetwork && w.has(addr, from)
 	})
+}
+
+// has is true when the address means the workload where the caller is: another network
+// may have it, too.
+func (w *Workload) has(addr netip.Addr, from Place) bool {
+	return w.Network == from.Network && slices.Contains(w.Addresses, addr)
 }

@@ -120,6 +120,64 @@ func TestDecisionTable(t *testing.T) {
 	}
 }
 
+// An address means the workload that has it on the caller's network: another network may
+// use it, too.
+func TestAddressesOfAnotherNetwork(t *testing.T) {
+	way := &intent.Waypoint{Name: "way", Codec: intent.OriginalDst, Port: 15029, Endpoints: endpoints(pod("replica", "10.1.0.9"))}
+	local, twin := pod("local", "10.1.0.1"), pod("twin", "10.1.0.1", "10.1.0.2")
+	twin.Network = "other"
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   intent.Exit // where the twin is
+	}{
+		{"with a waypoint", func() { twin.Waypoint = way }, intent.RefuseNoWaypoint},
+		{"named by a policy", func() { twin.Unprotected = true }, intent.RefusePolicy},
+	} {
+		c.change()
+		s := intent.Snapshot{Workloads: []*intent.Workload{twin, local}}
+		exit := func(network, to string) intent.Exit {
+			return intent.Decide(s, intent.Caller{Managed: true, Place: intent.Place{Network: network}}, netip.MustParseAddrPort(to), intent.TCP).Exit
+		}
+		for _, to := range []string{"10.1.0.1:80", "10.1.0.2:80"} {
+			if got := exit(here.Network, to); got != intent.PassNoVIP {
+				t.Errorf("%s, %s: %s", c.name, to, got)
+			}
+			if got := exit("other", to); got != c.want {
+				t.Errorf("%s, %s from the twin's network: %s, want %s", c.name, to, got, c.want)
+			}
+		}
+	}
+}
+
+// A service that lets connections pass opens no way round what is at its address.
+func TestPassthroughAtAWorkloadsAddress(t *testing.T) {
+	way := &intent.Waypoint{Name: "way", Codec: intent.OriginalDst, Port: 15029, Endpoints: endpoints(pod("replica", "10.1.0.9"))}
+	through := &intent.Service{
+		Name: "through", Namespace: "stranger", Addresses: addrs("10.1.0.1"), Ports: []intent.Port{tcp(80, 0), udp(80, 0)},
+		Balance: intent.Balance{Mode: intent.Passthrough},
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*intent.Workload)
+		want   intent.Exit
+	}{
+		{"nothing", func(*intent.Workload) {}, intent.PassPassthrough},
+		{"with a waypoint", func(w *intent.Workload) { w.Waypoint = way }, intent.RedirectWaypoint},
+		{"named by a policy", func(w *intent.Workload) { w.Unprotected = true }, intent.RefusePolicy},
+		{"of the node, with a waypoint", func(w *intent.Workload) { w.HostNetwork, w.Waypoint = true, way }, intent.PassPassthrough},
+		{"of another network", func(w *intent.Workload) { w.Network, w.Waypoint = "other", way }, intent.PassPassthrough},
+	} {
+		s := intent.Snapshot{Services: []*intent.Service{through}, Workloads: []*intent.Workload{but(pod("pod", "10.1.0.1"), c.change)}}
+		for proto, want := range map[intent.Protocol]intent.Exit{intent.TCP: c.want, intent.UDP: intent.PassPassthrough} {
+			got := intent.Decide(s, intent.Caller{Managed: true, Place: here}, netip.MustParseAddrPort("10.1.0.1:80"), proto)
+			if got.Exit != want {
+				t.Errorf("a workload %s, %s: %s, want %s", c.name, proto, got.Exit, want)
+			}
+		}
+	}
+}
+
 // A pod that is chosen by its own connection is rewritten as any other.
 func TestHairpinIsChosen(t *testing.T) {
 	s := table()

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
 
 	"github.com/duomesh/duomesh/internal/kubetest"
@@ -133,6 +134,7 @@ func TestEveryRightIsNeeded(t *testing.T) {
 	c.live(live)
 	// Without a process: its event is written again and again, which is a patch.
 	c.running(c.pod("shop", "dead", nil))
+	c.knowsGateways()
 	whole := shipped(t)
 	c.bind(whole)
 
@@ -178,6 +180,10 @@ func (c *cluster) exercise() *running {
 	if _, _, _, err := Locality(c.t.Context(), client, nodeName); err != nil {
 		log.Error("locality", "err", err)
 	}
+	meta, err := metadata.NewForConfig(config)
+	must(c.t, err)
+	_, err = WatchHandoffs(r.ctx, meta, log)
+	must(c.t, err)
 	go func() {
 		for _, name := range []string{"shop/live", "shop/unheard"} {
 			if _, err := r.Admit(r.ctx, name, ""); err != nil {

@@ -51,9 +51,10 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := e.state.validate(s, c); err != nil {
 		return nil, err
 	}
-	if err := supported(s, c, missing{e.noHandoff, e.noHeaders}); err != nil {
+	if err := supported(s); err != nil {
 		return nil, err
 	}
+	e.state.lacks = missing{e.noHandoff, e.noHeaders}
 	p := e.state.plan(c, e.host.Place)
 	if err := e.fits(p); err != nil {
 		return nil, err
@@ -105,7 +106,7 @@ func (e *Engine) carryOut(p *plan) error {
 		return err
 	}
 	e.state.adopt(p)
-	e.state.torn = false
+	e.state.torn, e.state.found = false, nil
 	return nil
 }
 
@@ -116,7 +117,11 @@ func (e *Engine) show(p *plan) error {
 		e.state.putSet(set.id, uint32(len(set.targets)))
 	}
 	for _, set := range p.sets {
-		if err := e.slots.put(slotsOf(set)); err != nil {
+		keys, values := slotsOf(set)
+		if e.state.found != nil {
+			copy(e.state.found[set.id.set:], values)
+		}
+		if err := e.slots.put(keys, values); err != nil {
 			for _, mine := range p.sets {
 				e.state.dropSet(mine.id) // no frontend has named it
 			}
@@ -191,7 +196,7 @@ func (e *Engine) reread() error {
 	fresh.lastGeneration = e.state.lastGeneration
 	var wrong []error
 	err := e.frontends.each(func(k meshFrontendKey, v meshFrontend) {
-		if err := fresh.found(k, v); err != nil {
+		if err := fresh.meet(k, v); err != nil {
 			wrong = append(wrong, err)
 		}
 	})
@@ -201,9 +206,15 @@ func (e *Engine) reread() error {
 	if err := e.names.each(func(id uint32, n meshName) { fresh.names[id] = n }); err != nil {
 		return err
 	}
+	if !e.state.applied && len(fresh.sizes) > 0 {
+		fresh.found = make([]meshSlot, e.limits.Slots)
+	}
 	// UDP flows tell sets apart by their generations, also sets that have gone.
-	if err := e.slots.each(func(_ uint32, s meshSlot) {
+	if err := e.slots.each(func(i uint32, s meshSlot) {
 		fresh.lastGeneration = max(fresh.lastGeneration, s.Generation)
+		if fresh.found != nil {
+			fresh.found[i] = s
+		}
 	}); err != nil {
 		return err
 	}

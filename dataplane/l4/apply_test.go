@@ -145,20 +145,12 @@ func TestCapacityIsCheckedBeforeTheFirstWrite(t *testing.T) {
 func TestUnsupportedIsNamedAndNothingWritten(t *testing.T) {
 	n := newNode(t)
 	e := n.open(t, Options{})
-	e.noHeaders = errors.New("this kernel has no sk_msg")
-	way := &intent.Waypoint{Name: "default/waypoint", Codec: intent.ProxyV2, Port: 15039}
-	l7 := service("web", []string{"10.9.0.2"}, []uint16{80})
-	l7.Waypoint = way
-	pod := workload("pod", "10.1.0.1")
-	pod.Waypoint = &intent.Waypoint{Name: "default/waypoint", Codec: intent.KmeshTLV, Port: 15019}
 	plain := service("plain", []string{"10.9.0.3"}, []uint16{80})
 	route := &intent.Route{Service: plain.Key(), Backends: []intent.Backend{{Service: plain.Key()}}}
 	for _, c := range []struct {
 		s    intent.Snapshot
 		want intent.UnsupportedError
 	}{
-		{intent.Snapshot{Services: []*intent.Service{l7}}, intent.UnsupportedError{Resource: "service default/web", Field: "waypoint codec proxy-v2 (this kernel has no sk_msg)"}},
-		{intent.Snapshot{Workloads: []*intent.Workload{pod}}, intent.UnsupportedError{Resource: "workload pod", Field: "waypoint codec kmesh-tlv (this kernel has no sk_msg)"}},
 		{intent.Snapshot{Policies: []*intent.Policy{{Name: "deny", Namespace: "default"}}}, intent.UnsupportedError{Resource: "policy default/deny", Field: "enforcement"}},
 		{intent.Snapshot{Services: []*intent.Service{plain}, Routes: []*intent.Route{route}}, intent.UnsupportedError{Resource: "service default/plain", Field: "route without a waypoint"}},
 	} {

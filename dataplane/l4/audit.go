@@ -6,11 +6,12 @@ import (
 	"slices"
 )
 
-// Difference is an entry of the kernel that is not what the engine wrote.
+// Difference is an entry of the kernel that is not what the engine wrote, or a
+// program that is not attached where it was.
 type Difference struct {
-	// Map is the map's name, as in Usage.
+	// Map is the map's name, as in Usage, or Attachments.
 	Map string
-	// Entry names the key, for example "10.0.0.1:80/TCP".
+	// Entry names the key, for example "10.0.0.1:80/TCP", or the program.
 	Entry string
 	// Want and Have are the values as text, "" for an entry that is not there.
 	Want, Have string
@@ -21,49 +22,97 @@ func (d Difference) String() string {
 	return fmt.Sprintf("map %s, entry %s: want %q, have %q", d.Map, d.Entry, d.Want, d.Have)
 }
 
+// Attachments stands for a map's name in a Difference of a program that somebody
+// detached from the node's cgroup, or replaced there: nothing is redirected by it,
+// whatever the maps hold.
+const Attachments = "attachments"
+
 // Audit compares all entries of the kernel's maps with the applied Snapshot and
-// the enrolled pods. It needs an Apply before.
+// the enrolled pods, and the node's programs with what is attached. It needs an
+// Apply before.
 func (e *Engine) Audit() ([]Difference, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	found, err := e.audit()
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return found, nil
+}
+
+func (e *Engine) audit() ([]Difference, error) {
 	if e.closed {
 		return nil, errClosed
 	}
 	if !e.state.applied {
-		return nil, errors.New("audit: nothing has been applied yet")
+		return nil, errors.New("nothing has been applied yet")
+	}
+	hooks, err := e.auditHooks()
+	if err != nil {
+		return nil, err
 	}
 	fronts, err := compare(&e.frontends, e.state.fronts, keyString, whole)
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
 	slots, err := compare(&e.slots, e.wantedSlots(), func(k uint32) string {
 		return fmt.Sprintf("slot %d", k)
 	}, part) // a slot that no frontend leads to holds anything
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
-	pods := make(map[uint64]uint32, len(e.enrolled))
-	for cookie := range e.enrolled {
-		pods[cookie] = 0
-	}
-	managed, err := compare(&e.managed, pods, func(cookie uint64) string {
+	managed, err := compare(&e.managed, e.wantedManaged(), func(cookie uint64) string {
 		return fmt.Sprintf("netns cookie %d", cookie)
 	}, whole)
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
 	places, err := e.auditPlaces()
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
 	waypoints, err := e.auditHandoff()
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return nil, err
 	}
-	return slices.Concat(fronts, slots, managed, places, waypoints), nil
+	return slices.Concat(hooks, fronts, slots, managed, places, waypoints), nil
+}
+
+// auditHooks finds the programs that are not attached to the node's cgroup any more.
+func (e *Engine) auditHooks() ([]Difference, error) {
+	var found []Difference
+	for _, h := range e.hooks {
+		is, err := e.isAttached(h)
+		if err != nil {
+			return nil, fmt.Errorf("program %s: %w", h.program, err)
+		}
+		if !is {
+			found = append(found, Difference{Map: Attachments, Entry: h.program, Want: fmt.Sprintf("program %d", h.id)})
+		}
+	}
+	return found, nil
 }
 
 func (e *Engine) auditHandoff() ([]Difference, error) {
+	names, err := compare(&e.names, e.wantedNames(), func(id uint32) string { return fmt.Sprintf("id %08x", id) }, whole)
+	if err != nil {
+		return nil, err
+	}
+	waypoints, err := compare(&e.waypoints, e.wantedPorts(), func(cookie uint64) string {
+		return fmt.Sprintf("waypoint of netns cookie %d", cookie)
+	}, whole)
+	return slices.Concat(names, waypoints), err
+}
+
+func (e *Engine) wantedManaged() map[uint64]uint32 {
+	want := make(map[uint64]uint32, len(e.enrolled))
+	for cookie := range e.enrolled {
+		want[cookie] = 0
+	}
+	return want
+}
+
+func (e *Engine) wantedNames() map[uint32]meshName {
 	want := map[uint32]meshName{}
 	for id := range e.state.lingering {
 		want[id] = e.state.names[id]
@@ -73,18 +122,16 @@ func (e *Engine) auditHandoff() ([]Difference, error) {
 			want[v.Id] = nameOf(v.Id, k)
 		}
 	}
-	names, err := compare(&e.names, want, func(id uint32) string { return fmt.Sprintf("id %08x", id) }, whole)
-	if err != nil {
-		return nil, err
-	}
-	ports := map[uint64]uint32{}
+	return want
+}
+
+// wantedPorts are the hand-off ports by the netns cookies of waypoints.
+func (e *Engine) wantedPorts() map[uint64]uint32 {
+	want := map[uint64]uint32{}
 	for cookie, s := range e.served {
-		ports[cookie] = uint32(s.port)
+		want[cookie] = uint32(s.port)
 	}
-	waypoints, err := compare(&e.waypoints, ports, func(cookie uint64) string {
-		return fmt.Sprintf("waypoint of netns cookie %d", cookie)
-	}, whole)
-	return slices.Concat(names, waypoints), err
+	return want
 }
 
 func (e *Engine) auditPlaces() ([]Difference, error) {

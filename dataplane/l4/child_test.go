@@ -53,6 +53,7 @@ type call struct {
 	Listening listenHow
 	Asking    asking
 	Telling   telling
+	Measuring measuring
 }
 
 type answer struct {
@@ -63,6 +64,7 @@ type answer struct {
 	Tally []tally
 	Asked asked
 	Told  told
+	Took  int64
 	FDs   []int
 	Line  string
 }
@@ -182,6 +184,16 @@ func perform(q call) (a answer) {
 		a.Asked = ask(q.Asking)
 	case "headed":
 		err = listenHeaded(q.Telling.Codec)
+	case "zerocopy":
+		var first, last uint32
+		first, last, err = zerocopyIDs(q.To, q.N)
+		a.FD, a.Took = int(first), int64(last)
+	case "read first":
+		a.Line, err = readFirst(q.To, q.N)
+	case "sink":
+		err = listenSink(q.N)
+	case "measure":
+		a.Took, err = measure(q.Measuring)
 	case "tell":
 		a.Told = tell(q.Telling)
 	case "silent":

@@ -49,7 +49,7 @@ func (e *Engine) loadIter(name string, program *ebpf.ProgramSpec, spec *ebpf.Col
 	coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
 		Maps: spec.Maps, Variables: spec.Variables, ByteOrder: spec.ByteOrder, Types: spec.Types,
 		Programs: map[string]*ebpf.ProgramSpec{name: program},
-	}, ebpf.CollectionOptions{MapReplacements: replaced})
+	}, ebpf.CollectionOptions{MapReplacements: replaced, Cache: kernel.Types()})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, explain(err))
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/duomesh/duomesh/internal/kernel"
@@ -197,7 +196,7 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	if err != nil {
 		return err
 	}
-	if _, err := btf.LoadKernelSpec(); err != nil {
+	if kernel.BTF.Probe() != nil {
 		places = false
 	}
 	for name, value := range map[string]bool{

@@ -144,6 +144,26 @@ func (e *Engine) leave(p Pod) error {
 	return e.release(cookie)
 }
 
+// Forget takes away what there is of a pod, or of a waypoint, that has ended: by the
+// cookie of its network namespace, which is gone with it. A cookie that is not known is
+// no error. The cookie of a pod that runs ends its management as Leave does.
+func (e *Engine) Forget(cookie uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return errClosed
+	}
+	if e.served[cookie] != nil {
+		if err := e.unserve(cookie); err != nil {
+			return fmt.Errorf("forget waypoint: %w", err)
+		}
+	}
+	if err := e.release(cookie); err != nil {
+		return fmt.Errorf("forget pod: %w", err)
+	}
+	return nil
+}
+
 func (e *Engine) release(cookie uint64) error {
 	if err := e.managed.remove([]uint64{cookie}); err != nil {
 		return err

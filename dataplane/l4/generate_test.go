@@ -59,7 +59,7 @@ func (w *worker) changeWorkloads() {
 	wl.UID = "own-" + wl.UID
 	wl.HostNetwork = w.r.IntN(6) == 0
 	wl.Waypoint = w.waypoint()
-	if w.r.IntN(4) == 0 {
+	if w.r.IntN(2) == 0 {
 		wl.Addresses = append(wl.Addresses, w.vip())
 	}
 	w.workloads = slices.DeleteFunc(slices.Clone(w.workloads), func(o *intent.Workload) bool { return o.UID == wl.UID })

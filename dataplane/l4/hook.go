@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -114,6 +115,12 @@ func (e *Engine) attachNew(h *hook, prog *ebpf.Program) (link.Link, error) {
 		}
 	}
 	return l, nil
+}
+
+// isAttached is true while the node's cgroup itself has h's program.
+func (e *Engine) isAttached(h *hook) (bool, error) {
+	ids, err := attached(e.host.Cgroup, h.attach, 0)
+	return slices.Contains(ids, h.id), err
 }
 
 // attachedTo fails unless a link is attached to this very cgroup.

@@ -63,6 +63,9 @@ type Limits struct {
 	Waypoints uint32
 }
 
+// DefaultLimits has the defaults in place of zeros.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
 func (l Limits) withDefaults() Limits {
 	if l.Managed == 0 {
 		l.Managed = 4096

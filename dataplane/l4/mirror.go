@@ -2,6 +2,7 @@ package l4
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -14,10 +15,13 @@ type mirror struct {
 	fronts map[meshFrontendKey]meshFrontend
 	// sizes has the number of slots of each set, refs how many frontends name it,
 	// loose those that none names.
-	sizes  map[setID]uint32
-	refs   map[setID]int
-	loose  map[setID]struct{}
-	slots  uint32 // sum of sizes
+	sizes map[setID]uint32
+	refs  map[setID]int
+	loose map[setID]struct{}
+	slots uint32 // sum of sizes
+	// found are the slots that an earlier process has left, until the first Apply is
+	// done; nil when there is none.
+	found  []meshSlot
 	ranges *ranges
 	// names has what was written; lingering those that no frontend has any more, and
 	// since when.
@@ -86,8 +90,19 @@ func (m *mirror) dropSet(id setID) {
 	m.ranges.give(span{id.set, n})
 }
 
-// found records a frontend, and its set, as they were read from the kernel.
-func (m *mirror) found(k meshFrontendKey, v meshFrontend) error {
+// isThere reports whether what an earlier process has written at a set's place is what
+// another set is to be: a new process need not write it beside that.
+func (m *mirror) isThere(id setID, set *slotSet) bool {
+	n := len(set.targets)
+	if m.found == nil || m.sizes[id] != uint32(n) {
+		return false
+	}
+	_, want := slotsOf(&slotSet{id, set.targets})
+	return slices.Equal(want, m.found[id.set:int(id.set)+n])
+}
+
+// meet records a frontend, and its set, as they were read from the kernel.
+func (m *mirror) meet(k meshFrontendKey, v meshFrontend) error {
 	id := setOf(v)
 	if v.Slots > 0 && m.sizes[id] == 0 {
 		if !m.ranges.mark(span{v.Set, v.Slots}) {

@@ -37,8 +37,10 @@ type plan struct {
 
 	sets   []*slotSet
 	placed map[*slotSet]bool // those in sets
-	slots  uint64            // of sets
-	ranges *ranges           // after sets were placed
+	// kept are the sets of an earlier process that stay, by whose they are now.
+	kept   map[setID]*slotSet
+	slots  uint64  // of sets
+	ranges *ranges // after sets were placed
 	// unplaced is the size of a set for which no row of slots was free.
 	unplaced uint32
 	putKeys  []meshFrontendKey
@@ -58,7 +60,7 @@ type plan struct {
 func (s *state) plan(c changes, from intent.Place) *plan {
 	p := &plan{
 		changes: c, from: from, ranges: s.ranges.clone(), ways: map[*intent.Waypoint]*way{},
-		holders: map[meshFrontendKey][]holder{}, placed: map[*slotSet]bool{},
+		holders: map[meshFrontendKey][]holder{}, placed: map[*slotSet]bool{}, kept: map[setID]*slotSet{},
 		ids: map[uint32][]meshFrontendKey{}, named: map[uint32]bool{}, putNames: map[uint32]meshName{},
 	}
 	for _, svc := range c.services.gone {
@@ -73,7 +75,7 @@ func (s *state) plan(c changes, from intent.Place) *plan {
 		p.add(s, compile(svc, from, p.way(s, svc.Waypoint)), s.byName[svc.Key()])
 	}
 	for _, w := range c.workloads.added {
-		if isTaken(w) {
+		if isTaken(w, from) {
 			p.add(s, compileWorkload(w, p.way(s, w.OwnWaypoint())), s.uids[w.UID])
 		}
 	}
@@ -81,10 +83,11 @@ func (s *state) plan(c changes, from intent.Place) *plan {
 		p.touchAll(s)
 		p.replaces = len(s.fronts)+len(s.loose) > 0 // perhaps nobody waited
 	}
+	p.touchPassed(s)
 	p.countIDs(s)
 	for _, k := range p.keys {
 		if list := p.holders[k]; len(list) > 0 {
-			p.want(s, k, list[0])
+			p.want(s, k, p.owner(s, k, list[0]))
 		} else {
 			p.unwant(s, k)
 		}
@@ -159,14 +162,14 @@ func (p *plan) release(s *state, c *compiled) {
 
 func (p *plan) want(s *state, k meshFrontendKey, h holder) {
 	if h.front != nil {
-		p.place(s, h.front.set)
+		p.place(s, k, h.front.set)
 	}
 	var id uint32
-	if h.front != nil && h.front.handedOff() {
+	if h.front != nil && h.front.handedOff() && s.lacks.handoff == nil {
 		id = p.id(s, k)
 		p.handsOff = true
 	}
-	p.heads = p.heads || h.front != nil && h.front.headed()
+	p.heads = p.heads || h.front != nil && h.front.headed() && s.lacks.headers == nil
 	v := h.value(k, id)
 	p.rename(s, k, v)
 	old, ok := s.fronts[k]
@@ -193,9 +196,15 @@ func (p *plan) unwant(s *state, k meshFrontendKey) {
 	p.endsUDP = p.endsUDP || isUDP(k)
 }
 
-// place finds a range and a generation for a set that is not in the kernel.
-func (p *plan) place(s *state, set *slotSet) {
+// place finds a range and a generation for a set of frontend k that is not in the
+// kernel.
+func (p *plan) place(s *state, k meshFrontendKey, set *slotSet) {
 	if set == nil || s.sizes[set.id] > 0 || p.placed[set] {
+		return
+	}
+	if id := setOf(s.fronts[k]); p.kept[id] == nil && s.isThere(id, set) {
+		set.id = id
+		p.kept[id] = set
 		return
 	}
 	n := uint32(len(set.targets))

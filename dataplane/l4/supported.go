@@ -9,22 +9,11 @@ import (
 )
 
 // supported returns an intent.UnsupportedError for each part of s that this engine
-// does not carry out, joined; nil when it can carry out all. What was applied
-// before is none.
-func supported(s intent.Snapshot, c changes, no missing) error {
+// does not carry out, joined; nil when it can carry out all.
+func supported(s intent.Snapshot) error {
 	var all []error
 	add := func(field, format string, args ...any) {
 		all = append(all, intent.UnsupportedError{Resource: fmt.Sprintf(format, args...), Field: field})
-	}
-	for _, svc := range c.services.added {
-		if field := no.unsupported(svc.Waypoint); field != "" {
-			add(field, "service %s", svc.Key())
-		}
-	}
-	for _, w := range c.workloads.added {
-		if field := no.unsupported(w.OwnWaypoint()); field != "" {
-			add(field, "workload %s", w.UID)
-		}
 	}
 	for _, p := range s.Policies {
 		add("enforcement", "policy %s", p.Key())
@@ -41,17 +30,28 @@ func supported(s intent.Snapshot, c changes, no missing) error {
 // by a header; nil when it can.
 type missing struct{ handoff, headers error }
 
-// unsupported names what is not carried out of a waypoint, "" when it is.
-func (m missing) unsupported(w *intent.Waypoint) string {
-	switch {
-	case w == nil:
-		return ""
-	case w.Codec == intent.OriginalDst && m.handoff != nil:
-		return fmt.Sprintf("waypoint (%v)", m.handoff)
-	case headerFlags[w.Codec] != 0 && m.headers != nil:
-		return fmt.Sprintf("waypoint codec %s (%v)", w.Codec, m.headers)
+func (m missing) forCodec(c intent.Codec) error {
+	if headerFlags[c] != 0 {
+		return m.headers
 	}
-	return ""
+	return m.handoff
+}
+
+// Unserved says which waypoints of the applied Snapshot get no connection, since this
+// kernel cannot hand over in their way, a line each: what is to go to them is refused,
+// never let past them.
+func (e *Engine) Unserved() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []string
+	for _, w := range e.state.ways {
+		if w.lacks != nil {
+			all = append(all, fmt.Sprintf("waypoint %s: TCP connections to the %d services and workloads that have it are refused (%s): %v",
+				w.of.Name, w.users, intent.RefuseNoWaypoint, w.lacks))
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // hasWaypoint: a route is the waypoint's to carry out.

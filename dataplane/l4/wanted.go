@@ -20,6 +20,8 @@ type wanted struct {
 	// uids has the workloads, with what there is of those that have a waypoint.
 	uids map[string]*compiled
 	ways map[*intent.Waypoint]*way
+	// lacks is what this kernel cannot do for waypoints.
+	lacks missing
 	// ids has the TCP frontends of services by their ids in a hand-off.
 	ids map[uint32][]meshFrontendKey
 	// id is handoffID; a test has another one.
@@ -54,6 +56,11 @@ func (h holder) value(k meshFrontendKey, id uint32) meshFrontend {
 		return seal(k, meshFrontend{Flags: uint16(meshFrontendFlagFRONTEND_ADDR_ONLY)})
 	}
 	return h.front.value(id)
+}
+
+// passes is true for a frontend whose connections go where they were going.
+func (h holder) passes() bool {
+	return h.front != nil && h.front.flags&uint16(meshFrontendFlagFRONTEND_PASSTHROUGH) != 0
 }
 
 // handedOff is true for a front that leads to a waypoint by an option in the SYN,

@@ -2,6 +2,7 @@ package l4
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -14,16 +15,18 @@ type way struct {
 	sets    [2]*slotSet // IPv4, IPv6; nil: no replica
 	refused [2]bool     // a policy names a replica
 	port    uint16      // network byte order
+	// lacks is why this kernel hands nothing over to it; it has no sets then.
+	lacks error
 	// users counts the applied services and workloads that have it.
 	users int
 }
 
-func newWay(w *intent.Waypoint, from intent.Place) *way {
-	made := &way{of: w, port: swapPort(w.Port)}
+func newWay(w *intent.Waypoint, from intent.Place, lacks error) *way {
+	made := &way{of: w, port: swapPort(w.Port), lacks: lacks}
 	for i := range made.sets {
 		replicas := w.Replicas(i == 1, from)
 		made.refused[i] = areUnprotected(replicas)
-		if len(replicas) > 0 && !made.refused[i] {
+		if len(replicas) > 0 && !made.refused[i] && lacks == nil {
 			targets, _ := targetsOf(replicas)
 			made.sets[i] = &slotSet{targets: targets}
 		}
@@ -31,8 +34,11 @@ func newWay(w *intent.Waypoint, from intent.Place) *way {
 	return made
 }
 
-// isTaken is true for a workload whose own addresses are not left alone.
-func isTaken(w *intent.Workload) bool { return isRefused(w) || w.OwnWaypoint() != nil }
+// isTaken is true for a workload whose own addresses are not left alone. Those of a
+// workload on another network are somebody else's here.
+func isTaken(w *intent.Workload, from intent.Place) bool {
+	return w.Network == from.Network && (isRefused(w) || w.OwnWaypoint() != nil)
+}
 
 // isRefused is true where connections to a workload's own addresses are refused for a
 // policy; a hostNetwork pod's are the node's.
@@ -67,6 +73,47 @@ func (c *compiled) through(w *way, port uint16, addresses []netip.Addr) {
 			f.targetPort = w.port
 		}
 		c.fronts = append(c.fronts, f)
+	}
+}
+
+// owner returns who has a frontend: h, or a workload at the address of a service that
+// lets TCP connections go where they were going.
+func (p *plan) owner(s *state, k meshFrontendKey, h holder) holder {
+	if !h.passes() || isUDP(k) {
+		return h
+	}
+	at := k
+	at.Port = 0
+	list, touched := p.holders[at]
+	if !touched {
+		list = s.holders[at]
+	}
+	for _, o := range list {
+		if o.workload != nil {
+			f := *o.front
+			f.key = k
+			return holder{o.compiled, &f}
+		}
+	}
+	return h
+}
+
+// touchPassed has those frontends compared whose owner may be another one: a workload
+// has come to their address, or left it.
+func (p *plan) touchPassed(s *state) {
+	isWorkload := func(h holder) bool { return h.workload != nil }
+	for i := 0; i < len(p.keys); i++ { // touch appends
+		k := p.keys[i]
+		if k.Port != 0 || !slices.ContainsFunc(p.holders[k], isWorkload) && !slices.ContainsFunc(s.holders[k], isWorkload) {
+			continue
+		}
+		for _, h := range p.holders[k] {
+			for j := range h.fronts {
+				if f := &h.fronts[j]; f.key.Addr == k.Addr && (holder{h.compiled, f}).passes() {
+					p.touch(s, f.key)
+				}
+			}
+		}
 	}
 }
 
@@ -108,7 +155,7 @@ func (p *plan) way(s *state, w *intent.Waypoint) *way {
 	}
 	made := p.ways[w]
 	if made == nil {
-		made = newWay(w, p.from)
+		made = newWay(w, p.from, s.lacks.forCodec(w.Codec))
 		p.ways[w] = made
 	}
 	return made

@@ -13,6 +13,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // Where there is one network namespace only, replicas listen at 7003.
@@ -232,6 +233,22 @@ func TestServeAndStop(t *testing.T) {
 	audited(t, w.server)
 	if err := w.server.Enrol(way.Pod); err != nil {
 		t.Errorf("a pod that is a waypoint no more: %v", err)
+	}
+
+	// By the cookie alone, whichever it is.
+	cookie, err := kernel.NetnsCookie(way.Netns)
+	must(t, err)
+	for _, again := range []func() error{
+		func() error { return w.server.Enrol(way.Pod) },
+		func() error { return w.server.ServeWaypoint(way.Cgroup, way.Netns, handoff.PortOriginalDst) },
+	} {
+		must(t, again())
+		must(t, w.server.Forget(cookie))
+		must(t, w.server.Forget(cookie))
+		if a := version(); a.Errno == 0 || len(w.server.enrolled)+len(w.server.served) > 0 {
+			t.Errorf("after the end: version %d, %v, %v", a.FD, w.server.enrolled, w.server.served)
+		}
+		audited(t, w.server)
 	}
 }
 

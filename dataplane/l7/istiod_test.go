@@ -46,7 +46,7 @@ func relaying(t *testing.T, withhold chan struct{}, hold time.Duration) (*waypoi
 	t.Helper()
 	c := config(t)
 	c.Hold = hold
-	s := startScripted(t, scriptedAt)
+	s := startScripted(t)
 	s.withhold = withhold
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")

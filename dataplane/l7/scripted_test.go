@@ -52,10 +52,10 @@ type scripted struct {
 	withhold chan struct{}
 }
 
-func startScripted(t *testing.T, addr string) *scripted {
+func startScripted(t *testing.T) *scripted {
 	t.Helper()
 	s := &scripted{
-		t: t, addr: addr, sets: map[string]map[string]*discovery.Resource{}, changed: make(chan struct{}),
+		t: t, addr: scriptedAt, sets: map[string]map[string]*discovery.Resource{}, changed: make(chan struct{}),
 		answers: map[string]string{}, subscribed: map[string]bool{},
 	}
 	s.makeRoot()

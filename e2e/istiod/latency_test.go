@@ -22,6 +22,13 @@ func changes() int {
 	return 30
 }
 
+// Trip wires, far above the targets (300 ms at the 99th percentile, 45 s): a busy machine
+// stays below, a wait that was built in does not. The figures are what is printed.
+const (
+	slowChange = 3 * time.Second
+	slowStart  = 135 * time.Second
+)
+
 var _ = Describe("a change of readiness", func() {
 	It("reaches the kernel: how long that takes", func(ctx SpecContext) {
 		c := cluster(ctx, fleet())
@@ -44,6 +51,7 @@ var _ = Describe("a change of readiness", func() {
 			took = append(took, must(statusOf(ctx, c)).Applied.At.Sub(start))
 		}
 		say("from the API call to the kernel, single changes, %s", distribution(took))
+		Expect(took[len(took)/2]).To(BeNumerically("<", slowChange), "something waits that must not: half of the changes took as long")
 	}, SpecTimeout(10*time.Minute))
 
 	It("has twenty pods and two agents to reach: how long they take to be there", func(ctx SpecContext) {
@@ -62,6 +70,7 @@ var _ = Describe("a change of readiness", func() {
 		took := time.Since(start)
 		say("2 nodes, 20 pods, agents and a Service in %s: the whole stack from nothing in %s",
 			took.Round(10*time.Millisecond), (planeTook + took).Round(10*time.Millisecond))
+		Expect(planeTook+took).To(BeNumerically("<", slowStart), "something waits that must not")
 	}, SpecTimeout(2*time.Minute))
 })
 

@@ -63,9 +63,7 @@ var _ = Describe("policies", func() {
 	}, SpecTimeout(time.Minute))
 
 	It("with =refuse, refuse what they name, and nothing else", func(ctx SpecContext) {
-		c := must(openWith(ctx, netsim.Config{
-			AgentArgs: []string{"--unenforced-policy=refuse"},
-		}, fleet()))
+		c := must(openWith(ctx, netsim.Config{AgentArgs: []string{"--unenforced-policy=refuse"}}, fleet()))
 		DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 		client := api.NewClient(*c.State().Nodes[0].Admin)
 		defer client.Close()

@@ -50,8 +50,8 @@ var _ = Describe("trust", Ordered, func() {
 		Eventually(ctx, func(g Gomega) {
 			s, err := statusOf(ctx, c)
 			g.Expect(err).NotTo(HaveOccurred())
-			g.Expect(s.Source.Error).To(ContainSubstring(want))
-			g.Expect(s.Source.Errors).To(BeNumerically(">=", 2), "it does not try again")
+			g.Expect(s.Source.Lost).To(ContainSubstring(want))
+			g.Expect(s.Source.Losses).To(BeNumerically(">=", 2), "it does not try again")
 		}).Should(Succeed())
 		Expect(reach(ctx, c, vip(c))).To(BeEmpty(), "what was in force is gone")
 		restore()
@@ -64,7 +64,7 @@ var _ = Describe("trust", Ordered, func() {
 			t := netsim.AgentToken("a")
 			t.Audiences = nil
 			Expect(plane.Stack().WriteToken(ctx, t, f.Token)).To(Succeed())
-		}, "istiod does not accept the token", SpecTimeout(time.Minute)),
+		}, `istiod does not accept the token: its audience is "`, SpecTimeout(time.Minute)),
 		Entry("an expired token", func(_ SpecContext, f netsim.IstiodFiles) {
 			Expect(os.WriteFile(f.Token, expired(must(os.ReadFile(f.Token))), 0o600)).To(Succeed())
 		}, "expired", SpecTimeout(time.Minute)),

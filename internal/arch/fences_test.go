@@ -24,6 +24,7 @@ const (
 	whyProduct    = "production code knows no tests"
 	whyPure       = "intent is plain values: no I/O"
 	whyStranger   = "a verdict may not depend on the mesh that it is about"
+	whyLeft       = "what others left is told without an engine"
 	whyWorld      = "a scenario's runner is handed a World and knows none"
 	whyBaseline   = "a baseline may not stand on the product it is compared with"
 	whyImage      = "on Kubernetes the agent comes as an image"
@@ -67,6 +68,11 @@ var floors = []floor{
 		level: 3, pattern: "internal/trace",
 		may:   []string{"internal/kernel/...", "internal/probe/..."},
 		never: map[string]string{"dataplane/...": whyJudge, "netsim/...": whyJudge},
+	},
+	{
+		level: 2, pattern: "internal/kmesh",
+		may:   []string{"internal/kernel/..."},
+		never: map[string]string{"dataplane/...": whyLeft},
 	},
 	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/..."}},
 
@@ -141,7 +147,7 @@ var floors = []floor{
 	{
 		level: 4, pattern: "kind/...",
 		may: []string{
-			"dataplane/intent", "dataplane/agent/api", "dataplane/l7/api", "internal/scenario/...", "internal/traffic/...",
+			"dataplane/intent", "dataplane/agent/api", "dataplane/l7/...", "internal/scenario/...", "internal/traffic/...",
 			"internal/kernel/...", "internal/cluster",
 		},
 		never: map[string]string{"dataplane/l4/...": whyImage},

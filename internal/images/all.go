@@ -74,7 +74,7 @@ func fortioImage(s Sources) (Spec, error) {
 }
 
 // tools are the names under which busybox is called in netutils.
-var tools = []string{"sh", "sleep", "cat", "grep", "ls", "nc", "nslookup", "ping", "wget", "env", "id", "seq", "sort", "uniq", "awk", "sed", "head", "tail", "wc", "date", "ip"}
+var tools = []string{"sh", "sleep", "cat", "grep", "ls", "nc", "nslookup", "ping", "wget", "env", "id", "seq", "sort", "uniq", "awk", "sed", "head", "tail", "wc", "date", "ip", "tr", "rm", "touch", "kill"}
 
 // netutilsImage has Debian's own curl, and busybox as a shell.
 func netutilsImage(s Sources) (Spec, error) {
@@ -117,7 +117,8 @@ func istiodImage(s Sources) (Spec, error) {
 func waypointImage(s Sources) (Spec, error) {
 	spec := Spec{
 		Name: s.name("duomesh-waypoint"), Entrypoint: []string{"/usr/local/bin/duomesh-waypoint"}, User: unprivileged,
-		Env: []string{"ENVOY_BIN=/usr/local/bin/envoy"},
+		// Nothing of the image itself can be written to there.
+		Env: []string{"ENVOY_BIN=/usr/local/bin/envoy", "TMPDIR=/etc/istio/proxy"},
 	}
 	entry, err := s.program("duomesh-waypoint", "/usr/local/bin/duomesh-waypoint")
 	if err != nil {

@@ -1,8 +1,10 @@
 package istiod
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -29,17 +31,21 @@ type Response struct {
 	TypeURL   string
 	Resources []Resource
 	Removed   []string
+	// First is set for the first of its type on a stream: a resource that was refused
+	// before, and that is not in it, is gone.
+	First bool
 }
 
 // Handler takes what a Subscription receives. Its methods are called one after the
 // other; while one runs nothing more is read, so that a slow handler slows istiod
 // down instead of being flooded.
 type Handler interface {
-	// Connected: a stream is open and everything was asked for.
+	// Connected: istiod has taken a stream and begins to answer. Take comes next.
 	Connected()
 	// Take takes an answer. It returns why resources cannot be used, by name: they
 	// are refused (NACK) with that reason and asked for again after the next
-	// connect; the others were taken.
+	// connect; the others were taken. Of a refused one the version that was taken
+	// before is still held: istiod says when it is gone.
 	Take(r Response) map[string]error
 	// Disconnected: a stream has ended, or could not be opened. The next attempt
 	// comes after wait.
@@ -56,18 +62,25 @@ type Subscription struct {
 	// Wait is the back-off between streams; the zero value is 250 ms growing to
 	// 15 s, each ± 50 %.
 	Wait Backoff
+	// Answer bounds the wait for the first answer of a stream; 0 means a minute. An
+	// istiod that answers pings and nothing else is given up then.
+	Answer time.Duration
 	// Token is the file of the token that is shown; it is read to say why istiod
 	// did not accept it.
 	Token string
 }
 
 // Backoff says how long to wait between streams that deliver nothing. It begins
-// anew once a stream has delivered.
+// anew once a stream has delivered. Where nobody listens, it costs nobody much to
+// look again: the wait is never more than a third of Most then.
 type Backoff struct{ First, Most time.Duration }
+
+// mostWait is Backoff.Most where it is not given.
+const mostWait = 15 * time.Second
 
 func (b Backoff) start() *backoff.ExponentialBackOff {
 	w := backoff.NewExponentialBackOff()
-	w.InitialInterval, w.MaxInterval = 250*time.Millisecond, 15*time.Second
+	w.InitialInterval, w.MaxInterval = 250*time.Millisecond, mostWait
 	if b.First > 0 {
 		w.InitialInterval = b.First
 	}
@@ -76,6 +89,16 @@ func (b Backoff) start() *backoff.ExponentialBackOff {
 	}
 	w.Reset()
 	return w
+}
+
+// after is how long to wait after a stream that ended for a reason: next, or less
+// where nobody listens.
+func (b Backoff) after(why error, next time.Duration) time.Duration {
+	if !isAbsent(why) {
+		return next
+	}
+	most := cmp.Or(b.Most, mostWait) / 3
+	return min(next, most/2+rand.N(most/2+1)) // not all nodes at once
 }
 
 // Run subscribes until ctx ends, and returns its error. A stream that ends is
@@ -95,8 +118,9 @@ func (s Subscription) Run(ctx context.Context, conn grpc.ClientConnInterface, h 
 		if delivered {
 			waits.Reset()
 		}
-		wait := waits.NextBackOff()
-		h.Disconnected(explain(err, s.Token), wait)
+		why := explain(err, s.Token)
+		wait := s.Wait.after(why, waits.NextBackOff())
+		h.Disconnected(why, wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -108,8 +132,8 @@ func (s Subscription) Run(ctx context.Context, conn grpc.ClientConnInterface, h 
 }
 
 // stream runs one stream to its end.
-func (s Subscription) stream(ctx context.Context, conn grpc.ClientConnInterface, h Handler, held map[string]map[string]string) (delivered bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s Subscription) stream(outer context.Context, conn grpc.ClientConnInterface, h Handler, held map[string]map[string]string) (delivered bool, err error) {
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel() // ends the stream
 	ads, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx, grpc.WaitForReady(false))
 	if err != nil {
@@ -126,14 +150,28 @@ func (s Subscription) stream(ctx context.Context, conn grpc.ClientConnInterface,
 			return false, cause(ads, err)
 		}
 	}
-	h.Connected()
+	within := cmp.Or(s.Answer, time.Minute)
+	impatient := time.AfterFunc(within, cancel)
+	defer impatient.Stop()
+	first := map[string]bool{}
+	for _, t := range s.Types {
+		first[t] = true
+	}
 	for {
 		answer, err := ads.Recv()
-		if err != nil {
+		switch {
+		case err != nil && !delivered && ctx.Err() != nil && outer.Err() == nil:
+			return false, unanswered(within)
+		case err != nil:
 			return delivered, err
+		case !delivered:
+			impatient.Stop()
+			h.Connected()
 		}
 		delivered = true
-		if err := ads.Send(take(answer, h, held)); err != nil {
+		reply := take(answer, h, held, first[answer.TypeUrl])
+		delete(first, answer.TypeUrl)
+		if err := ads.Send(reply); err != nil {
 			return delivered, cause(ads, err)
 		}
 	}
@@ -150,7 +188,7 @@ func cause(ads grpc.ClientStream, err error) error {
 
 // take hands an answer on and makes what is sent back: an ACK, or a NACK that names
 // what was refused and why.
-func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]map[string]string) *discovery.DeltaDiscoveryRequest {
+func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]map[string]string, first bool) *discovery.DeltaDiscoveryRequest {
 	reply := &discovery.DeltaDiscoveryRequest{TypeUrl: answer.TypeUrl, ResponseNonce: answer.Nonce}
 	versions, known := held[answer.TypeUrl]
 	if !known {
@@ -159,7 +197,7 @@ func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]m
 		}
 		return reply
 	}
-	r := Response{TypeURL: answer.TypeUrl, Removed: answer.RemovedResources}
+	r := Response{TypeURL: answer.TypeUrl, Removed: answer.RemovedResources, First: first}
 	r.Resources = make([]Resource, 0, len(answer.Resources))
 	for _, res := range answer.Resources {
 		r.Resources = append(r.Resources, Resource{res.Name, res.Version, res.Resource})
@@ -172,8 +210,6 @@ func take(answer *discovery.DeltaDiscoveryResponse, h Handler, held map[string]m
 	for _, res := range r.Resources {
 		if refused[res.Name] == nil {
 			versions[res.Name] = res.Version
-		} else {
-			delete(versions, res.Name)
 		}
 	}
 	if len(refused) > 0 {

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -55,21 +58,25 @@ func must(tb testing.TB, err error) {
 	}
 }
 
-// taker records what it is handed and refuses what is named "bad".
+// taker records what it is handed and refuses what is named "bad", or of a version
+// that is.
 type taker struct {
+	connected atomic.Int32
 	responses chan Response
 	ends      chan error
 }
 
-func newTaker() *taker { return &taker{make(chan Response, 10), make(chan error, 10)} }
+func newTaker() *taker {
+	return &taker{responses: make(chan Response, 10), ends: make(chan error, 10)}
+}
 
-func (*taker) Connected() {}
+func (k *taker) Connected() { k.connected.Add(1) }
 
 func (k *taker) Take(r Response) map[string]error {
 	k.responses <- r
 	refused := map[string]error{}
 	for _, res := range r.Resources {
-		if strings.HasPrefix(res.Name, "bad") {
+		if strings.HasPrefix(res.Name, "bad") || strings.HasPrefix(res.Version, "bad") {
 			refused[res.Name] = errors.New("it makes no sense")
 		}
 	}
@@ -83,13 +90,16 @@ func (k *taker) Disconnected(err error, _ time.Duration) {
 	}
 }
 
-// subscribe runs a Subscription for one type until the test ends.
-func subscribe(t *testing.T, s Server, k *taker) {
+// subscribe runs a Subscription for two types until the test ends.
+func subscribe(t *testing.T, s Server, k *taker, change ...func(*Subscription)) {
 	t.Helper()
 	conn, err := s.Connect()
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	sub := Subscription{Node: &core.Node{Id: "node"}, Types: []string{"a", "b"}, Wait: Backoff{time.Millisecond, 10 * time.Millisecond}}
+	for _, f := range change {
+		f(&sub)
+	}
 	ended := make(chan error)
 	go func() { ended <- sub.Run(ctx, conn, k) }()
 	t.Cleanup(func() {
@@ -186,6 +196,97 @@ func TestSubscribeAckNackAndResume(t *testing.T) {
 	r := receive(t, requests)
 	if v := r.InitialResourceVersions; len(v) != 1 || v["one"] != "v-one" || r.Node == nil {
 		t.Errorf("the second stream begins with %v", r)
+	}
+}
+
+// Of what is refused the version that was taken before is held, and said to be: else
+// istiod would never tell that it is gone. The first answer of each type is marked.
+func TestRefusedIsHeldAsItWas(t *testing.T) {
+	again := make(chan *discovery.DeltaDiscoveryRequest, 2)
+	newer := answer("a", "2", "one", "new")
+	for _, r := range newer.Resources {
+		r.Version = "bad"
+	}
+	first := func(ads ads) error {
+		for _, a := range []*discovery.DeltaDiscoveryResponse{answer("a", "1", "one"), newer, answer("b", "3")} {
+			if err := ads.Send(a); err != nil {
+				return err
+			}
+		}
+		for range 2 + 3 { // what was asked for, and what became of the answers
+			if _, err := ads.Recv(); err != nil {
+				return err
+			}
+		}
+		return errors.New("the end of the first stream")
+	}
+	second := func(ads ads) error {
+		r, err := ads.Recv()
+		again <- r
+		return errors.Join(err, ads.Send(answer("a", "1")))
+	}
+	k := newTaker()
+	subscribe(t, Server{Address: serve(t, nil, first, second), Plaintext: true}, k)
+	for i, first := range []bool{true, false, true, true} {
+		if r := receive(t, k.responses); r.First != first {
+			t.Errorf("answer %d is the first of its type: %t", i, r.First)
+		}
+	}
+	if v := receive(t, again).InitialResourceVersions; len(v) != 1 || v["one"] != "v-one" {
+		t.Errorf("the second stream says it has %v", v)
+	}
+}
+
+// A stream on which nothing is answered is no connection, and is given up.
+func TestNoAnswer(t *testing.T) {
+	mute := func(ads ads) error {
+		<-ads.Context().Done()
+		return ads.Context().Err()
+	}
+	k := newTaker()
+	subscribe(t, Server{Address: serve(t, nil, mute, func(ads ads) error { return ads.Send(answer("a", "1")) }), Plaintext: true}, k,
+		func(s *Subscription) { s.Answer = time.Second })
+	err := receive(t, k.ends)
+	if ReasonOf(err) != Silent || !strings.Contains(err.Error(), "no answer within 1s") || k.connected.Load() != 0 {
+		t.Errorf("%v, connected %d times", err, k.connected.Load())
+	}
+	receive(t, k.responses) // the control
+	if n := k.connected.Load(); n != 1 {
+		t.Errorf("connected %d times, want once", n)
+	}
+}
+
+// Where nobody listens the wait stays short; who listens and refuses is left alone for
+// longer.
+func TestBackoffWhereNobodyListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	must(t, l.Close())
+	refuse := func(ads) error { return status.Error(codes.Unauthenticated, "no") }
+	for name, c := range map[string]struct {
+		address string
+		reason  Reason
+		most    time.Duration
+	}{
+		"nobody":  {l.Addr().String(), Unreachable, 5 * time.Second},
+		"refused": {serve(t, nil, refuse), Unauthenticated, 23 * time.Second},
+	} {
+		k := newTaker()
+		subscribe(t, Server{Address: c.address, Plaintext: true}, k)
+		why := receive(t, k.ends)
+		if ReasonOf(why) != c.reason {
+			t.Errorf("%s: %v", name, why)
+		}
+		waits, longest, shortest := Backoff{}.start(), time.Duration(0), time.Hour
+		for i := range 60 {
+			wait := Backoff{}.after(why, waits.NextBackOff())
+			if longest = max(longest, wait); i >= 30 {
+				shortest = min(shortest, wait)
+			}
+		}
+		if longest > c.most || longest < c.most/2 || shortest < c.most/4 || longest == shortest {
+			t.Errorf("%s: waits of %v to %v, want at most %v", name, shortest, longest, c.most)
+		}
 	}
 }
 

@@ -72,7 +72,7 @@ func (s Server) Connect() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(cmp.Or(s.MaxMessage, maxMessage))),
 		// Streams have their own back-off; the transport must not wait longer.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 5 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 	}
@@ -118,14 +118,17 @@ func (t *transport) ClientHandshake(ctx context.Context, authority string, raw n
 	return credentials.NewTLS(config).ClientHandshake(ctx, authority, raw)
 }
 
+// noRoots begins the errors of readRoots, by which explain knows them.
+const noRoots = "root certificates of istiod"
+
 func readRoots(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("root certificates of istiod: %w", err)
+		return nil, fmt.Errorf(noRoots+": %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("root certificates of istiod: %s holds none in PEM", file)
+		return nil, fmt.Errorf(noRoots+": %s holds none in PEM", file)
 	}
 	return pool, nil
 }

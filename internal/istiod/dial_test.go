@@ -64,8 +64,8 @@ func TestTLSAndToken(t *testing.T) {
 	}{
 		"right":          {cert, func(s Server) Server { return s }, ""},
 		"wrong roots":    {cert, func(s Server) Server { s.Roots = others; return s }, "unknown authority"},
-		"no roots":       {cert, func(s Server) Server { s.Roots = file(t, "nothing"); return s }, "holds none in PEM"},
-		"missing roots":  {cert, func(s Server) Server { s.Roots = "/nowhere"; return s }, "root certificates of istiod"},
+		"no roots":       {cert, func(s Server) Server { s.Roots = file(t, "nothing"); return s }, "no roots to know istiod by: "},
+		"missing roots":  {cert, func(s Server) Server { s.Roots = "/nowhere"; return s }, "no roots to know istiod by: "},
 		"another's name": {stray, func(s Server) Server { s.Roots = strayRoots; return s }, "valid for somebody.else"},
 		"wrong token":    {cert, func(s Server) Server { s.Token = file(t, "bad"); return s }, "does not accept the token"},
 		"wrong cluster":  {cert, func(s Server) Server { s.Cluster = "c2"; return s }, "does not accept the token"},

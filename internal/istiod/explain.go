@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,6 +67,17 @@ func ReasonOf(err error) Reason {
 // errSilent stands for the end of a stream that the server closed without a reason.
 var errSilent = errors.New("istiod closed the stream")
 
+// isAbsent reports whether nobody listens where istiod should be.
+func isAbsent(err error) bool {
+	var s *StreamError
+	return errors.As(err, &s) && s.Reason == Unreachable && strings.Contains(s.err.Error(), "connection refused")
+}
+
+// unanswered is the end of a stream that istiod took, and on which it said nothing.
+func unanswered(within time.Duration) error {
+	return status.Error(codes.DeadlineExceeded, "no answer within "+within.String()+" to what it was asked")
+}
+
 // Explain says in words why a stream or a call of a client of istiod's has ended. token is
 // the file of the token that was shown, if any.
 func Explain(err error, token string) error { return explain(err, token) }
@@ -88,8 +100,12 @@ func explain(err error, token string) error {
 		return &StreamError{PermissionDenied, "istiod does not let this identity ask as this node", err}
 	case codes.ResourceExhausted:
 		return &StreamError{TooLarge, "an answer of istiod is larger than this client takes", err}
+	case codes.DeadlineExceeded:
+		return &StreamError{Silent, "istiod takes the stream and does not answer", err}
 	case codes.Unavailable:
 		switch {
+		case has(noRoots):
+			return &StreamError{Untrusted, "there are no roots to know istiod by", err}
 		case has("authentication handshake failed") && !has("first record does not look like a TLS handshake"):
 			return &StreamError{Untrusted, "istiod is not the one whose certificate the roots have signed", err}
 		case has("keepalive") || has("timed out") || has("timeout"):

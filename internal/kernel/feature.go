@@ -84,9 +84,16 @@ func probeCgroup2() error {
 }
 
 func probeBTF() error {
-	_, err := btf.LoadKernelSpec()
+	_, err := types.Kernel()
 	return err
 }
+
+// types are read once: it takes tens of milliseconds, in an emulated machine a
+// second, and what is loaded asks for them again and again.
+var types = btf.NewCache()
+
+// Types are the running kernel's own types, for whoever loads programs that need them.
+func Types() *btf.Cache { return types }
 
 func probeBPF() error {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})

@@ -37,7 +37,7 @@ func NewGround() (_ *Ground, err error) {
 			err = errors.Join(err, g.Close())
 		}
 	}()
-	mount, err := Cgroup2()
+	mount, err := groundMount()
 	if err != nil {
 		g.noCgroup = err
 	} else if g.cgroup, err = scratchCgroup(mount); err != nil {
@@ -75,7 +75,7 @@ func scratchCgroup(mount string) (*os.File, error) {
 // SweepGrounds removes the cgroups of grounds whose process died before it could.
 // Each new ground does so too. Where there is no cgroup v2 there is nothing to do.
 func SweepGrounds() error {
-	mount, err := Cgroup2()
+	mount, err := groundMount()
 	if errors.Is(err, ErrNoCgroup2) {
 		return nil
 	}
@@ -83,6 +83,16 @@ func SweepGrounds() error {
 		return err
 	}
 	return sweepGrounds(mount)
+}
+
+// groundMount is where cgroup v2 is mounted: in this process's own file system, or
+// else in that of the machine. A container on a host of both versions has none.
+func groundMount() (string, error) {
+	mount, err := Cgroup2()
+	if errors.Is(err, ErrNoCgroup2) {
+		return HostCgroup2()
+	}
+	return mount, err
 }
 
 func sweepGrounds(mount string) error {

@@ -108,16 +108,19 @@ func hookFeature(name, since string, spec ebpf.ProgramSpec) Feature {
 		spec := spec
 		spec.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, pass(spec.Type)), asm.Return()}
 		spec.License = "Dual BSD/GPL"
-		prog, err := ebpf.NewProgram(&spec)
+		const try = "try"
+		coll, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{
+			Programs: map[string]*ebpf.ProgramSpec{try: &spec},
+		}, ebpf.CollectionOptions{Cache: types})
 		if err != nil {
 			return err
 		}
-		defer prog.Close()
+		defer coll.Close()
 		g, err := NewGround()
 		if err != nil {
 			return err
 		}
-		l, err := g.Attach(prog, &spec)
+		l, err := g.Attach(coll.Programs[try], &spec)
 		if err == nil {
 			err = l.Close()
 		}
@@ -218,7 +221,7 @@ func probeMPTCP() error {
 }
 
 func probeSockDestroy() error {
-	spec, err := btf.LoadKernelSpec()
+	spec, err := types.Kernel()
 	if err != nil {
 		return err
 	}

@@ -68,17 +68,14 @@ func TryPrograms(spec *ebpf.CollectionSpec) (_ []Trial, err error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	// Read once and not for each program. Where it is missing, the programs that
-	// need it say so.
-	types, _ := btf.LoadKernelSpec()
 	var trials []Trial
 	for _, name := range names {
-		trials = append(trials, tryProgram(spec, name, g, types))
+		trials = append(trials, tryProgram(spec, name, g))
 	}
 	return trials, nil
 }
 
-func tryProgram(all *ebpf.CollectionSpec, name string, g *Ground, types *btf.Spec) Trial {
+func tryProgram(all *ebpf.CollectionSpec, name string, g *Ground) Trial {
 	spec := all.Copy()
 	for other := range all.Programs {
 		if other != name {
@@ -87,9 +84,9 @@ func tryProgram(all *ebpf.CollectionSpec, name string, g *Ground, types *btf.Spe
 	}
 	p := spec.Programs[name]
 	t := Trial{Name: name, Hook: p.SectionName, Needs: needs(p)}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{
-		LogLevel: ebpf.LogLevelStats, KernelTypes: types,
-	}})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}, Cache: types,
+	})
 	if err != nil {
 		t.conclude(fmt.Errorf("load: %w", err))
 		return t
@@ -128,13 +125,14 @@ func (t *Trial) conclude(err error) {
 	}
 }
 
-// complaint is the verifier's last word before its statistics.
+// complaint is the verifier's last word before its statistics, and before the line of
+// source that it is about.
 func complaint(log []string) string {
 	for _, line := range slices.Backward(log) {
-		statistics := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth "}, func(s string) bool {
+		other := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth ", ";"}, func(s string) bool {
 			return strings.HasPrefix(line, s)
 		})
-		if !statistics {
+		if !other {
 			return line
 		}
 	}

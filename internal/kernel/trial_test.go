@@ -75,6 +75,21 @@ func TestTryPrograms(t *testing.T) {
 	}
 }
 
+// The line of source comes after what is wrong with it, the statistics after both.
+func TestComplaint(t *testing.T) {
+	const wrong = "invalid bpf_context access off=28 size=4"
+	log := []string{
+		"0: R1=ctx()", wrong, "; ctx->family = 2; @ mesh.bpf.c:159", "verification time 71 usec", "stack depth 0",
+		"processed 3 insns (limit 1000000)",
+	}
+	if got := complaint(log); got != wrong {
+		t.Errorf("got %q", got)
+	}
+	if got := complaint(nil); got != "" {
+		t.Errorf("got %q of no log", got)
+	}
+}
+
 // What is tried must leave nothing behind, and say the same again.
 func TestFeaturesAreTriedTwice(t *testing.T) {
 	Require(t, Root, BPF)

@@ -179,6 +179,7 @@ func TestChart(t *testing.T) {
 			[]string{"xdsAddress=istiod-1-22-6.istio-system.svc:15012", "clusterId=cluster-id"},
 			[]string{"istiod-1-22-6.istio-system.svc:15012", "cluster-id"}, []string{"istiod.istio-system.svc:15012"},
 		},
+		"larger maps":      {[]string{"maximum.slots=1000000"}, []string{"--max-slots=1000000"}, []string{"--max-pods"}},
 		"without a plugin": {[]string{"cni.enabled=false"}, []string{"--kubernetes"}, []string{"cni"}},
 		"a network, no waypoints": {
 			[]string{"network=net-1", "waypoint.enabled=false", "extraArgs={--handoff=proxy-v2}", "image.tag=v7"},
@@ -215,6 +216,7 @@ func TestChartRefuses(t *testing.T) {
 		"xdsAddress=istiod":       "xdsAddress",
 		"cni.agentAbsent=perhaps": "agentAbsent",
 		"clusterID=x":             "clusterID",
+		"maximum.slots=0":         "slots",
 	} {
 		if _, err := chart(t, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", set, err)

@@ -8,6 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // lost reads all that the programs count as missed, and the packets that they
@@ -55,7 +57,7 @@ type uncounted interface {
 // came at once, in Linux 6.7, and shows in the kernel's own types: a link's
 // information has the number since then.
 var missesCounted = sync.OnceValue(func() bool {
-	types, err := btf.LoadKernelSpec()
+	types, err := kernel.Types().Kernel()
 	if err != nil {
 		return false
 	}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 //go:generate go tool bpf2go -tags linux -target bpfel -cc clang-19 -cflags "-O2 -g -Wall -Werror -mcpu=v3" -type event -type event_kind -type hook -type counter -type link_key -type link_value -type wire_key -type wire_value -type named_key probe ../../bpf/probe/probe.bpf.c -- -I../../bpf/include
@@ -39,7 +41,9 @@ func newObjects(o Options) (*objects, error) {
 // load loads the programs that the fields of into name, a pointer to a struct as
 // [ebpf.CollectionSpec.LoadAndAssign] takes it, and no other.
 func (o *objects) load(into any) error {
-	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{MapReplacements: o.shared()})
+	return o.spec.Copy().LoadAndAssign(into, &ebpf.CollectionOptions{
+		MapReplacements: o.shared(), Cache: kernel.Types(),
+	})
 }
 
 // shared are the maps by name.

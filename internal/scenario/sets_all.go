@@ -10,7 +10,7 @@ import (
 // family and address.
 
 // few is the number of connections of a load that one server must serve alone.
-const few = 500
+const few = 200
 
 // answering are objects of one service for TCP and UDP, before the ports of the usual
 // servers.
@@ -43,9 +43,9 @@ func alone(from, service string, f Family, server string) []Load {
 	}
 }
 
-// nobody are the same where the mesh must refuse.
-func nobody(from, service string, f Family) []Load {
-	loads := alone(from, service, f, "")
+// nobody are the same from the client where the mesh must refuse.
+func nobody(service string, f Family) []Load {
+	loads := alone("client", service, f, "")
 	for i := range loads {
 		loads[i].Want = Want{Outcome: RefusedByMesh}
 	}
@@ -62,14 +62,11 @@ func shared(from, service string, f Family, split map[string]float64) Load {
 
 func weightLimits() Scenario {
 	const most = math.MaxUint32
-	phase := func(v1, v2, v3 uint32, want Want) Phase {
+	phase := func(v1, v2, v3 uint32, connections int, want Want) Phase {
 		o := Objects{Services: []Service{answering("fortio", IPv4,
 			Endpoint{Pod: "v1", Weight: v1}, Endpoint{Pod: "v2", Weight: v2}, Endpoint{Pod: "v3", Weight: v3})}}
 		load := shared("client", "fortio", IPv4, nil)
-		load.Want = want
-		if want.Outcome == RefusedByMesh {
-			load.Connections = few
-		}
+		load.Connections, load.Want = connections, want
 		return Phase{Before: []Action{Apply{o}}, Loads: []Load{load}}
 	}
 	one := 1.0 / (1 + float64(most)) // the share of weight 1 beside the largest
@@ -78,10 +75,10 @@ func weightLimits() Scenario {
 		Summary:  "a weight of 0 is never chosen; the largest weight has the share that it says, beside another as large, a ninth of it and 1",
 		Topology: pair(),
 		Phases: []Phase{
-			phase(0, most, most, redirected(map[string]float64{"v2": .5, "v3": .5})),
-			phase(most, most/9, 0, redirected(map[string]float64{"v1": .9, "v2": .1})),
-			phase(most, 1, 0, redirected(map[string]float64{"v1": 1 - one, "v2": one})),
-			phase(0, 0, 0, Want{Outcome: RefusedByMesh}),
+			phase(0, most, most, gateConnections, redirected(map[string]float64{"v2": .5, "v3": .5})),
+			phase(most, most/9, 0, MinConnections, redirected(map[string]float64{"v1": .9, "v2": .1})),
+			phase(most, 1, 0, MinConnections, redirected(map[string]float64{"v1": 1 - one, "v2": one})),
+			phase(0, 0, 0, few, Want{Outcome: RefusedByMesh}),
 		},
 	}
 }
@@ -130,7 +127,7 @@ func localityFailover() Scenario {
 	client := func(server string) []Load { return alone("client", "fortio", IPv4, server) }
 	back := redirected(map[string]float64{onSameNode: 1})
 	returns := Load{
-		From: []string{"client"}, To: fortio(IPv4), Connections: 4 * few,
+		From: []string{"client"}, To: fortio(IPv4), Connections: 10 * few,
 		Want: redirected(map[string]float64{elsewhere: 1}), Then: &back,
 	}
 	return Scenario{
@@ -146,7 +143,7 @@ func localityFailover() Scenario {
 				Before: []Action{Apply{allPlaces(onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion)}},
 				Loads:  []Load{returns}, During: []Action{Apply{allPlaces()}},
 			},
-			level(nobody("client", "fortio", IPv4), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
+			level(nobody("fortio", IPv4), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
 		},
 	}
 }
@@ -169,7 +166,7 @@ func localityStrict() Scenario {
 			{Loads: append(alone("client", "fortio", IPv4, "v1"), alone("client3", "fortio", IPv6, "v2")...)},
 			{
 				Before: []Action{Apply{onNode("v1")}},
-				Loads:  append(nobody("client", "fortio", IPv4), alone("client3", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio", IPv4), alone("client3", "fortio", IPv6, "v2")...),
 			},
 		},
 	}
@@ -229,7 +226,7 @@ func localityScopes() Scenario {
 	var there, none []Load
 	for _, s := range stricts() {
 		there = append(there, alone("client", s.name, IPv4, s.match)...)
-		none = append(none, nobody("client", s.name, IPv4)...)
+		none = append(none, nobody(s.name, IPv4)...)
 	}
 	return Scenario{
 		Name:     "locality/strict/scopes",
@@ -253,7 +250,7 @@ func headless() Scenario {
 	pods := answering("pods", Dual, each("v1", "v2")...)
 	pods.Headless = true
 	return Scenario{
-		Name:     "headless/direct/500",
+		Name:     "headless/direct/200",
 		Summary:  "the pods of a service without an address are asked for by their own, and left alone; a service with one before the same pods works beside it",
 		Topology: pair(),
 		Objects:  Objects{Services: []Service{pods, answering("fortio", IPv4, each("v2")...)}},
@@ -328,16 +325,16 @@ func notReady() Scenario {
 	both := func(loads []Load) []Load { return append(loads, alone("client2", "published", IPv4, "v1")...) }
 	then := redirected(map[string]float64{"v1": 1})
 	change := Load{
-		From: []string{"client", "client2"}, To: fortio(IPv4), Connections: 4 * few,
+		From: []string{"client", "client2"}, To: fortio(IPv4), Connections: 10 * few,
 		Want: redirected(map[string]float64{"v2": 1}), Then: &then,
 	}
 	return Scenario{
-		Name:     "endpoints/not-ready/500",
+		Name:     "endpoints/not-ready/200",
 		Summary:  "a pod that is not ready is not chosen, but by a service that publishes it; with none ready the mesh refuses; health changes under load",
 		Topology: pair(), Objects: health("v1"),
 		Phases: []Phase{
 			{Loads: both(alone("client", "fortio", IPv4, "v2"))},
-			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("client", "fortio", IPv4))},
+			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("fortio", IPv4))},
 			{Before: []Action{Apply{health("v1")}}, Loads: []Load{change}, During: []Action{Apply{health("v2")}}},
 		},
 	}
@@ -360,7 +357,7 @@ func oneFamilyEach() Scenario {
 			}},
 			{
 				Before: []Action{Apply{objects("v2")}},
-				Loads:  append(nobody("client", "fortio", IPv4), alone("client2", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio", IPv4), alone("client2", "fortio", IPv6, "v2")...),
 			},
 		},
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // Drop is packets of one connection that the kernel threw away at one place.
@@ -43,7 +45,7 @@ const reasonPrefix = "SKB_DROP_REASON_"
 
 func newNamer() (*namer, error) {
 	n := &namer{reasons: map[uint32]string{}}
-	types, err := btf.LoadKernelSpec()
+	types, err := kernel.Types().Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's types: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"runtime"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 )
@@ -27,9 +26,6 @@ var registers = map[string]struct {
 type objects struct {
 	spec *ebpf.CollectionSpec
 	maps traceMaps
-	// types are the kernel's, read once and not for each program; nil where it has
-	// none, which the programs then say.
-	types *btf.Spec
 }
 
 // newObjects makes the maps, with room for the counts of some functions.
@@ -48,7 +44,6 @@ func newObjects(functions int) (*objects, error) {
 		}
 	}
 	o := &objects{spec: spec}
-	o.types, _ = btf.LoadKernelSpec()
 	if err := spec.LoadAndAssign(&o.maps, nil); err != nil {
 		return nil, fmt.Errorf("make the maps: %w", err)
 	}
@@ -75,7 +70,7 @@ func (o *objects) program(name, at string) (*ebpf.Program, error) {
 		traceMapWatched:     o.maps.Watched,
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: shared, Programs: ebpf.ProgramOptions{KernelTypes: o.types},
+		MapReplacements: shared, Cache: kernel.Types(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load program %s: %w", name, err)

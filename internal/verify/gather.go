@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -78,6 +79,7 @@ type gatherer struct {
 	scenario scenario.Scenario
 	topology scenario.Topology
 	known    map[uint64]bool
+	waited   time.Duration // for the loads of others
 }
 
 func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, error) {
@@ -107,7 +109,7 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 		defer second.Close()
 	}
 	before := g.forwarded(ctx)
-	if err := g.drive(ctx, ph, &e); err != nil {
+	if err := g.inTurn(ctx, func() error { return g.drive(ctx, ph, &e) }); err != nil {
 		return evidence{}, err
 	}
 	e.forwarded = g.forwarded(ctx).since(before)
@@ -117,6 +119,22 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	again, err := second.ledger(ctx)
 	e.second = &again
 	return e, err
+}
+
+// inTurn runs loads when no other scenario's do.
+func (g *gatherer) inTurn(ctx context.Context, loads func() error) error {
+	if g.options.turn == nil {
+		return loads()
+	}
+	start := time.Now()
+	select {
+	case g.options.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	g.waited += time.Since(start)
+	defer func() { <-g.options.turn }()
+	return loads()
 }
 
 func (g *gatherer) handles(e *evidence) error {

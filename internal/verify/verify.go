@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -26,6 +29,10 @@ type Options struct {
 	Seed uint64
 	// Repeat runs each scenario so many times; below 1 means once.
 	Repeat int
+	// Ahead is how many worlds more are opened, watched and taken down while the loads
+	// of one scenario run: that is mostly waiting for the kernel. Loads never run
+	// beside those of another scenario.
+	Ahead int
 	// Evidence is the directory where the connections of runs that did not
 	// pass are written; empty means nowhere.
 	Evidence string
@@ -40,6 +47,9 @@ type Options struct {
 	Done func(report.Result)
 	// Log is handed to the judge; nil discards.
 	Log *slog.Logger
+
+	// turn is held while loads run; nil: there is nobody else.
+	turn chan struct{}
 }
 
 // All runs the scenarios, each Repeat times, in an order shuffled by the seed,
@@ -47,16 +57,32 @@ type Options struct {
 // it early: what was not run is listed as not run.
 func All(ctx context.Context, scenarios []scenario.Scenario, o Options) []report.Result {
 	rng := rand.New(rand.NewPCG(o.Seed, 0))
-	var results []report.Result
-	for run := 1; run <= max(o.Repeat, 1); run++ {
-		for _, i := range rng.Perm(len(scenarios)) {
-			r := one(ctx, scenarios[i], o, run, rng.Uint64())
+	repeat := max(o.Repeat, 1)
+	results := make([]report.Result, repeat*len(scenarios))
+	var order []int
+	o.turn = make(chan struct{}, 1)
+	var done sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(1 + max(o.Ahead, 0))
+	for n := range results {
+		run := 1 + n/len(scenarios)
+		if n%len(scenarios) == 0 {
+			order = rng.Perm(len(scenarios))
+		}
+		s, seed := scenarios[order[n%len(scenarios)]], rng.Uint64()
+		group.Go(func() error {
+			r := one(ctx, s, o, run, seed)
+			results[n] = r
+			done.Lock()
+			defer done.Unlock()
 			if o.Done != nil && r.Reason != interrupted {
 				o.Done(r)
 			}
-			results = append(results, r)
-		}
+			return nil
+		})
 	}
+	// What went wrong is in the results.
+	_ = group.Wait()
 	return results
 }
 
@@ -86,11 +112,11 @@ func (m meshError) Unwrap() error { return m.error }
 // NotRun; a mesh that does not take what is declared, Fail; a fault of the
 // harness itself, Inconclusive; each with the reason.
 func Run(ctx context.Context, s scenario.Scenario, o Options, seed uint64) report.Result {
-	start := time.Now()
+	start, waited := time.Now(), time.Duration(0)
 	r := report.Result{Scenario: s.Name, World: o.World, Verdict: report.Pass}
 	err := s.Validate()
 	if err == nil {
-		err = run(ctx, s, o, seed, &r)
+		waited, err = run(ctx, s, o, seed, &r)
 	}
 	var mesh meshError
 	switch {
@@ -103,24 +129,25 @@ func Run(ctx context.Context, s scenario.Scenario, o Options, seed uint64) repor
 	case r.Connections == 0:
 		r.Verdict, r.Reason = report.Inconclusive, "no connection was judged"
 	}
-	r.Elapsed = time.Since(start)
+	r.Elapsed = time.Since(start) - waited
 	return r
 }
 
-func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *report.Result) (err error) {
+// run returns how long it waited for the loads of others, too.
+func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *report.Result) (waited time.Duration, err error) {
 	world, err := o.Open(ctx, s.Topology)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", o.World, err)
+		return 0, fmt.Errorf("open %s: %w", o.World, err)
 	}
 	defer func() { err = errors.Join(err, world.Close()) }()
 	if err := world.Apply(ctx, s.Objects); err != nil {
-		return meshError{fmt.Errorf("apply the first objects: %w", err)}
+		return 0, meshError{fmt.Errorf("apply the first objects: %w", err)}
 	}
 	g := gatherer{world: world, options: o, scenario: s, topology: s.Topology, known: map[uint64]bool{}}
 	for i, ph := range s.Phases {
 		e, err := g.gather(ctx, ph)
 		if err != nil {
-			return fmt.Errorf("phase %d: %w", i+1, err)
+			return g.waited, fmt.Errorf("phase %d: %w", i+1, err)
 		}
 		judged, checks := e.judge()
 		checks = append(checks, e.compare(checks, o.Second)...)
@@ -131,10 +158,10 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 		r.Providers = e.ledger.providers()
 		r.Add(checks...)
 		if r.Verdict != report.Pass {
-			return e.write(o.Evidence, fmt.Sprintf("%s.%016x.phase%d", s.Name, seed, i+1))
+			return g.waited, e.write(o.Evidence, fmt.Sprintf("%s.%016x.phase%d", s.Name, seed, i+1))
 		}
 	}
-	return nil
+	return g.waited, nil
 }
 
 func inPhase(n int, checks []report.Check) []report.Check {

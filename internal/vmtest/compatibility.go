@@ -156,11 +156,17 @@ func plainRows(rows []matrixRow) [][]string {
 	return all
 }
 
+// ofMachine is what doctor says of a machine, whatever its kernel.
+const ofMachine = "run a waypoint"
+
 // useRows are the ways that duomesh takes, by what for.
 func useRows(kernels []Diagnosed) []matrixRow {
 	uses := func(d Diagnosed) []kernel.Trial {
 		var all []kernel.Trial
 		for _, u := range d.Uses {
+			if u.For == ofMachine {
+				continue
+			}
 			all = append(all, kernel.Trial{Name: u.For, Reason: u.By})
 		}
 		return all

@@ -132,13 +132,22 @@ func last(b result.Breakdown) float64 {
 func (d *drawing) bar(s scale, b result.Breakdown, y float64) {
 	from := 0.0
 	for _, p := range b.Parts {
-		class := partClass(b, p)
+		class := roleClass(b, p.Role)
+		switch p.What {
+		case result.PartQueue:
+			class = "part-queue"
+		case result.PartIdle:
+			class = "part-idle"
+		}
 		name := p.What
 		if p.Role != "" {
 			name = p.Role + ", " + p.What
 		}
 		d.add(`<rect class=%q x="%s" width="%s" y="%.1f" height="18"><title>%s: %s: %s µs, %.0f %%</title></rect>`,
 			class, pc(s.at(from)), pc(s.at(p.Micros)), y, b.Variant, name, micros(p.Micros), 100*p.Micros/total(b))
+		if p.What == result.PartKernel {
+			d.add(`<rect class="in-kernel" x="%s" width="%s" y="%.1f" height="18"/>`, pc(s.at(from)), pc(s.at(p.Micros)), y)
+		}
 		from += p.Micros
 	}
 }
@@ -157,19 +166,6 @@ func (d *drawing) path(s scale, b result.Breakdown, y float64) {
 		d.add(`<circle class="%s step" cx="%s" cy="%.1f" r="4.5"><title>%s: %s %s at %s µs%s</title></circle>`,
 			roleClass(b, x.Role), pc(s.at(x.At)), y, b.Variant, x.Role, x.What, micros(x.At), woken)
 	}
-}
-
-// partClass is the colour of who has it, paler where the kernel does.
-func partClass(b result.Breakdown, p result.Part) string {
-	switch p.What {
-	case result.PartQueue:
-		return "part-queue"
-	case result.PartIdle:
-		return "part-idle"
-	case result.PartKernel:
-		return roleClass(b, p.Role) + " in-kernel"
-	}
-	return roleClass(b, p.Role)
 }
 
 // roleClass is that of a role: client and server, then the proxies in their order.

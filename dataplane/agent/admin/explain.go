@@ -106,12 +106,14 @@ func (h handler) holdAgainstKernel(e *api.Explanation, applied bool) error {
 	}
 	concerned := entriesOf(e.To)
 	for _, d := range found {
-		if slices.ContainsFunc(concerned, func(prefix string) bool { return strings.HasPrefix(d.Entry, prefix) }) {
+		if d.Map == l4.Attachments || slices.ContainsFunc(concerned, func(prefix string) bool { return strings.HasPrefix(d.Entry, prefix) }) {
 			e.Differences = append(e.Differences, differences([]l4.Difference{d})...)
 		}
 	}
 	e.Elsewhere = len(found) - len(e.Differences)
 	switch {
+	case slices.ContainsFunc(found, func(d l4.Difference) bool { return d.Map == l4.Attachments }):
+		e.Why = append(e.Why, "Programs of the engine are not attached to the node any more: connections go where they ask.")
 	case len(e.Differences) > 0:
 		e.Why = append(e.Why, "The kernel has something else for this address: connections go where it says, not where is written here.")
 	case e.Elsewhere > 0:

@@ -58,6 +58,10 @@ type Source struct {
 	// Retries is how often an update that the kernel had refused in the middle was
 	// tried again.
 	Retries uint64 `json:"retries,omitempty"`
+	// Lost is why the source cannot be asked, until it answers again; Losses counts how
+	// often it could not be, or not any more. What was applied goes on.
+	Lost   string `json:"lost,omitempty"`
+	Losses uint64 `json:"losses"`
 	// Busy is set while an update is being applied or waits for that.
 	Busy bool `json:"busy"`
 	// Unused lists what the applied update asks for and this build does not do, a
@@ -130,9 +134,13 @@ type Pod struct {
 
 // Audited is what the last comparison of kernel and intent has found.
 type Audited struct {
-	At          time.Time `json:"at"`
-	Differences int       `json:"differences"`
-	// Error is why the comparison could not be made.
+	At time.Time `json:"at"`
+	// Differences is what the kernel has otherwise and could not be repaired.
+	Differences int `json:"differences"`
+	// Repaired is how many were, since the agent started, and when the last ones.
+	Repaired   uint64    `json:"repaired,omitempty"`
+	RepairedAt time.Time `json:"repairedAt,omitzero"`
+	// Error is why the comparison or the repair could not be made.
 	Error string `json:"error,omitempty"`
 }
 

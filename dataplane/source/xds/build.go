@@ -113,6 +113,7 @@ func (m *mesh) unused() []string {
 	for _, w := range m.waypoints {
 		all = append(all, w.lines(m.config.Network)...)
 	}
+	all = append(all, m.handoffLines()...)
 	for name, h := range m.names {
 		all = append(all, h.lines(name)...)
 	}

@@ -15,16 +15,19 @@ type Config struct {
 	Identity istiod.Identity
 	// Network is the node's network; addresses of others are not used.
 	Network string
-	// Handoff is how connections are handed to waypoints; empty means
-	// intent.OriginalDst.
+	// Handoff is how connections are handed to waypoints whose Gateway does not say it;
+	// empty means that nobody chose: intent.OriginalDst.
 	Handoff intent.Codec
+	// Handoffs brings what Gateways say of it, by "namespace/name"; nil: nobody does. The
+	// first Update waits for it as for names.
+	Handoffs <-chan map[string]string
 	// RefuseUnenforced marks the workloads that policies name, so that connections
 	// to them are refused (intent.Workload.Unprotected).
 	RefuseUnenforced bool
 	// Names says who resolves the workloads that are known by name only.
 	Names names.Config
 	// NameWait bounds how long the first Update waits until every name was
-	// answered, so that a new agent does not take away for a moment what an earlier
+	// answered, and what Gateways say has come, so that a new agent does not take away for a moment what an earlier
 	// one had; 0 means 1 s. No later one waits.
 	NameWait time.Duration
 	// Wait is the back-off between streams; the zero value is the usual one.

@@ -97,8 +97,15 @@ func TestFaultRefusedIsAskedForAgain(t *testing.T) {
 	w.server.Break(nil)
 	r, _, err := w.server.Await(t.Context(), w.next, func(r adstest.Request) bool { return r.TypeUrl == addressType && r.Stream == 2 })
 	must(t, err)
-	if v := r.InitialResourceVersions; len(v) != 2 || v["b"] == "" || v[keyOf("web")] == "" {
+	// Of a the version that is in force is held, which is not the server's.
+	if v := r.InitialResourceVersions; len(v) != 3 || v["a"] == "" || v["b"] == "" || v[keyOf("web")] == "" {
 		t.Errorf("the second stream says it has %v", v)
+	}
+	w.next = 0
+	for again := 0; again < 2; {
+		if w.refused() == "a: workload a: address 127.0.0.1: loopback" {
+			again++
+		}
 	}
 }
 
@@ -120,12 +127,21 @@ func TestFaultDuplicateAddress(t *testing.T) {
 	if len(conflicts) != 2 || len(conflicts[0].Services) != 2 {
 		t.Errorf("conflicts are %+v", conflicts)
 	}
-	// The same name twice would make no Snapshot at all: that one is refused.
-	w.server.Change(addressType, these(adstest.Resource("demo/one", ofService(&workloadapi.Service{Name: "x", Namespace: "demo", Hostname: "one"}))))
-	if got := w.refused(); got != "demo/one: service demo/one.demo.svc.cluster.local has the same name, demo/one" {
+	// A ServiceEntry for a host that is called like a Service is another one, whichever
+	// comes first.
+	entry := func(host string) *discovery.Resource {
+		return adstest.Resource("demo/"+host, ofService(&workloadapi.Service{Name: "x", Namespace: "demo", Hostname: host}))
+	}
+	w.server.Change(addressType, these(entry("one"), entry("three")))
+	if got := w.refused(); got != "" {
 		t.Errorf("refused: %q", got)
 	}
-	w.state("one= two=a")
+	w.state("one= one.= three.= two=a")
+	w.server.Change(addressType, these(svc("three", "10.9.0.3")), keyOf("one"))
+	if got := w.refused(); got != "" {
+		t.Errorf("refused: %q", got)
+	}
+	w.state("one.= three= three.= two=a")
 }
 
 // An answer that is larger than the client takes ends the stream and is said so.

@@ -36,13 +36,14 @@ type mesh struct {
 	workloads map[string]*workload
 	services  map[string]*service // also those that only workloads name
 	policies  map[string]*intent.Policy
+	unread    map[string]*intent.Policy // what is known of policies that are refused
 	waypoints map[reference]*waypoint
 	byAddress []*waypoint // those of waypoints that are named by an address
 	names     map[string]*hostname
-	renamed   int               // how often a name came or went
-	owners    map[string]string // intent key of a service → its name
+	renamed   int // how often a name came or went
 	protects  protects
 	notices   notices
+	handoffs  map[string]string // annotations of Gateways; nil: not known yet
 
 	published struct {
 		workloads list[intent.Workload]
@@ -60,7 +61,7 @@ func newMesh(c Config) *mesh {
 	return &mesh{
 		config:    c,
 		workloads: map[string]*workload{}, services: map[string]*service{}, policies: map[string]*intent.Policy{},
-		waypoints: map[reference]*waypoint{}, names: map[string]*hostname{}, owners: map[string]string{},
+		unread: map[string]*intent.Policy{}, waypoints: map[reference]*waypoint{}, names: map[string]*hostname{},
 		protects: protects{namespaces: map[string]int{}}, notices: notices{},
 	}
 }
@@ -71,6 +72,11 @@ func (m *mesh) take(r istiod.Response) map[string]error {
 	refused := map[string]error{}
 	for _, name := range r.Removed {
 		m.remove(r.TypeURL, name)
+	}
+	if r.First && r.TypeURL == authorizationType {
+		for name := range m.unread { // it comes again, or is gone
+			m.setUnread(name, nil)
+		}
 	}
 	for i, res := range r.Resources {
 		var err error
@@ -90,13 +96,16 @@ func (m *mesh) take(r istiod.Response) map[string]error {
 
 func (m *mesh) policy(res istiod.Resource) error {
 	var p security.Authorization
-	if err := decode(res.Body, &p); err != nil {
-		return err
+	err := decode(res.Body, &p)
+	var out *intent.Policy
+	if err == nil {
+		out, err = decodePolicy(res.Name, &p)
 	}
-	out, err := decodePolicy(res.Name, &p)
 	if err != nil {
+		m.setUnread(res.Name, unreadable(res.Name, &p))
 		return err
 	}
+	m.setUnread(res.Name, nil)
 	m.setPolicy(res.Name, out)
 	return nil
 }
@@ -121,22 +130,12 @@ func (m *mesh) address(res istiod.Resource) error {
 		if err == nil && m.workloads[res.Name] != nil {
 			err = errors.New("a workload has this name")
 		}
-		if owner := m.owners[ownKey(s)]; err == nil && owner != "" && owner != res.Name {
-			err = fmt.Errorf("service %s has the same name, %s", owner, s.base.Key())
-		}
 		if err == nil {
 			m.setService(s)
 		}
 		return err
 	}
 	return errors.New("neither a workload nor a service")
-}
-
-func ownKey(s *service) string {
-	if s == nil {
-		return ""
-	}
-	return s.base.Key()
 }
 
 func (m *mesh) isService(name string) bool {
@@ -228,7 +227,6 @@ func (m *mesh) setService(now *service) {
 		return
 	}
 	m.changeService(s, now)
-	m.owners[s.base.Key()] = s.key
 }
 
 // changeService makes a service what is sent now; nothing when it is gone.
@@ -238,9 +236,6 @@ func (m *mesh) changeService(s, now *service) {
 		if one.base != nil {
 			addrs = append(addrs, one.base.Addresses...)
 		}
-	}
-	if s.base != nil {
-		delete(m.owners, s.base.Key())
 	}
 	m.use(s.waypoint, now.waypoint,
 		func(p *waypoint) { p.services[s] = struct{}{} }, func(p *waypoint) { delete(p.services, s) })
@@ -253,6 +248,7 @@ func (m *mesh) changeService(s, now *service) {
 func (m *mesh) remove(typeURL, name string) {
 	if typeURL == authorizationType {
 		m.setPolicy(name, nil)
+		m.setUnread(name, nil)
 		return
 	}
 	if w := m.workloads[name]; w != nil {

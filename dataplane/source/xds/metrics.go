@@ -12,13 +12,14 @@ type Metrics struct {
 	messages  *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	ends      *prometheus.CounterVec
+	disputed  prometheus.Gauge
 }
 
 // NewMetrics makes counters that are all there from the start.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "duomesh_xds_connected", Help: "1 while a stream from istiod is open.",
+			Name: "duomesh_xds_connected", Help: "1 while istiod answers on a stream.",
 		}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "duomesh_xds_messages_total", Help: "Answers of istiod, by type.",
@@ -30,6 +31,9 @@ func NewMetrics() *Metrics {
 			Name: "duomesh_xds_connection_terminations_total", Help: "Streams that ended or could not be opened, by reason.",
 		}, []string{"reason"}),
 	}
+	m.disputed = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "duomesh_xds_disputed_handoffs", Help: "Waypoints whose annotation asks for an unknown hand-off, or for another than the agent was told.",
+	})
 	for _, url := range []string{addressType, authorizationType} {
 		m.messages.WithLabelValues(url)
 		m.refused.WithLabelValues(url)
@@ -41,7 +45,7 @@ func NewMetrics() *Metrics {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.connected, m.messages, m.refused, m.ends}
+	return []prometheus.Collector{m.connected, m.messages, m.refused, m.ends, m.disputed}
 }
 
 // Describe implements prometheus.Collector.

@@ -3,9 +3,11 @@ package xds
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi/security"
@@ -40,8 +42,27 @@ func (m *mesh) setPolicy(name string, p *intent.Policy) {
 	if sameValue(old, p) {
 		return
 	}
+	m.recount(old, p)
+}
+
+// setUnread says what is known of a policy that cannot be used; nil: it can, or it is
+// gone. What nobody could enforce must not let through what it is there to stop.
+func (m *mesh) setUnread(name string, p *intent.Policy) {
+	old := m.unread[name]
+	if p == nil {
+		delete(m.unread, name)
+	} else {
+		m.unread[name] = p
+	}
+	if !sameValue(old, p) {
+		m.recount(old, p)
+	}
+}
+
+// recount follows a policy that has become another one.
+func (m *mesh) recount(old, now *intent.Policy) {
 	m.protects.count(old, -1)
-	m.protects.count(p, 1)
+	m.protects.count(now, 1)
 	if m.config.RefuseUnenforced {
 		for _, w := range m.workloads { // one that nothing follows for stays as it is
 			m.changed.add(w)
@@ -49,21 +70,45 @@ func (m *mesh) setPolicy(name string, p *intent.Policy) {
 	}
 }
 
+// unreadable is what is known of a policy of which something is not: nothing that was
+// not read makes it narrower.
+func unreadable(name string, p *security.Authorization) *intent.Policy {
+	out := &intent.Policy{Name: p.Name, Namespace: p.Namespace, DryRun: p.DryRun, Scope: intent.ScopeMesh}
+	if out.Key() != name {
+		namespace, own, _ := strings.Cut(name, "/")
+		return &intent.Policy{Name: own, Namespace: namespace, Scope: intent.ScopeMesh}
+	}
+	if scope, known := policyScopes[p.Scope]; known {
+		out.Scope = scope
+	}
+	out.Deny = p.Action == security.Action_DENY
+	return out
+}
+
 // named reports whether a policy names a workload that is to be enforced. One that
 // the workload says itself counts before it has come.
 func (m *mesh) named(w *intent.Workload) bool {
 	return m.protects.all > 0 || m.protects.namespaces[w.Namespace] > 0 ||
 		slices.ContainsFunc(w.Policies, func(name string) bool {
-			p := m.policies[name]
-			return p == nil || !p.DryRun
+			p, unread := m.policies[name], m.unread[name]
+			switch {
+			case unread != nil && !unread.DryRun:
+				return true
+			case p == nil:
+				return unread == nil
+			}
+			return !p.DryRun
 		})
 }
 
-// allPolicies are in the order of their names.
+// allPolicies are in the order of their names; one that cannot be used is there as
+// what is known of it.
 func (m *mesh) allPolicies() []*intent.Policy {
-	all := make([]*intent.Policy, 0, len(m.policies))
-	for _, p := range m.policies {
-		all = append(all, p)
+	all := slices.Collect(maps.Values(m.unread))
+	for name, p := range m.policies {
+		if m.unread[name] == nil {
+			all = append(all, p)
+		}
 	}
 	slices.SortFunc(all, func(a, b *intent.Policy) int { return cmp.Compare(a.Key(), b.Key()) })
 	return all

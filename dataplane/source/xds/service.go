@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/istiod/workloadapi"
@@ -75,10 +76,14 @@ func (m *mesh) decodeService(name string, s *workloadapi.Service) (_ *service, e
 }
 
 // nameOf is the service's own name where its hostname is Kubernetes' form of it;
-// of a ServiceEntry, which may have several hostnames, the hostname.
+// of a ServiceEntry, which may have several hostnames, the hostname. One without a
+// dot gets the dot of the root: no two hostnames of a namespace come to one name.
 func (m *mesh) nameOf(s *workloadapi.Service) string {
 	if s.Hostname == s.Name+"."+s.Namespace+".svc."+m.config.domain() {
 		return s.Name
+	}
+	if !strings.Contains(s.Hostname, ".") {
+		return s.Hostname + "."
 	}
 	return s.Hostname
 }

@@ -43,7 +43,7 @@ func Watch(ctx context.Context, c Config) (<-chan Update, error) {
 	w := &watcher{
 		log: c.Log.With("istiod", c.Server.Address), config: c, mesh: newMesh(c), resolver: names.New(c.Names),
 		unanswered: map[string]bool{addressType: true, authorizationType: true},
-		wake:       make(chan struct{}, 1), updates: make(chan Update), refused: map[string]error{},
+		wake:       make(chan struct{}, 1), updates: make(chan Update), refused: map[resource]error{},
 	}
 	s := istiod.Subscription{
 		Node: node, Types: []string{addressType, authorizationType}, Wait: c.Wait, Token: c.Server.Token,
@@ -70,8 +70,11 @@ type watcher struct {
 	patience   time.Time       // until when the first state may wait for names
 	begun      bool            // the first state was sent
 	problem    error           // not sent yet
-	refused    map[string]error
+	refused    map[resource]error
 }
+
+// resource is the name of one, and its type.
+type resource struct{ typeURL, name string }
 
 func (w *watcher) run(ctx context.Context, s istiod.Subscription, conn *grpc.ClientConn) {
 	defer close(w.updates)
@@ -80,6 +83,7 @@ func (w *watcher) run(ctx context.Context, s istiod.Subscription, conn *grpc.Cli
 	defer wg.Wait()
 	wg.Go(func() { _ = s.Run(ctx, conn, w) }) // ends with ctx alone
 	wg.Go(func() { w.resolver.Run(ctx, w.resolved) })
+	wg.Go(func() { w.hear(ctx) })
 	for {
 		// What is sent is looked up when somebody takes it, or when there is news.
 		updates, update := w.next()
@@ -112,7 +116,7 @@ func (w *watcher) next() (chan<- Update, Update) {
 
 // waits reports whether the first state waits for names.
 func (w *watcher) waits() bool {
-	if w.begun || !w.mesh.pending() {
+	if w.begun || !w.mesh.pending() && (w.config.Handoffs == nil || w.mesh.handoffs != nil) {
 		return false
 	}
 	if w.patience.IsZero() {
@@ -125,10 +129,12 @@ func (w *watcher) waits() bool {
 // unused lists also what was refused: istiod knows, its users may not.
 func (w *watcher) unused() []string {
 	all := w.mesh.unused()
-	for _, name := range slices.Sorted(maps.Keys(w.refused)) {
-		all = append(all, fmt.Sprintf("%s: refused: %v", name, w.refused[name]))
+	var refused []string
+	for r, err := range w.refused {
+		refused = append(refused, fmt.Sprintf("%s: refused: %v", r.name, err))
 	}
-	return all
+	slices.Sort(refused)
+	return append(all, refused...)
 }
 
 func (w *watcher) sent(u Update) {
@@ -136,7 +142,9 @@ func (w *watcher) sent(u Update) {
 	defer w.mu.Unlock()
 	switch {
 	case u.Err != nil:
-		w.problem = nil
+		if w.problem == u.Err { // else there is a newer one to tell
+			w.problem = nil
+		}
 	case u.Version == strconv.FormatUint(w.changes, 10):
 		w.dirty, w.begun, w.received = false, true, time.Time{}
 	default:
@@ -172,9 +180,29 @@ func (w *watcher) resolved(name string, a names.Answer) {
 	w.changed(at)
 }
 
+// hear takes what Gateways say, until nobody brings it any more.
+func (w *watcher) hear(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case all, open := <-w.config.Handoffs:
+			if !open {
+				return
+			}
+			at := time.Now()
+			w.mu.Lock()
+			w.mesh.setHandoffs(all)
+			w.config.Metrics.disputed.Set(float64(len(w.mesh.handoffLines())))
+			w.changed(at)
+			w.mu.Unlock()
+		}
+	}
+}
+
 // Connected implements istiod.Handler.
 func (w *watcher) Connected() {
-	w.log.Info("a stream to istiod is open")
+	w.log.Info("istiod has taken a stream")
 	w.config.Metrics.connected.Set(1)
 }
 
@@ -185,18 +213,21 @@ func (w *watcher) Take(r istiod.Response) map[string]error {
 	defer w.mu.Unlock()
 	before := w.mesh.renamed
 	refused := w.mesh.take(r)
+	if r.First { // what was refused before comes again, or is gone
+		maps.DeleteFunc(w.refused, func(r0 resource, _ error) bool { return r0.typeURL == r.TypeURL })
+	}
 	if before != w.mesh.renamed {
 		w.rename()
 	}
 	for _, name := range r.Removed {
-		delete(w.refused, name)
+		delete(w.refused, resource{r.TypeURL, name})
 	}
 	for _, res := range r.Resources {
-		delete(w.refused, res.Name)
+		delete(w.refused, resource{r.TypeURL, res.Name})
 	}
 	for name, err := range refused {
 		w.log.Warn("a resource of istiod is refused", "name", name, "err", err)
-		w.refused[name] = err
+		w.refused[resource{r.TypeURL, name}] = err
 	}
 	w.config.Metrics.messages.WithLabelValues(r.TypeURL).Inc()
 	w.config.Metrics.refused.WithLabelValues(r.TypeURL).Add(float64(len(refused)))

@@ -182,7 +182,8 @@ func (m *mesh) publish(w *waypoint) {
 	if m.waypoints[unique.Make(w.gateway)] != w {
 		return // nobody names it any more
 	}
-	out := &intent.Waypoint{Name: w.name(), Codec: m.config.handoff(), Port: m.config.handoff().Port()}
+	codec, _ := m.codec(w)
+	out := &intent.Waypoint{Name: w.name(), Codec: codec, Port: codec.Port()}
 	for _, r := range w.replicas {
 		out.Endpoints = append(out.Endpoints, intent.Endpoint{Workload: r.out})
 	}
@@ -202,7 +203,7 @@ func (m *mesh) publish(w *waypoint) {
 }
 
 func sameWaypoint(a, b *intent.Waypoint) bool {
-	return a.Name == b.Name && sameValue(a.Balance, b.Balance) && slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y intent.Endpoint) bool { return x.Workload == y.Workload })
+	return a.Name == b.Name && a.Codec == b.Codec && a.Port == b.Port && sameValue(a.Balance, b.Balance) && slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y intent.Endpoint) bool { return x.Workload == y.Workload })
 }
 
 func (w *waypoint) name() string {

@@ -3,6 +3,7 @@ package xds
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -180,3 +181,46 @@ func TestWaypointBalance(t *testing.T) {
 	m = given(t, Config{Handoff: intent.ProxyV2}, svc("web", "10.9.0.1", through(byIP("10.1.0.9"))), wl("way-1", "10.1.0.9", nil))
 	wantGoes(t, m, map[string]string{"10.9.0.1:80": "redirect-waypoint 10.1.0.9:15039"})
 }
+
+// A Gateway's annotation comes before what the agent was told; what makes no sense, or is
+// another, is said.
+func TestHandoffByAnnotation(t *testing.T) {
+	for name, c := range map[string]struct {
+		told     intent.Codec
+		said     map[string]string
+		port     string
+		disputed []string // words of the line; none: no line
+	}{
+		"nobody says":        {"", nil, "15029", nil},
+		"it says":            {"", map[string]string{"demo/way": "kmesh-tlv"}, "15019", nil},
+		"both say the same":  {intent.ProxyV2, map[string]string{"demo/way": "proxy-v2"}, "15039", nil},
+		"it says another":    {intent.ProxyV2, map[string]string{"demo/way": "kmesh-tlv"}, "15019", []string{"kmesh-tlv", "the agent was told proxy-v2", "followed"}},
+		"it says what is no": {intent.ProxyV2, map[string]string{"demo/way": "hbone"}, "15039", []string{`"hbone"`, "unknown", "proxy-v2 is used"}},
+		"another says":       {"", map[string]string{"other/way": "kmesh-tlv"}, "15029", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := given(t, Config{Handoff: c.told}, svc("web", "10.9.0.1", through(byName("way"))), svc("way", ""), wl("way-0", "10.1.0.8", []string{"way"}))
+			m.setHandoffs(c.said)
+			must(t, m.snapshot().Validate())
+			wantGoes(t, m, map[string]string{"10.9.0.1:80": "redirect-waypoint 10.1.0.8:" + c.port})
+			lines := m.handoffLines()
+			if (len(lines) == 1) != (len(c.disputed) > 0) || len(lines) > 1 {
+				t.Fatalf("lines %q", lines)
+			}
+			for _, word := range c.disputed {
+				if !strings.Contains(lines[0], word) || !slices.Contains(m.unused(), lines[0]) {
+					t.Errorf("%q does not say %q", lines[0], word)
+				}
+			}
+			// It goes again.
+			m.setHandoffs(map[string]string{})
+			port := "15029"
+			if c.told != "" {
+				port = itoa(c.told.Port())
+			}
+			wantGoes(t, m, map[string]string{"10.9.0.1:80": "redirect-waypoint 10.1.0.8:" + port})
+		})
+	}
+}
+
+func itoa(port uint16) string { return strconv.Itoa(int(port)) }

@@ -17,6 +17,8 @@ type family struct {
 	addrs []netip.Addr
 	ttl   time.Duration
 	err   error
+	// none is set when a server has answered that there is nothing, for ttl.
+	none bool
 }
 
 // noRecord is how long an answer without a record is kept when the server says
@@ -57,7 +59,7 @@ func (r *Resolver) question(ctx context.Context, name string, kind uint16) famil
 		case dns.RcodeSuccess:
 			return records(reply, kind)
 		case dns.RcodeNameError:
-			return family{err: errors.New("there is no such name")}
+			return family{err: errors.New("there is no such name"), none: true, ttl: negative(reply)}
 		}
 		f.err = fmt.Errorf("name server %s answers %s", server, dns.RcodeToString[reply.Rcode])
 	}
@@ -101,7 +103,7 @@ func records(reply *dns.Msg, kind uint16) family {
 	}
 	f.ttl = time.Duration(ttl) * time.Second
 	if len(f.addrs) == 0 {
-		f.ttl = negative(reply)
+		f.ttl, f.none = negative(reply), true
 	}
 	slices.SortFunc(f.addrs, netip.Addr.Compare) // servers turn them round
 	f.addrs = slices.Compact(f.addrs)

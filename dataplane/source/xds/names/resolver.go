@@ -42,7 +42,8 @@ func (c Config) withDefaults() Config {
 }
 
 // Answer is what a name is known to be. After a failure the addresses are those of
-// the last answer.
+// the last answer. That there is none is an answer, too: it counts once it has been
+// given for as long as the server said that it holds (RFC 2308).
 type Answer struct {
 	// Addresses are in their order, each once.
 	Addresses []netip.Addr
@@ -83,7 +84,9 @@ type entry struct {
 	answered bool
 	last     Answer
 	families [2][]netip.Addr // A, AAAA
-	retry    *backoff.ExponentialBackOff
+	// until is when an answer that there is none counts; zero: the last one was not.
+	until time.Time
+	retry *backoff.ExponentialBackOff
 }
 
 // New makes a Resolver that wants nothing yet. Every name is taken as fully
@@ -192,10 +195,24 @@ func (r *Resolver) ask(ctx context.Context, name string, e *entry, tell func(str
 	if !news {
 		return
 	}
-	if a.Err != nil {
+	switch {
+	case a.Err == nil:
+	case len(a.Addresses) > 0:
 		r.config.Log.Warn("a name is not resolved, its last answer stays in force", "name", name, "err", a.Err)
+	default:
+		r.config.Log.Warn("a name is not resolved, it has no address", "name", name, "err", a.Err)
 	}
 	tell(name, a)
+}
+
+// miss is called with each answer that there is none, and how long it holds.
+func (r *Resolver) miss(e *entry, holds time.Duration) {
+	switch now := time.Now(); {
+	case e.until.IsZero():
+		e.until = now.Add(min(max(holds, r.config.Least), r.config.Most))
+	case !now.Before(e.until):
+		e.families = [2][]netip.Addr{}
+	}
 }
 
 // learn puts what was found into the entry, and says when to ask again.
@@ -203,6 +220,12 @@ func (r *Resolver) learn(e *entry, found [2]family, keep time.Duration, err erro
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := Answer{Err: err}
+	switch {
+	case found[0].none && found[1].none:
+		r.miss(e, min(found[0].ttl, found[1].ttl))
+	case err == nil:
+		e.until = time.Time{}
+	}
 	if err == nil && len(found[0].addrs)+len(found[1].addrs) == 0 {
 		a.Err = errors.New("it has neither an A nor an AAAA record")
 	} else {

@@ -2,6 +2,7 @@ package names
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -148,14 +149,24 @@ func TestResolvesAgain(t *testing.T) {
 	until(t, all, name+": 10.0.0.1 10.0.0.2 fd00::1")
 	z.set(0, name+". 1 IN A 10.0.0.3")
 	until(t, all, name+": 10.0.0.3")
-	// Failures of each kind keep the last answer, and are named.
+	// Failures of each kind keep the last answer, and are named. That there is nothing is
+	// an answer, which counts when it still holds after its time.
 	server := "name server " + z.addr
-	for code, want := range map[int]string{
-		dns.RcodeServerFailure: server + " answers SERVFAIL", dns.RcodeRefused: server + " answers REFUSED",
-		dns.RcodeNameError: "there is no such name", dns.RcodeSuccess: "it has neither an A nor an AAAA record",
+	for _, c := range []struct {
+		code int
+		want string
+		none bool
+	}{
+		{dns.RcodeServerFailure, server + " answers SERVFAIL", false}, {dns.RcodeRefused, server + " answers REFUSED", false},
+		{dns.RcodeNameError, "there is no such name", true}, {dns.RcodeSuccess, "it has neither an A nor an AAAA record", true},
 	} {
-		z.set(code)
-		until(t, all, name+": 10.0.0.3 | "+want)
+		z.set(c.code)
+		until(t, all, name+": 10.0.0.3 | "+c.want)
+		if c.none {
+			until(t, all, name+":  | "+c.want)
+		}
+		z.set(0, name+". 1 IN A 10.0.0.3")
+		until(t, all, name+": 10.0.0.3")
 	}
 	z.set(0, name+". 1 IN AAAA fd00::9")
 	until(t, all, name+": fd00::9")
@@ -204,6 +215,37 @@ func TestNextServer(t *testing.T) {
 	until(t, all, name+":  | no name server is configured")
 	_, all = run(t, Config{Servers: []string{good.addr}}, strings.Repeat("x", 300))
 	until(t, all, strings.Repeat("x", 300)+":  | it is not a domain name")
+}
+
+// How long it is believed that there is nothing, before it counts.
+func TestNothingCountsAfterItsTime(t *testing.T) {
+	r := New(Config{})
+	e := r.newEntry()
+	at := netip.MustParseAddr("10.0.0.1")
+	had := [2]family{{addrs: []netip.Addr{at}}, {none: true, ttl: time.Minute}}
+	none, failed := family{none: true, ttl: time.Minute, err: errors.New("none")}, family{err: errors.New("away")}
+	learn := func(found [2]family) int {
+		a, _ := r.learn(e, found, 0, errors.Join(found[0].err, found[1].err))
+		return len(a.Addresses)
+	}
+	learn(had)
+	if learn([2]family{none, none}) != 1 || learn([2]family{none, none}) != 1 {
+		t.Error("one answer was enough")
+	}
+	if left := time.Until(e.until); left < time.Minute-5*time.Second || left > time.Minute {
+		t.Errorf("it counts in %s, want a minute", left)
+	}
+	e.until = time.Now() // it has held
+	if learn([2]family{failed, failed}) != 1 || learn([2]family{none, failed}) != 1 {
+		t.Error("a failure counts as an answer")
+	}
+	if learn([2]family{none, none}) != 0 {
+		t.Error("the addresses stay for ever")
+	}
+	learn(had)
+	if learn([2]family{none, none}) != 1 {
+		t.Error("what held before counts after the name was there again")
+	}
 }
 
 // TTLs are kept, within the bounds.

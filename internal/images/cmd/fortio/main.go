@@ -22,7 +22,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stderr, nil); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stderr, nil, leaveTime); err != nil {
 		fmt.Fprintln(os.Stderr, "fortio:", err)
 		os.Exit(1)
 	}
@@ -31,8 +31,13 @@ func main() {
 // off are the flags of fortio's other servers: what is left out is named.
 var off = []string{"grpc-port", "tcp-port", "udp-port", "redirect-port", "https-port", "P", "M"}
 
-// run serves until ctx ends. ready gets the address, once.
-func run(ctx context.Context, args []string, log io.Writer, ready chan<- net.Addr) error {
+// leaveTime is how long it goes on serving once it is told to end: those who send
+// connections here learn only meanwhile that it leaves.
+const leaveTime = 5 * time.Second
+
+// run serves until ctx ends, and for the time of leave after that. ready gets the
+// address, once.
+func run(ctx context.Context, args []string, log io.Writer, ready chan<- net.Addr, leave time.Duration) error {
 	if len(args) == 0 || args[0] != "server" {
 		return errors.New("want `server`, the only command of this build")
 	}
@@ -65,13 +70,13 @@ func run(ctx context.Context, args []string, log io.Writer, ready chan<- net.Add
 	if ready != nil {
 		ready <- l.Addr()
 	}
-	return serve(ctx, l)
+	return serve(ctx, l, leave)
 }
 
 // drainTime is how long requests that are under way may take at the end.
 const drainTime = 10 * time.Second
 
-func serve(ctx context.Context, l net.Listener) error {
+func serve(ctx context.Context, l net.Listener, leave time.Duration) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", fhttp.EchoHandler)
 	mux.HandleFunc("/debug", fhttp.DebugHandler)
@@ -80,6 +85,7 @@ func serve(ctx context.Context, l net.Listener) error {
 	s.Protocols.SetUnencryptedHTTP2(true)
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		<-time.After(leave)
 		end, cancel := context.WithTimeout(context.Background(), drainTime)
 		defer cancel()
 		drained <- s.Shutdown(end)

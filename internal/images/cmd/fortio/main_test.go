@@ -15,7 +15,7 @@ func TestSample(t *testing.T) {
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
 		args := []string{"server", "-http-port", "127.0.0.1:0", "-grpc-port", "disabled", "-echo-server-default-params", "header=server:2"}
-		ended <- run(ctx, args, io.Discard, ready)
+		ended <- run(ctx, args, io.Discard, ready, 0)
 	}()
 	at := "http://" + (<-ready).String()
 	for path, want := range map[string]struct {
@@ -54,7 +54,7 @@ func TestBadArguments(t *testing.T) {
 		`unknown argument "extra"`: {"server", "extra"},
 		"listen tcp":               {"server", "-http-port", "127.0.0.1:99999"},
 	} {
-		if err := run(t.Context(), args, io.Discard, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if err := run(t.Context(), args, io.Discard, nil, 0); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %s", args, err, want)
 		}
 	}

@@ -41,8 +41,9 @@ func run(to io.Writer) error {
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
 	}
+	used := map[string]bool{}
 	for _, spec := range specs {
-		if err := write(to, *out, spec); err != nil {
+		if err := write(to, filepath.Join(*out, archive(spec.Name, used)), spec); err != nil {
 			return err
 		}
 	}
@@ -60,7 +61,18 @@ func choose(s images.Sources, node string) ([]images.Spec, []images.Left, error)
 	return specs, nil, err
 }
 
-func write(to io.Writer, dir string, spec images.Spec) error {
+// archive is the name of an image's file, with its tag only where another has the name.
+func archive(image string, used map[string]bool) string {
+	base := filepath.Base(image)
+	name, tag, _ := strings.Cut(base, ":")
+	if used[name] {
+		name += "-" + tag
+	}
+	used[name] = true
+	return name + ".tar"
+}
+
+func write(to io.Writer, file string, spec images.Spec) error {
 	img, err := images.Build(spec)
 	if err != nil {
 		return err
@@ -69,7 +81,6 @@ func write(to io.Writer, dir string, spec images.Spec) error {
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(dir, filepath.Base(strings.SplitN(spec.Name, ":", 2)[0])+".tar")
 	if err := images.Write(file, spec, img); err != nil {
 		return err
 	}

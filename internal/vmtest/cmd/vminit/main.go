@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -49,8 +50,17 @@ func run() error {
 		_ = records.Write(guest.Record{Kind: guest.Fault, Data: err.Error()})
 		return err
 	}
-	// Wait until the last byte has left.
-	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
+	return drain(port)
+}
+
+// drain waits until the last byte has left the port.
+func drain(port *os.File) error {
+	for {
+		err := unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 func work(records *guest.Writer) error {

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/duomesh/duomesh/internal/kubetest"
+)
+
+// kubeCLI runs the command against a real API server.
+type kubeCLI struct {
+	*kubetest.Server
+	t          *testing.T
+	kubeconfig string
+}
+
+func newKubeCLI(t *testing.T) kubeCLI {
+	t.Helper()
+	s := kubetest.Start(t)
+	c := api.NewConfig()
+	c.Clusters["c"] = &api.Cluster{Server: s.Config.Host, CertificateAuthority: s.Config.CAFile}
+	c.AuthInfos["u"] = &api.AuthInfo{Token: s.Config.BearerToken}
+	c.Contexts["x"] = &api.Context{Cluster: "c", AuthInfo: "u"}
+	c.CurrentContext = "x"
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*c, file); err != nil {
+		t.Fatal(err)
+	}
+	return kubeCLI{s, t, file}
+}
+
+// want runs a command that must end with a code and say a text.
+func (k kubeCLI) want(code int, text string, args ...string) {
+	k.t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asMainEnv+"=1", "KUBECONFIG="+k.kubeconfig)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		k.t.Fatal(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(out.String(), text) {
+		k.t.Errorf("%s: exit code %d, want %d with %q:\n%s", strings.Join(args, " "), got, code, text, &out)
+	}
+}
+
+func (k kubeCLI) makeNamespace(name string) {
+	k.t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := k.Client.CoreV1().Namespaces().Create(k.t.Context(), ns, metav1.CreateOptions{}); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k kubeCLI) mode(namespace string) string {
+	k.t.Helper()
+	ns, err := k.Client.CoreV1().Namespaces().Get(k.t.Context(), namespace, metav1.GetOptions{})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return ns.Labels[modeLabel]
+}
+
+func TestInstall(t *testing.T) {
+	k := newKubeCLI(t)
+	k.want(1, "namespace istio-system is not there: install istiod first", "install")
+	if _, err := k.Client.CoreV1().Namespaces().Get(t.Context(), "duomesh-system", metav1.GetOptions{}); err == nil {
+		t.Error("an installation that was refused has made a namespace")
+	}
+	k.makeNamespace("istio-system")
+	k.want(1, "kubectl create namespace duomesh-system", "install", "--dry-run=server")
+	k.want(2, "--dry-run maybe: must be client or server", "install", "--dry-run=maybe")
+	k.want(2, "no such file", "install", "--values", "nowhere.yaml")
+	// Nobody here runs a DaemonSet.
+	k.want(1, "0 of 0 agents are ready", "install", "--timeout=2s", "--set", "clusterId=mine")
+	d, err := k.Client.AppsV1().DaemonSets("duomesh-system").Get(t.Context(), agentName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, e := range d.Spec.Template.Spec.Containers[0].Env {
+		found = found || e.Name == "CLUSTER_ID" && e.Value == "mine"
+	}
+	if !found {
+		t.Error("--set clusterId=mine did not come to the agent")
+	}
+	k.want(0, "applied DaemonSet duomesh-system/duomesh-agent (dry run)", "install", "--dry-run=server")
+	k.want(1, "no agent runs in namespace duomesh-system", "status", "--kubeconfig", k.kubeconfig)
+}
+
+func TestEnroll(t *testing.T) {
+	k := newKubeCLI(t)
+	k.makeNamespace("shop")
+	k.want(0, "namespace shop is enrolled", "enroll", "namespace", "shop")
+	if got := k.mode("shop"); got != modeOurs {
+		t.Errorf("its label is %q", got)
+	}
+	k.want(0, "namespace shop is not enrolled any more", "unenroll", "ns", "shop")
+	if got := k.mode("shop"); got != "" {
+		t.Errorf("its label is %q", got)
+	}
+	k.want(1, "there is no namespace nowhere", "enroll", "namespace", "nowhere")
+	k.want(1, "there is no pod web-0 in namespace shop", "enroll", "pod", "-n", "shop", "web-0")
+	k.want(2, "service: must be namespace or pod", "enroll", "service", "web")
+	k.want(2, "want namespace NAME", "enroll", "namespace")
+	k.want(1, "the cluster does not know kind Gateway", "waypoint", "list")
+	k.want(2, "--for nobody: must be service, workload or all", "waypoint", "apply", "--for", "nobody")
+}
+
+func TestNoCluster(t *testing.T) {
+	k := kubeCLI{t: t, kubeconfig: filepath.Join(t.TempDir(), "none")}
+	k.want(2, "none: there is no such file", "enroll", "namespace", "default")
+	c := api.NewConfig()
+	c.Clusters["c"] = &api.Cluster{Server: "https://127.0.0.1:1"}
+	c.Contexts["x"] = &api.Context{Cluster: "c"}
+	c.CurrentContext = "x"
+	if err := clientcmd.WriteToFile(*c, k.kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	k.want(1, "the API server https://127.0.0.1:1 does not answer", "enroll", "namespace", "default")
+	k.want(2, "context \"other\" does not exist", "install", "--context", "other")
+}

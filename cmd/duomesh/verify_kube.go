@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/kind"
+)
+
+// kubeWorld says on which Kubernetes cluster scenarios run; on none, they run on
+// simulated pods.
+type kubeWorld struct {
+	cluster  clusterFlags
+	system   string
+	image    string
+	services string
+}
+
+func (k *kubeWorld) define(cmd *cobra.Command) {
+	k.cluster.define(cmd)
+	set := cmd.Flags()
+	set.StringVar(&k.system, "system-namespace", "duomesh-system", "`NAMESPACE` of the agents on Kubernetes")
+	set.StringVar(&k.image, "pod-image", "duomesh/netutils:0.1.0", "`IMAGE` of pods on Kubernetes: one that waits")
+	set.StringVar(&k.services, "service-addresses", "10.96.64.0/18", "`PREFIX` of addresses for services on Kubernetes, inside the cluster's range")
+}
+
+// netsimWorld is the name of the world of simulated pods in results.
+const netsimWorld = "netsim"
+
+// given is true when a cluster was named.
+func (k kubeWorld) given() bool { return k.cluster.where != (cluster.Where{}) }
+
+// world returns the name of the world and what opens it.
+func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
+	if !k.given() {
+		return netsimWorld, openNetsim, nil
+	}
+	services, err := netip.ParsePrefix(k.services)
+	if err != nil {
+		return "", nil, usagef("--service-addresses: %w", err)
+	}
+	c, err := k.cluster.open(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	return "kind", kind.Opener(kind.Config{Client: c, System: k.system, Image: k.image, Services: services}), nil
+}
