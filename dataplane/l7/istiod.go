@@ -74,10 +74,10 @@ func (i *Istiod) served() ([]string, string) {
 		return nil, "the first configuration from " + i.name
 	case i.relay.Sourceless():
 		return nil, "who has which address, from " + i.name
-	case s.Refused != "" && len(s.Hosts) == 0:
+	case s.Refused != "" && len(s.Hosts)+s.Workloads == 0:
 		return nil, s.Refused
-	case len(s.Hosts) == 0:
-		return nil, "a service that goes through this waypoint: istiod has sent none"
+	case len(s.Hosts)+s.Workloads == 0:
+		return nil, "a service or workload that goes through this waypoint: istiod has sent none"
 	}
 	return s.Hosts, ""
 }
