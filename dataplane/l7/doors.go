@@ -53,7 +53,7 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	if live, why := w.envoy.Admin.Live(ctx); !live {
 		return hosts, "Envoy: " + why
 	}
-	if w.config.HandOff != nil {
+	if w.config.HandOff != nil && len(hosts) > 0 {
 		if on, err := listening(w.config.Port); err != nil || !on {
 			return hosts, fmt.Sprintf("the hand-off listener on port %d", w.config.Port)
 		}
