@@ -118,3 +118,43 @@ func TestTargetsOfOneNumber(t *testing.T) {
 		t.Errorf("two targets: %v", err)
 	}
 }
+
+// A service with a waypoint names it by label; its rules are an HTTPRoute with the
+// Service for its parent, once whatever its ports.
+func TestRoutesAreHTTPRoutes(t *testing.T) {
+	o := one("dual", scenario.Endpoint{Pod: "v1", Weight: 1})
+	s := &o.Services[0]
+	s.Waypoint = "way"
+	s.Ports = append(s.Ports, scenario.Port{Port: 9000, Target: 9000})
+	s.Routes = []scenario.Route{
+		{Header: "x-canary", Exact: "yes", Backends: []scenario.Backend{{Service: "b", Port: 80, Weight: 1}}},
+		{Backends: []scenario.Backend{{Service: "a", Port: 80, Weight: 90}, {Service: "b", Port: 80, Weight: 10}}},
+	}
+	r, err := Render(o, world())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Objects[0].GetLabels()["istio.io/use-waypoint"]; got != "way" {
+		t.Errorf("the service names waypoint %q", got)
+	}
+	backend := func(name string, weight int64) any {
+		return map[string]any{"name": name, "port": int64(80), "weight": weight}
+	}
+	want := map[string]any{
+		"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual"}},
+		"rules": []any{
+			map[string]any{
+				"backendRefs": []any{backend("b", 1)},
+				"matches":     []any{map[string]any{"headers": []any{map[string]any{"name": "x-canary", "value": "yes", "type": "Exact"}}}},
+			},
+			map[string]any{"backendRefs": []any{backend("a", 90), backend("b", 10)}},
+		},
+	}
+	if d := cmp.Diff(want, shown(r.Objects, "parentRefs", "rules")["HTTPRoute/dual"]); d != "" {
+		t.Error(d)
+	}
+	s.Name = "out"
+	if _, err := Render(o, world()); !errors.Is(err, scenario.ErrNotExpressible) {
+		t.Errorf("routes of a service outside the ranges: %v", err)
+	}
+}
