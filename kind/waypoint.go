@@ -97,6 +97,7 @@ func (c *Cluster) confirmWaypoint(ctx context.Context, o scenario.Objects) error
 	for _, s := range o.Services {
 		for _, r := range s.Routes {
 			for _, b := range r.Backends {
+				want[fmt.Sprintf("cluster %s.%s.svc.cluster.local", b.Service, c.namespace)]++
 				if len(r.Backends) > 1 {
 					want[fmt.Sprintf("%s.%s.svc.cluster.local=%d", b.Service, c.namespace, b.Weight)]++
 				}
@@ -132,8 +133,8 @@ func (c *Cluster) confirmWaypoint(ctx context.Context, o scenario.Objects) error
 	})
 }
 
-// weights collects "host=weight" of all weighted clusters in a configuration. Istio
-// names a cluster "direction|port|subset|host".
+// weights collects "host=weight" of all weighted clusters in a configuration, and
+// "cluster host" of those that Envoy may send to. Istio names a cluster "direction|port|subset|host".
 func weights(v any, into map[string]int) {
 	switch v := v.(type) {
 	case []any:
@@ -141,6 +142,15 @@ func weights(v any, into map[string]int) {
 			weights(one, into)
 		}
 	case map[string]any:
+		// One that is warming yet would answer nobody.
+		if active, ok := v["dynamic_active_clusters"].([]any); ok {
+			for _, one := range active {
+				if m, ok := one.(map[string]any)["cluster"].(map[string]any); ok {
+					name, _ := m["name"].(string)
+					into["cluster "+name[strings.LastIndex(name, "|")+1:]]++
+				}
+			}
+		}
 		name, named := v["name"].(string)
 		weight, weighed := v["weight"].(float64)
 		if named && weighed {

@@ -162,7 +162,14 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	}
 	next := maps.Clone(have)
 	for _, res := range m.Resources {
-		next[res.Name] = held{res.Version, res.Resource}
+		body := res.Resource
+		if m.TypeUrl == ads.Clusters {
+			var err error
+			if body, err = r.transformer.Cluster(body); err != nil {
+				return fmt.Errorf("cluster %s: %w", res.Name, err)
+			}
+		}
+		next[res.Name] = held{res.Version, body}
 	}
 	for _, name := range m.RemovedResources {
 		delete(next, name)
