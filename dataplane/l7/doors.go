@@ -52,6 +52,9 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	if live, why := w.envoy.Admin.Live(ctx); !live {
 		return hosts, "Envoy: " + why
 	}
+	if len(hosts) == 0 {
+		return hosts, "" // nobody is sent here: there need not be a listener
+	}
 	for _, port := range w.config.handOffPorts() {
 		if on, err := listening(port); err != nil || !on {
 			return hosts, fmt.Sprintf("the hand-off listener on port %d", port)
