@@ -35,7 +35,8 @@ test: preflight-test
 ## test-istiod: run the scenarios under a real etcd, kube-apiserver and istiod (root; builds them once; RUN=Regexp chooses)
 test-istiod: export RUN := $(RUN)
 test-istiod: preflight-test-istiod
-	scripts/ensure-packages.sh test
+	scripts/ensure-packages.sh test tools
+	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	scripts/test-istiod.sh
 
 ## test-kernel: run programs, scenarios and providers on other kernels, in virtual machines (KERNELS="…" KERNELS_FULL=1 choose)

@@ -20,7 +20,7 @@ import (
 )
 
 // applyTime bounds how long a declared state may take to every kernel and Envoy.
-const applyTime = time.Minute
+const applyTime = 2 * time.Minute
 
 // Apply implements scenario.World: it starts the servers of all endpoints, declares
 // o, and returns when every node's agent and the waypoint's Envoy have it.

@@ -58,7 +58,7 @@ type pod struct {
 }
 
 // openTime bounds how long the pods of a topology may take to run.
-const openTime = 2 * time.Minute
+const openTime = 4 * time.Minute
 
 // runs numbers the worlds of a process: names and addresses are never used twice.
 var runs atomic.Int64

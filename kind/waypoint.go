@@ -97,8 +97,9 @@ func (c *Cluster) confirmWaypoint(ctx context.Context, o scenario.Objects) error
 	for _, s := range o.Services {
 		for _, r := range s.Routes {
 			for _, b := range r.Backends {
+				want[fmt.Sprintf("cluster %s.%s.svc.cluster.local", b.Service, c.namespace)]++
 				if len(r.Backends) > 1 {
-					want[fmt.Sprintf("%s=%d", c.clusterOf(b), b.Weight)]++
+					want[fmt.Sprintf("%s.%s.svc.cluster.local=%d", b.Service, c.namespace, b.Weight)]++
 				}
 			}
 		}
@@ -132,12 +133,8 @@ func (c *Cluster) confirmWaypoint(ctx context.Context, o scenario.Objects) error
 	})
 }
 
-// clusterOf is Envoy's name for a route's destination.
-func (c *Cluster) clusterOf(b scenario.Backend) string {
-	return fmt.Sprintf("inbound-vip|%d|http|%s.%s.svc.cluster.local", b.Port, b.Service, c.namespace)
-}
-
-// weights collects "cluster=weight" of all weighted clusters in a configuration.
+// weights collects "host=weight" of all weighted clusters in a configuration, and
+// "cluster host" of those that Envoy may send to. Istio names a cluster "direction|port|subset|host".
 func weights(v any, into map[string]int) {
 	switch v := v.(type) {
 	case []any:
@@ -145,10 +142,19 @@ func weights(v any, into map[string]int) {
 			weights(one, into)
 		}
 	case map[string]any:
+		// One that is warming yet would answer nobody.
+		if active, ok := v["dynamic_active_clusters"].([]any); ok {
+			for _, one := range active {
+				if m, ok := one.(map[string]any)["cluster"].(map[string]any); ok {
+					name, _ := m["name"].(string)
+					into["cluster "+name[strings.LastIndex(name, "|")+1:]]++
+				}
+			}
+		}
 		name, named := v["name"].(string)
 		weight, weighed := v["weight"].(float64)
 		if named && weighed {
-			name, _, _ = strings.Cut(name, ";")
+			name, _, _ = strings.Cut(name[strings.LastIndex(name, "|")+1:], ";")
 			into[fmt.Sprintf("%s=%d", name, int(weight))]++
 		}
 		for _, one := range v {
@@ -162,13 +168,14 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 	if c.waypoint == nil || c.waypoint.pod.spec.Name != pod {
 		return nil, fmt.Errorf("pod %s is no waypoint", pod)
 	}
-	counters, err := c.waypoint.client.Counters(ctx, `^cluster\.inbound-vip\|[0-9]+\|(http|grpc).*upstream_rq_total$`)
+	counters, err := c.waypoint.client.Counters(ctx, `^cluster\.(inbound-vip|outbound)\|[0-9]+\|.*upstream_rq_total$`)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]uint64{}
 	for name, n := range counters {
-		// "cluster.inbound-vip|80|http|host;.upstream_rq_total"
+		// "cluster.inbound-vip|80|http|host;.upstream_rq_total": of the service itself, and
+		// "cluster.outbound|80||host;.…" of another that a route leads to.
 		if parts := strings.Split(name, "|"); len(parts) == 4 {
 			host, _, _ := strings.Cut(parts[3], ";")
 			service, _, _ := strings.Cut(host, ".")

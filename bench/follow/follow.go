@@ -30,7 +30,9 @@ func Break(events []hops.Event, names []string, connects bool) (b result.Breakdo
 	turns := inTurn(b.Path, names)
 	b.Parts = parts(account(events, all), names, turns, len(all))
 	b.Work = work(events, all, names)
-	slices.SortStableFunc(b.Work, func(x, y result.Work) int { return cmp.Compare(slices.Index(turns, x.Role), slices.Index(turns, y.Role)) })
+	slices.SortStableFunc(b.Work, func(x, y result.Work) int {
+		return cmp.Compare(slices.Index(turns, x.Role), slices.Index(turns, y.Role))
+	})
 	b.Hops = passes(all)
 	if connects { // setting up a connection passes some of them more than once
 		b.Hops = between(b.Path, names)

@@ -17,9 +17,9 @@ enum kind {
 };
 
 enum flag {
-	FLAG_SENT = 1, /* a call that moved bytes to a TCP socket */
-	FLAG_READ = 2, /* … or from one */
-	FLAG_SLEEPS = 4, /* a switch away from a thread that waits for something */
+	FLAG_SENT = 1,	 /* a call that moved bytes to a TCP socket */
+	FLAG_READ = 2,	 /* … or from one */
+	FLAG_SLEEPS = 4, /* a switch from a thread that now waits */
 };
 
 /* hop is one event, in the byte order of this machine. Times are CLOCK_MONOTONIC. */
@@ -210,8 +210,10 @@ int on_waking(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sched_switch")
 int on_switch(struct bpf_raw_tracepoint_args *ctx)
 {
-	const struct task_struct *prev = (const struct task_struct *)ctx->args[1];
-	const struct task_struct *next = (const struct task_struct *)ctx->args[2];
+	const struct task_struct *prev =
+		(const struct task_struct *)ctx->args[1];
+	const struct task_struct *next =
+		(const struct task_struct *)ctx->args[2];
 	__u32 from = BPF_CORE_READ(prev, pid), to = BPF_CORE_READ(next, pid);
 	struct thread *a = bpf_map_lookup_elem(&threads, &from);
 	struct thread *b = bpf_map_lookup_elem(&threads, &to);

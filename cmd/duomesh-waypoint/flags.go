@@ -25,6 +25,7 @@ type flags struct {
 	identify       string
 	expose         []string
 	drain          time.Duration
+	minDrain       time.Duration
 	hold           time.Duration
 	maxConnections int64
 	ready          string
@@ -52,8 +53,10 @@ istiod's template is accepted, and what of them has no effect here is said at st
 SIGTERM drains Envoy before it ends. Nothing here needs a privilege.
 
 Environment: ENVOY_BIN (for --envoy); DUOMESH_CODEC (for --codec); CA_ADDR or XDS_ADDRESS (for --source xds:…);
-POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT, TRUST_DOMAIN, PROXY_CONFIG and
-ISTIO_META_* (who asks istiod); ISTIO_CPU_LIMIT (for --concurrency).`,
+POD_NAME, POD_NAMESPACE, INSTANCE_IP, SERVICE_ACCOUNT and ISTIO_META_* (who asks istiod);
+ISTIO_CPU_LIMIT (for --concurrency); PROXY_CONFIG (its concurrency and
+terminationDrainDuration for --concurrency and --drain; what else has no effect here is
+said at start). TRUST_DOMAIN has none: istiod's CA says it.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -100,6 +103,7 @@ func (f *flags) define(cmd *cobra.Command, env func(string) string) {
 	set.StringVar(&f.identify, "identity", identityNone, "who a client is that was handed over: `none|address`, where address trusts the source's address")
 	set.StringSliceVar(&f.expose, "expose", nil, "`PORT=NAMESPACE/NAME:PORT`: a port of its own that leads to a service, for those who dial the waypoint; with a file only")
 	set.DurationVar(&f.drain, "drain", l7.DefaultDrain, "`TIME` that connections have to end after SIGTERM")
+	set.DurationVar(&f.minDrain, "min-drain", l7.DefaultMinDrain, "`TIME` of --drain for which it goes on even without connections: clients are still sent here")
 	set.DurationVar(&f.hold, "hold", l7.DefaultHold, "`TIME` for which destinations that left the configuration are served yet")
 	set.Int64Var(&f.maxConnections, "max-connections", 0, "at most `N` connections; what the limit of open files allows when not given")
 	set.StringVar(&f.ready, "ready", l7.ReadyAddress, "`ADDRESS` of /healthz/ready; empty: none")

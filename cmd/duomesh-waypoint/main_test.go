@@ -3,8 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/duomesh/duomesh/dataplane/l7"
 )
 
 // try runs the command with an environment that has nothing, and a context that has
@@ -79,6 +84,31 @@ func TestWhoAsksIstiod(t *testing.T) {
 	}
 }
 
+// What ProxyConfig says is carried out, or named.
+func TestProxyConfig(t *testing.T) {
+	of := func(given ...string) (l7.Config, string, error) {
+		var said bytes.Buffer
+		env := map[string]string{"PROXY_CONFIG": `{"concurrency":3,"terminationDrainDuration":"20s","drainDuration":"9s"}`}
+		s := surroundings{
+			env:   func(name string) string { return env[name] },
+			given: func(name string) bool { return slices.Contains(given, name) },
+		}
+		c := l7.Config{Concurrency: 1, Drain: time.Second}
+		err := flags{}.byProxyConfig(s, &c, slog.New(slog.NewTextHandler(&said, nil)))
+		return c, said.String(), err
+	}
+	c, said, err := of()
+	if err != nil || c.Concurrency != 3 || c.Drain != 20*time.Second {
+		t.Errorf("%d workers, drain %s, %v", c.Concurrency, c.Drain, err)
+	}
+	if !strings.Contains(said, "drainDuration") || strings.Contains(said, "concurrency") {
+		t.Errorf("said to have no effect: %s", said)
+	}
+	if c, _, err := of("concurrency", "drain"); err != nil || c.Concurrency != 1 || c.Drain != time.Second {
+		t.Errorf("beside flags: %d workers, drain %s, %v", c.Concurrency, c.Drain, err)
+	}
+}
+
 func TestBadInputIsOneClearError(t *testing.T) {
 	for want, c := range map[string]struct {
 		env  map[string]string
@@ -88,6 +118,8 @@ func TestBadInputIsOneClearError(t *testing.T) {
 		"--name NAMESPACE/NAME is needed":             {map[string]string{"ENVOY_BIN": "/bin/true"}, []string{"--source", "file:x.yaml"}},
 		"POD_NAME is not set":                         {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod:15012"}, nil},
 		"want xds:HOST:PORT":                          {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod"}, nil},
+		"concurrency of ProxyConfig: many is no":      {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod:1", "PROXY_CONFIG": `{"concurrency":"many"}`}, nil},
+		"terminationDrainDuration of ProxyConfig: 5":  {map[string]string{"ENVOY_BIN": "/bin/true", "CA_ADDR": "istiod:1", "PROXY_CONFIG": `{"terminationDrainDuration":5}`}, nil},
 		"unknown arguments":                           {nil, []string{"serve"}},
 		"unknown flag":                                {nil, []string{"--nonsense"}},
 		"want debug, info, warn or error":             {nil, []string{"--log-level", "loud"}},

@@ -89,7 +89,7 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	c := l7.Config{
 		Name: f.name, Envoy: path, Concurrency: workers, Port: f.port, Descriptors: descriptors,
 		LogLevel: f.istio.proxyLogLevel, ComponentLogLevel: f.istio.proxyComponentLog, Output: out,
-		MaxConnections: f.maxConnections, Drain: orNone(f.drain), Hold: orNone(f.hold),
+		MaxConnections: f.maxConnections, Drain: orNone(f.drain), MinDrain: orNone(f.minDrain), Hold: orNone(f.hold),
 		Ready: f.ready, Metrics: f.metrics, EnvoyMetrics: f.envoyMetrics, Admin: f.admin, Log: log,
 	}
 	switch f.identify {
@@ -99,7 +99,13 @@ func (f flags) config(s surroundings, out io.Writer, log *slog.Logger) (l7.Confi
 	default:
 		return l7.Config{}, usagef("--identity %s: want %s or %s", f.identify, identityNone, identityAddress)
 	}
-	return c, f.codec(s, &c)
+	if err := f.codec(s, &c); err != nil {
+		return l7.Config{}, err
+	}
+	if err := f.byProxyConfig(s, &c, log); err != nil {
+		return l7.Config{}, err
+	}
+	return c, nil
 }
 
 // codec sets by what connections are handed over.

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/internal/istiod"
@@ -110,38 +106,6 @@ func anyMap(m map[string]string) map[string]any {
 		out[k] = v
 	}
 	return out
-}
-
-// proxyConfig joins what the environment says with the pod's annotation, and lets the
-// server header of backends through where neither says otherwise: Istio's own agent
-// leaves that to the mesh, and its waypoints overwrite the header.
-func proxyConfig(s surroundings) (map[string]any, error) {
-	out := map[string]any{}
-	if text := s.env("PROXY_CONFIG"); text != "" {
-		if err := json.Unmarshal([]byte(text), &out); err != nil {
-			return nil, usagef("PROXY_CONFIG is not a JSON object: %w", err)
-		}
-	}
-	annotations, err := readPairs(filepath.Join(podInfo, "annotations"))
-	if err != nil {
-		return nil, err
-	}
-	if text := annotations["proxy.istio.io/config"]; text != "" {
-		var own map[string]any
-		if err := yaml.Unmarshal([]byte(text), &own); err != nil {
-			return nil, usagef("annotation proxy.istio.io/config: %w", err)
-		}
-		maps.Copy(out, own)
-	}
-	headers, _ := out["proxyHeaders"].(map[string]any)
-	if headers == nil {
-		headers = map[string]any{}
-	}
-	if _, said := headers["server"]; !said {
-		headers["server"] = map[string]any{"disabled": true}
-	}
-	out["proxyHeaders"] = headers
-	return out, nil
 }
 
 // readPairs reads a file of Kubernetes' downward API: key="value" lines. One that is

@@ -178,5 +178,5 @@ func (e enrolled) concerns(p *corev1.Pod) bool {
 	_, has := p.Labels[modeLabel]
 	return p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil && !p.Spec.HostNetwork &&
 		p.Labels["gateway.istio.io/managed"] == "" && p.Annotations["sidecar.istio.io/status"] == "" &&
-		!(e.byNamespace && has)
+		(!e.byNamespace || !has)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -70,9 +71,6 @@ func (e *Engine) loadPreparer(program *ebpf.ProgramSpec, spec *ebpf.CollectionSp
 // returns how many there were. An error says that one cannot be prepared: what it
 // accepts has no answer.
 func (e *Engine) prepareListeners(netns *os.File) (int, error) {
-	if e.preparer == nil {
-		return 0, nil
-	}
 	var r io.ReadCloser
 	if err := kernel.InNetns(netns, func() (err error) {
 		r, err = e.preparer.Open()
@@ -94,4 +92,42 @@ func (e *Engine) prepareListeners(netns *os.File) (int, error) {
 				p.Port, p.SaveSyn, p.Callbacks)
 		}
 	}
+}
+
+// noOlderListener fails where a waypoint listens already and nobody can prepare that.
+func (e *Engine) noOlderListener(netns *os.File, port uint16) error {
+	there := false
+	if err := kernel.InNetns(netns, func() (err error) {
+		there, err = listens(port)
+		return err
+	}); err != nil {
+		return fmt.Errorf("look for its listeners: %w", err)
+	}
+	if there {
+		return fmt.Errorf("its listener at port %d is older than this and cannot be prepared on this kernel (%s): start it anew",
+			port, kernel.Innermost(e.noPreparer))
+	}
+	return nil
+}
+
+// listens reports whether a TCP port of this thread's network namespace is listened on.
+func listens(port uint16) (bool, error) {
+	end := fmt.Sprintf(":%04X", port)
+	for _, table := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+		data, err := os.ReadFile(table)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // no IPv6
+		}
+		if err != nil {
+			return false, err
+		}
+		for line := range strings.Lines(string(data)) {
+			// "sl local_address rem_address st": proc(5); 0A is LISTEN.
+			f := strings.Fields(line)
+			if len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], end) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }

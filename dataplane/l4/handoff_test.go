@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -164,6 +165,33 @@ func TestHandoffToAnOlderListener(t *testing.T) {
 			client.wantRight(t, asking{N: 100, Threads: 4, To: asked6})
 		})
 	}
+}
+
+// Where no kernel prepares it, a waypoint whose listener is older is refused by name, and
+// is not told that it is served.
+func TestOlderListenerThatNobodyPrepares(t *testing.T) {
+	w := newWired(t)
+	preparer, why := w.server.preparer, w.server.noPreparer
+	w.server.preparer, w.server.noPreparer = nil, errors.New("no BTF here")
+	t.Cleanup(func() { w.server.preparer, w.server.noPreparer = preparer, why })
+	w.apply(t, intent.Snapshot{})
+	older, younger := w.pod(t, w.servers, "default/older"), w.pod(t, w.servers, "default/younger")
+	older.serve(t, listenHow{})
+	served := func(p *wiredPod) bool { return p.do(t, call{Op: "version"}).Errno == 0 }
+	err := w.server.ServeWaypoint(older.Cgroup, older.Netns, handoff.PortOriginalDst)
+	if err == nil || !strings.Contains(err.Error(), "start it anew") || !strings.Contains(err.Error(), "no BTF here") {
+		t.Errorf("got %v", err)
+	}
+	if served(older) {
+		t.Error("a waypoint that was refused is told that it is served")
+	}
+	must(t, w.server.ServeWaypoint(younger.Cgroup, younger.Netns, handoff.PortOriginalDst))
+	younger.serve(t, listenHow{})
+	must(t, w.server.ServeWaypoint(younger.Cgroup, younger.Netns, handoff.PortOriginalDst)) // an agent that is started again
+	if !served(younger) {
+		t.Error("the control is not served")
+	}
+	audited(t, w.server)
 }
 
 func TestHandoffOfMPTCP(t *testing.T) {

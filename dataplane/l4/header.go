@@ -3,6 +3,7 @@ package l4
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -103,18 +104,18 @@ func (e *Engine) attachHeaders() error {
 	if e.noHeaders != nil {
 		return e.noHeaders
 	}
-	if e.unsent != nil {
+	if slices.ContainsFunc(e.hooks, func(h *hook) bool { return h.program == meshProgMeshHeader }) {
 		return nil
 	}
-	coll, err := e.loadHeaders()
-	if err != nil {
-		return err
+	if e.unsent == nil { // not of an attempt that failed
+		coll, err := e.loadHeaders()
+		if err != nil {
+			return err
+		}
+		maps.Copy(e.coll.Programs, coll.Programs)
+		e.unsent = coll.Maps[meshMapUnsent]
+		e.closers = append(e.closers, closer(func() error { return e.unsent.Close() }))
 	}
-	for name, prog := range coll.Programs {
-		e.coll.Programs[name] = prog
-	}
-	e.unsent = coll.Maps[meshMapUnsent]
-	e.closers = append(e.closers, closer(func() error { return e.unsent.Close() }))
 	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
 		Target: e.unsent.FD(), Program: e.coll.Programs[meshProgMeshFirstBytes], Attach: ebpf.AttachSkMsgVerdict,
 	}); err != nil {

@@ -24,7 +24,8 @@ type served struct {
 // ServeWaypoint makes a pod of this node the waypoint end of the hand-off: from its
 // return on, SO_ORIGINAL_DST of a socket that the pod accepts at the port answers
 // the address that the client asked for, and the pod is managed no more. Listeners
-// that the pod has already are prepared where the kernel can (Linux 6.12 with BTF).
+// that the pod has already are prepared where the kernel can (Linux 6.12 with BTF);
+// elsewhere one at the port is an error, and the pod is not served.
 //
 // Serving again does nothing; another port or cgroup replaces the first. It ends
 // with StopWaypoint, with the pod's cgroup, and with Remove; where the engine is
@@ -74,12 +75,41 @@ func (e *Engine) serve(cgroup, netns *os.File, port uint16) error {
 			return err
 		}
 	}
+	fresh, err := e.isNew(cgroup, cookie, port)
+	if err != nil {
+		return err
+	}
+	err = e.begin(cgroup, netns, cookie, port, fresh)
+	if err != nil && fresh && e.served[cookie] != nil {
+		err = errors.Join(err, e.unserve(cookie)) // half of one would be taken for a whole
+	}
+	return err
+}
+
+// isNew reports whether a pod is not served yet as it is to be.
+func (e *Engine) isNew(cgroup *os.File, cookie uint64, port uint16) (bool, error) {
+	id, err := cgroupID(cgroup)
+	if err != nil {
+		return false, err
+	}
+	have := e.served[cookie]
+	return have == nil || have.cgroup != id || have.port != port, nil
+}
+
+// begin makes the kernel serve a pod.
+func (e *Engine) begin(cgroup, netns *os.File, cookie uint64, port uint16, fresh bool) error {
 	if err := e.answerFor(cgroup, cookie); err != nil {
 		return err
 	}
 	e.served[cookie].port = port
 	if err := e.waypoints.put([]uint64{cookie}, []uint32{uint32(port)}); err != nil {
 		return err
+	}
+	if e.preparer == nil {
+		if !fresh {
+			return nil // its entry is older than its listeners
+		}
+		return e.noOlderListener(netns, port)
 	}
 	n, err := e.prepareListeners(netns)
 	if n > 0 {

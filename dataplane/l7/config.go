@@ -24,6 +24,7 @@ const (
 	EnvoyMetrics    = ":15090"
 	AdminAddress    = "127.0.0.1:15200"
 	DefaultDrain    = 5 * time.Second
+	DefaultMinDrain = 3 * time.Second
 	DefaultHold     = 5 * time.Second
 	maxSocketPath   = 107
 	defaultLogLevel = "warning"
@@ -67,10 +68,11 @@ type Config struct {
 	// MaxConnections bounds Envoy's connections below what Descriptors allows; 0 means
 	// no lower bound.
 	MaxConnections int64
-	// Drain is how long connections have to end when the waypoint ends; Hold how long
-	// destinations that left the configuration are still served. 0 means the default,
-	// below 0 none.
-	Drain, Hold time.Duration
+	// Drain is how long connections have to end when the waypoint ends, and MinDrain for
+	// how much of that it goes on even without any: clients are still sent here. Hold is
+	// how long destinations that left the configuration are still served. 0 means the
+	// default, below 0 none.
+	Drain, MinDrain, Hold time.Duration
 	// Ready, Metrics, EnvoyMetrics and Admin are addresses to listen on; empty means
 	// not. Admin may be unix:PATH.
 	Ready, Metrics, EnvoyMetrics, Admin string
@@ -106,6 +108,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Drain == 0 {
 		c.Drain = DefaultDrain
+	}
+	if c.MinDrain == 0 {
+		c.MinDrain = DefaultMinDrain
 	}
 	if c.Hold == 0 {
 		c.Hold = DefaultHold

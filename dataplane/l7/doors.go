@@ -13,11 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/duomesh/duomesh/dataplane/l7/api"
-	"github.com/duomesh/duomesh/dataplane/l7/render"
 )
-
-// handOffActive are Envoy's gauges of connections that were handed over.
-const handOffActive = `^listener\.(` + render.HandOffListener + `|` + render.ProxyListener + `)\.downstream_cx_active$`
 
 func network(address string) (string, string) { return api.Network(address) }
 
@@ -55,6 +51,9 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 	}
 	if live, why := w.envoy.Admin.Live(ctx); !live {
 		return hosts, "Envoy: " + why
+	}
+	if len(hosts) == 0 {
+		return hosts, "" // nobody is sent here: there need not be a listener
 	}
 	for _, port := range w.config.handOffPorts() {
 		if on, err := listening(port); err != nil || !on {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,8 +37,16 @@ type Embedded struct {
 	mu     sync.Mutex
 	state  api.Source
 	hosts  []string
-	last   render.Rendered // what Envoy was given last
+	now    render.Rendered // what Envoy has taken last
+	left   []leftover      // oldest first
 	notify chan struct{}
+}
+
+// leftover is what Envoy had before, and keeps for a while: each for its own time,
+// whatever comes meanwhile.
+type leftover struct {
+	rendered    render.Rendered
+	born, until time.Time
 }
 
 // NewEmbedded renders what comes from updates, for the waypoint of c at the given place.
@@ -55,9 +64,9 @@ func (e *Embedded) register(s *grpc.Server) {
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, e.server)
 }
 
-func (*Embedded) secrets(*grpc.Server) bool { return false }
-
 func (e *Embedded) withhold(yes bool) { e.server.Withhold(render.HandOffListener, yes) }
+
+func (*Embedded) secrets(*grpc.Server) bool { return false }
 
 func (*Embedded) changes() []api.Change { return nil }
 
@@ -168,7 +177,7 @@ func (e *Embedded) hostnames(s intent.Snapshot) []string {
 // publish gives Envoy what is new, and leaves what has gone.
 func (e *Embedded) publish(ctx context.Context, next render.Rendered) error {
 	e.mu.Lock()
-	all := next.With(e.last)
+	all := joined(next.With(e.now), e.left)
 	e.mu.Unlock()
 	state, err := all.State()
 	if err != nil {
@@ -178,31 +187,62 @@ func (e *Embedded) publish(ctx context.Context, next render.Rendered) error {
 		return err
 	}
 	e.mu.Lock()
-	e.last = all
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.left = leaves(e.left, e.now, time.Now(), max(e.hold, 0))
+	e.now = next
 	return nil
 }
 
-// trim takes away what has gone, once nobody is redirected to it any more.
+// joined adds what is left of before.
+func joined(now render.Rendered, left []leftover) render.Rendered {
+	for _, l := range slices.Backward(left) {
+		now = now.With(l.rendered)
+	}
+	return now
+}
+
+// leaves notes what was there until now. What comes close together leaves together: a
+// source that changes often does not make this long.
+func leaves(left []leftover, before render.Rendered, now time.Time, hold time.Duration) []leftover {
+	if n := len(left) - 1; n >= 0 && now.Sub(left[n].born) < hold/10 {
+		left[n].rendered, left[n].until = before.With(left[n].rendered), now.Add(hold)
+		return left
+	}
+	return append(left, leftover{before, now, now.Add(hold)})
+}
+
+// trim takes away what has gone, each when nobody is redirected to it any more, until
+// there is nothing of that, or ctx ends.
 func (e *Embedded) trim(ctx context.Context, next render.Rendered) {
-	timer := time.NewTimer(max(e.hold, 0))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return
-	}
-	state, err := next.State()
-	if err == nil {
-		err = e.server.Trim(ctx, state)
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			e.log.Error("what has left the configuration could not be taken away", "error", err)
+	for {
+		e.mu.Lock()
+		if len(e.left) == 0 {
+			e.mu.Unlock()
+			return
 		}
-		return
+		first := e.left[0].until
+		e.mu.Unlock()
+		timer := time.NewTimer(time.Until(first))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		now := time.Now()
+		e.mu.Lock()
+		e.left = slices.DeleteFunc(e.left, func(l leftover) bool { return !l.until.After(now) })
+		all := joined(next, e.left)
+		e.mu.Unlock()
+		state, err := all.State()
+		if err == nil {
+			err = e.server.Trim(ctx, state)
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				e.log.Error("what has left the configuration could not be taken away", "error", err)
+			}
+			return
+		}
 	}
-	e.mu.Lock()
-	e.last = next
-	e.mu.Unlock()
 }

@@ -58,9 +58,12 @@ func mesh(v1, v2 uint32) intent.Snapshot {
 }
 
 // served starts a waypoint for the mesh, and what stands behind it.
-func served(t *testing.T, s intent.Snapshot) (*waypoint, chan<- l7.Update) {
+func served(t *testing.T, s intent.Snapshot, change ...func(c *l7.Config)) (*waypoint, chan<- l7.Update) {
 	t.Helper()
 	c := config(t)
+	for _, f := range change {
+		f(&c)
+	}
 	address(t, echo1, echo2)
 	backend(t, echo1+":8080", "v1")
 	backend(t, echo2+":8080", "v2")
@@ -259,6 +262,30 @@ func TestServiceThatLeavesIsHeld(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
+			t.Fatal("it is still served")
+		}
+	}
+}
+
+// It leaves then, however much the source changes meanwhile.
+func TestWhatIsHeldLeavesUnderUpdates(t *testing.T) {
+	w, updates := served(t, mesh(100, 0), func(c *l7.Config) { c.Hold = 2 * time.Second })
+	deadline := time.Now().Add(patience)
+	for n := uint32(1); ; n++ {
+		left := mesh(100+n, 0)
+		left.Services[0].Waypoint = nil
+		version := fmt.Sprint("left ", n)
+		updates <- l7.Update{Snapshot: left, Version: version}
+		if _, err := w.Status(context.Background(), version); err != nil {
+			t.Fatal(err)
+		}
+		status, body := newClient(t).get("http://" + vip)
+		switch {
+		case n == 1 && status != http.StatusOK:
+			t.Fatalf("right after it has left: %d %s", status, body)
+		case status == 0:
+			return
+		case time.Now().After(deadline):
 			t.Fatal("it is still served")
 		}
 	}

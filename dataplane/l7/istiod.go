@@ -74,11 +74,13 @@ func (i *Istiod) served() ([]string, string) {
 		return nil, "the first configuration from " + i.name
 	case i.relay.Sourceless():
 		return nil, "who has which address, from " + i.name
-	case s.Refused != "" && len(s.Hosts) == 0:
+	case s.Refused != "" && len(s.Hosts)+s.Workloads == 0:
 		return nil, s.Refused
-	case len(s.Hosts) == 0:
-		return nil, "a service that goes through this waypoint: istiod has sent none"
+	case s.Taken == "":
+		return nil, "Envoy to take the first configuration from " + i.name
 	}
+	// Without a service it is ready all the same: nobody comes, and who makes a waypoint
+	// before the services that use it would see it started again and again.
 	return s.Hosts, ""
 }
 

@@ -6,13 +6,16 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
@@ -33,19 +36,22 @@ const (
 
 // relayed starts a waypoint that asks a scripted istiod, with plain backends behind the
 // echo services, and waits until it is ready.
-func relayed(t *testing.T) (*waypoint, *scripted) {
+func relayed(t *testing.T, change ...func(c *l7.Config)) (*waypoint, *scripted) {
 	t.Helper()
-	w, s := relaying(t, nil, 100*time.Millisecond)
+	w, s := relaying(t, nil, 100*time.Millisecond, change...)
 	w.until(t, "ready", ready)
 	return w, s
 }
 
 // relaying is the same without the wait; the CA signs when withhold is closed, and what
 // leaves is held for some time.
-func relaying(t *testing.T, withhold chan struct{}, hold time.Duration) (*waypoint, *scripted) {
+func relaying(t *testing.T, withhold chan struct{}, hold time.Duration, change ...func(c *l7.Config)) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
 	c.Hold = hold
+	for _, f := range change {
+		f(&c)
+	}
 	s := startScripted(t)
 	s.withhold = withhold
 	address(t, echo1, echo2)
@@ -295,4 +301,58 @@ func TestRefusedConfigurations(t *testing.T) {
 			t.Errorf("%d %s", status, body)
 		}
 	})
+}
+
+// takeAway removes the echo service from the recorded main_internal as istiod does: its
+// chain, and the way to it.
+func takeAway(t *testing.T) func(l *listener.Listener) {
+	return func(l *listener.Listener) {
+		l.FilterChains = slices.DeleteFunc(l.FilterChains, func(c *listener.FilterChain) bool { return c.Name == echoRoute })
+		custom := l.FilterChainMatcher.GetMatcherTree().GetCustomMatch()
+		var ranges xds.IPMatcher
+		if err := custom.GetTypedConfig().UnmarshalTo(&ranges); err != nil {
+			t.Fatal(err)
+		}
+		before := len(ranges.RangeMatchers)
+		ranges.RangeMatchers = slices.DeleteFunc(ranges.RangeMatchers, func(r *xds.IPMatcher_IPRangeMatcher) bool {
+			return r.Ranges[0].AddressPrefix == echoVIP
+		})
+		if len(ranges.RangeMatchers) != before-1 {
+			t.Fatal("the recorded listener has no way to echo")
+		}
+		packed, err := ads.Pack(&ranges)
+		if err != nil {
+			t.Fatal(err)
+		}
+		custom.TypedConfig = packed
+	}
+}
+
+// What has left is refused after the time of Hold, however much istiod sends meanwhile.
+func TestWhatIsHeldLeavesUnderPushes(t *testing.T) {
+	_, s := relayed(t)
+	ctx, stop := context.WithCancel(context.Background())
+	var pushes sync.WaitGroup
+	defer pushes.Wait()
+	defer stop()
+	pushes.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond) // half of Hold
+		defer tick.Stop()
+		for weight := uint32(1); ctx.Err() == nil; weight++ {
+			a := plain(echoV1, echo1)
+			a.Endpoints[0].LbEndpoints[0].LoadBalancingWeight = wrapperspb.UInt32(weight)
+			s.set(ads.Endpoints, echoV1, a)
+			<-tick.C
+		}
+	})
+	s.edit(t, takeAway(t))
+	deadline := time.Now().Add(patience)
+	for {
+		if status, _ := newClient(t).get("http://" + echoVIP); status == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is still served")
+		}
+	}
 }

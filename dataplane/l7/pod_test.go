@@ -2,6 +2,7 @@ package l7_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,5 +219,37 @@ func kill(t *testing.T, pid int) {
 	}
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Envoy does not listen before the engine serves: an older listener has no answers on
+// many kernels.
+func TestListenersComeAfterTheEngine(t *testing.T) {
+	var serves atomic.Bool
+	w, _ := relaying(t, nil, -1, func(c *l7.Config) {
+		c.HandOff = func() error {
+			if serves.Load() {
+				return nil
+			}
+			return errors.New("nobody serves")
+		}
+	})
+	w.until(t, "waiting for the engine", func(s api.Status) bool { return strings.Contains(s.Waiting, "nobody serves") })
+	deadline := time.Now().Add(patience)
+	for !w.has("handoff_needs_identity") && time.Now().Before(deadline) {
+		<-time.After(10 * time.Millisecond)
+	}
+	at := fmt.Sprintf("127.0.0.1:%d", l7.HandOffPort)
+	for range 50 {
+		if c, err := new(net.Dialer).DialContext(t.Context(), "tcp", at); err == nil {
+			c.Close()
+			t.Fatal("Envoy listens before the engine serves")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	serves.Store(true)
+	w.until(t, "ready", ready)
+	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+		t.Errorf("%d %s", status, body)
 	}
 }

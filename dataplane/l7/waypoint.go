@@ -164,55 +164,6 @@ func (w *Waypoint) start(s *grpc.Server, name string) error {
 	return nil
 }
 
-// leastDrain is how long clients may still be sent here after this waypoint was told to
-// end: until istiod has told the nodes.
-const leastDrain = 3 * time.Second
-
-// drain lets connections end, and returns when none is left and nobody can be sent here
-// any more, or the time for it is over. Meanwhile the waypoint is not ready.
-func (w *Waypoint) drain() {
-	w.draining.Store(true)
-	if w.config.Drain <= 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), w.config.Drain)
-	defer cancel()
-	w.config.Log.Info("draining", "time", w.config.Drain)
-	if err := w.envoy.Admin.Drain(ctx); err != nil {
-		w.config.Log.Warn("Envoy does not drain", "error", err)
-		return
-	}
-	least := time.After(min(leastDrain, w.config.Drain))
-	tick := time.NewTicker(drainPoll)
-	defer tick.Stop()
-	for early := true; ; {
-		active, err := w.envoy.Admin.Counters(ctx, `^listener\..*\.downstream_cx_active$`)
-		delete(active, "listener.admin.downstream_cx_active")
-		if !early && err == nil && sum(active) == 0 {
-			return
-		}
-		select {
-		case <-least:
-			early = false
-		case <-tick.C:
-		case <-w.envoy.Done():
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-const drainPoll = 100 * time.Millisecond
-
-func sum(all map[string]uint64) uint64 {
-	n := uint64(0)
-	for _, v := range all {
-		n += v
-	}
-	return n
-}
-
 func (w *Waypoint) stop() {
 	for _, d := range w.doors {
 		d.Close()

@@ -92,7 +92,7 @@ tcp:
   - {destination: {host: echo-v2.default.svc.cluster.local, port: {number: 9000}}, weight: 10}
 `)
 		for _, pod := range []string{"waypoint", "waypoint2"} {
-			Expect(awaitTable(ctx, c, pod, `"weighted_clusters":{"clusters":[{"name":"inbound-vip|9000|tcp|echo-v1`)).To(Succeed())
+			Expect(awaitTable(ctx, c, pod, `"name":"outbound|9000||echo-v1.default.svc.cluster.local","weight":90`)).To(Succeed())
 		}
 		r := send(ctx, c, "client", web.Task{Do: "banners", Address: echoVIP + ":9000", Count: scenario.MinConnections})
 		Expect(r.Error).To(BeEmpty())

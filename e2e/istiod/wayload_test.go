@@ -116,7 +116,7 @@ var _ = Describe("under load, a waypoint that istiod configures", func() {
 	It("ends no TCP connection when a service on a new port comes", func(ctx SpecContext) {
 		c := through(ctx, netsim.Config{}, "waypoint")
 		end := begin(ctx, c, "client", web.Task{Do: "hold", Address: echoVIP + ":9000", Conns: 50})
-		apply(ctx, c, passing("another", "10.96.230.9", "waypoint", "tier: web", "{name: http, port: 8181, targetPort: 7080}"))
+		apply(ctx, c, passing("another", "10.96.230.9", "{name: http, port: 8181, targetPort: 7080}"))
 		Eventually(ctx, func() int { return get(ctx, c, "http://10.96.230.9:8181").Failed }).WithTimeout(patience).Should(BeZero())
 		r := end()
 		Expect(r.Failed).To(BeZero(), r.First)
@@ -125,7 +125,7 @@ var _ = Describe("under load, a waypoint that istiod configures", func() {
 
 	It("loses no request of a service that leaves it and comes back", func(ctx SpecContext) {
 		c := through(ctx, netsim.Config{}, "waypoint")
-		apply(ctx, c, passing("stays", "10.96.230.8", "waypoint", "tier: web", "{name: http, port: 80, targetPort: 7080}"))
+		apply(ctx, c, passing("stays", "10.96.230.8", "{name: http, port: 80, targetPort: 7080}"))
 		kept, fresh := watching(), watching()
 		kept.Count, fresh.Conns = 0, 0
 		endKept, endFresh := begin(ctx, c, "client", kept), begin(ctx, c, "client2", fresh)

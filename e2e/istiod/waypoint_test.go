@@ -63,7 +63,7 @@ func declaredWay(waypoint bool) declared {
 		}
 	}
 	return declared{
-		yaml: gateway("waypoint", "service") + virtualService + passing("echo", echoVIP, "waypoint", "tier: web", ports),
+		yaml: gateway("waypoint", "service") + virtualService + passing("echo", echoVIP, ports),
 		then: func(ctx context.Context, c *netsim.Cluster) error {
 			if err := label(ctx, "tier", "web", "v1", "v2"); err != nil {
 				return err

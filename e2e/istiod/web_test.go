@@ -44,15 +44,15 @@ spec:
 `, name, serves)
 }
 
-// passing is a Service that goes through a waypoint.
-func passing(name, address, waypoint, selector, ports string) string {
+// passing is a Service of v1 and v2 that goes through the waypoint of that name.
+func passing(name, address, ports string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Service
-metadata: {name: %s, labels: {istio.io/use-waypoint: %s}}
-spec: {clusterIP: %s, selector: {%s}, ports: [%s]}
+metadata: {name: %s, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: %s, selector: {tier: web}, ports: [%s]}
 ---
-`, name, waypoint, address, selector, ports)
+`, name, address, ports)
 }
 
 // echoVIP is the address of the service of most specs, and what is behind it.
@@ -97,7 +97,7 @@ func through(ctx SpecContext, config netsim.Config, replicas ...string) *netsim.
 	}
 	Expect(label(ctx, "tier", "web", "v1", "v2")).To(Succeed())
 	forgetLater("waypoint")
-	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, "waypoint", "tier: web", echoPorts)+versions)
+	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, echoPorts)+versions)
 	join(ctx, c, "waypoint", replicas...)
 	return c
 }
@@ -162,9 +162,9 @@ func send(ctx context.Context, c *netsim.Cluster, pod string, t web.Task) web.Re
 }
 
 // get makes one request from the client.
-func get(ctx context.Context, c *netsim.Cluster, url string, header ...string) web.Result {
+func get(ctx context.Context, c *netsim.Cluster, url string) web.Result {
 	GinkgoHelper()
-	return send(ctx, c, "client", web.Task{Do: "http", URL: url, Header: pairs(header)})
+	return send(ctx, c, "client", web.Task{Do: "http", URL: url})
 }
 
 func pairs(header []string) map[string]string {

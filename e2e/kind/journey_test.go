@@ -130,7 +130,7 @@ func through(ctx context.Context, namespace string) uint64 {
 		out := kubectl(ctx, "get", "--raw", "/api/v1/namespaces/"+namespace+"/"+strings.Replace(p, "pod/", "pods/", 1)+":15020/proxy/stats/prometheus")
 		for l := range strings.Lines(out) {
 			var n float64
-			if !strings.HasPrefix(l, "envoy_cluster_upstream_rq_total{") || !strings.Contains(l, "inbound-vip|80|http") {
+			if !strings.Contains(l, "upstream_rq_total{") || !strings.Contains(l, "inbound-vip|80|http") {
 				continue
 			}
 			if _, err := fmt.Sscan(l[strings.LastIndex(l, " ")+1:], &n); err == nil {

@@ -50,6 +50,6 @@ var _ = Describe("scenario", func() {
 			}
 			Expect(r.Verdict).To(Equal(report.Pass), explain(r))
 			say("%s: %d connections judged by %v in %s", r.Scenario, r.Connections, r.Providers, r.Elapsed.Round(time.Second))
-		}, SpecTimeout(4*time.Minute))
+		}, SpecTimeout(8*time.Minute))
 	}
 })

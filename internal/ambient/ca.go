@@ -41,15 +41,15 @@ const (
 	early = 2 * time.Minute
 )
 
-// newAuthority makes a root for the trust domain.
-func newAuthority(domain string) (*authority, error) {
+// newAuthority makes a root for TrustDomain.
+func newAuthority() (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make root key: %w", err)
 	}
 	now := time.Now()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{domain}},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{TrustDomain}},
 		NotBefore: now.Add(-early), NotAfter: now.Add(rootLife), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
@@ -61,7 +61,7 @@ func newAuthority(domain string) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make root certificate: %w", err)
 	}
-	return &authority{key: key, root: root, pem: encode("CERTIFICATE", der), domain: domain}, nil
+	return &authority{key: key, root: root, pem: encode("CERTIFICATE", der), domain: TrustDomain}, nil
 }
 
 func encode(kind string, der []byte) []byte {

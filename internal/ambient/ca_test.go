@@ -34,7 +34,7 @@ func request(t *testing.T, uris ...string) []byte {
 
 // TestChain: leaf first, root last, exactly the asked name, for both ends of TLS.
 func TestChain(t *testing.T) {
-	ca, err := newAuthority(TrustDomain)
+	ca, err := newAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestChain(t *testing.T) {
 }
 
 func TestRequestsThatAreNotSigned(t *testing.T) {
-	ca, err := newAuthority(TrustDomain)
+	ca, err := newAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}

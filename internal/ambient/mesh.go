@@ -104,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (_ *Mesh, err error) {
 		m.dir = ""
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
-	if m.ca, err = newAuthority(TrustDomain); err != nil {
+	if m.ca, err = newAuthority(); err != nil {
 		return nil, err
 	}
 	if err := m.write(); err != nil {

@@ -40,6 +40,8 @@ const (
 	readyPatience = 20 * time.Second
 	readyPoll     = 20 * time.Millisecond
 	stopPatience  = 5 * time.Second
+	// versionPatience bounds the first start of a large program on a busy machine.
+	versionPatience = 30 * time.Second
 )
 
 func (p *proxy) open(ctx context.Context) (err error) {
@@ -230,7 +232,7 @@ func (p *proxy) close() error {
 // versionOf asks a proxy what it is. A ztunnel answers "version" with a line of
 // fields.
 func versionOf(ctx context.Context, p Program) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	ctx, cancel := context.WithTimeout(ctx, versionPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Binary, "version")
 	cmd.Args[0] = p.Argv[0]

@@ -10,7 +10,7 @@ import (
 
 func tunnel(t *testing.T) Tunnel {
 	t.Helper()
-	a, err := newAuthority(TrustDomain)
+	a, err := newAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -39,6 +40,16 @@ type held struct {
 	link.Link
 	hook string
 	prog *ebpf.Program
+}
+
+// Close detaches first: a child of this process has the descriptor too between its
+// fork and its exec, and the program would run until then. Where the kernel cannot
+// (before Linux 5.9) closing alone does it.
+func (h held) Close() error {
+	if err := h.Detach(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return errors.Join(fmt.Errorf("detach from %s: %w", h.hook, err), h.Link.Close())
+	}
+	return h.Link.Close()
 }
 
 func (h held) gone() ([]string, error) {

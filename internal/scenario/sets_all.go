@@ -43,9 +43,9 @@ func alone(from, service string, f Family, server string) []Load {
 	}
 }
 
-// nobody are the same from the client where the mesh must refuse.
-func nobody(service string, f Family) []Load {
-	loads := alone("client", service, f, "")
+// nobody are the same from the client, by IPv4, where the mesh must refuse.
+func nobody(service string) []Load {
+	loads := alone("client", service, IPv4, "")
 	for i := range loads {
 		loads[i].Want = Want{Outcome: RefusedByMesh}
 	}
@@ -143,7 +143,7 @@ func localityFailover() Scenario {
 				Before: []Action{Apply{allPlaces(onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion)}},
 				Loads:  []Load{returns}, During: []Action{Apply{allPlaces()}},
 			},
-			level(nobody("fortio", IPv4), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
+			level(nobody("fortio"), onSameNode, inSameSubzone, inSameZone, inSameZone2, inSameRegion, elsewhere),
 		},
 	}
 }
@@ -166,7 +166,7 @@ func localityStrict() Scenario {
 			{Loads: append(alone("client", "fortio", IPv4, "v1"), alone("client3", "fortio", IPv6, "v2")...)},
 			{
 				Before: []Action{Apply{onNode("v1")}},
-				Loads:  append(nobody("fortio", IPv4), alone("client3", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio"), alone("client3", "fortio", IPv6, "v2")...),
 			},
 		},
 	}
@@ -226,7 +226,7 @@ func localityScopes() Scenario {
 	var there, none []Load
 	for _, s := range stricts() {
 		there = append(there, alone("client", s.name, IPv4, s.match)...)
-		none = append(none, nobody(s.name, IPv4)...)
+		none = append(none, nobody(s.name)...)
 	}
 	return Scenario{
 		Name:     "locality/strict/scopes",
@@ -334,7 +334,7 @@ func notReady() Scenario {
 		Topology: pair(), Objects: health("v1"),
 		Phases: []Phase{
 			{Loads: both(alone("client", "fortio", IPv4, "v2"))},
-			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("fortio", IPv4))},
+			{Before: []Action{Apply{health("v1", "v2")}}, Loads: both(nobody("fortio"))},
 			{Before: []Action{Apply{health("v1")}}, Loads: []Load{change}, During: []Action{Apply{health("v2")}}},
 		},
 	}
@@ -357,7 +357,7 @@ func oneFamilyEach() Scenario {
 			}},
 			{
 				Before: []Action{Apply{objects("v2")}},
-				Loads:  append(nobody("fortio", IPv4), alone("client2", "fortio", IPv6, "v2")...),
+				Loads:  append(nobody("fortio"), alone("client2", "fortio", IPv6, "v2")...),
 			},
 		},
 	}

@@ -126,7 +126,7 @@ func (s *Subscription) Again(name string) {
 
 // Settled reports whether Envoy has asked for all of need, was sent what have has of
 // what it asked for, and has answered; refusal is its reason when there is something of
-// have that it did not take.
+// have that it did not take, or where there is need, something of that.
 func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
 	if s.waiting != "" {
 		return false, ""
@@ -142,5 +142,5 @@ func (s *Subscription) Settled(have, need Set) (settled bool, refusal string) {
 			return false, ""
 		}
 	}
-	return true, s.verdicts.refusal(have)
+	return true, s.verdicts.refusal(have, need)
 }

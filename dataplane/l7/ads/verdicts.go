@@ -73,15 +73,17 @@ func (v *Verdicts) instead(name string, body Body) Body {
 	return body
 }
 
-// refusal joins Envoy's reasons for not having what is in have. What is not there any more
-// is forgotten.
-func (v *Verdicts) refusal(have Set) string {
+// refusal joins Envoy's reasons for not having what is in have, or where there is need,
+// that of it. What is not there any more is forgotten.
+func (v *Verdicts) refusal(have, need Set) string {
 	var reasons []string
 	for _, name := range slices.Sorted(maps.Keys(v.refused)) {
 		r := v.refused[name]
+		_, asked := need[name]
 		switch body, there := have[name]; {
 		case !there:
 			delete(v.refused, name)
+		case need != nil && !asked: // it is on its way out
 		case body.Version == r.version && !slices.Contains(reasons, r.reason):
 			reasons = append(reasons, r.reason)
 		}

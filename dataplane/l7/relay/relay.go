@@ -80,7 +80,9 @@ type State struct {
 	// Hosts are the services with a chain, Unusable the chains that a connection without
 	// a principal may not use.
 	Hosts, Unusable []string
-	Changes         []api.Change
+	// Workloads is how many ways lead to workloads' own addresses.
+	Workloads int
+	Changes   []api.Change
 }
 
 // New makes a Relay; Run makes it work.
@@ -356,7 +358,7 @@ func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
 		delete(r.refused, m.TypeUrl)
 		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
 		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable, r.good = r.view.Hosts, r.view.Refused, r.view.Routes
+			s.Hosts, s.Unusable, s.Workloads, r.good = r.view.Hosts, r.view.Refused, r.view.Workloads, r.view.Routes
 			r.server.Set(ads.Routes, r.routes())
 		}
 		s.Changes = r.changes()

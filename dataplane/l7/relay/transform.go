@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	udpa "github.com/cncf/xds/go/udpa/type/v1"
+	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
 	xdstype "github.com/cncf/xds/go/xds/type/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -19,6 +20,7 @@ import (
 	tcpstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
@@ -42,8 +44,10 @@ type View struct {
 	// Hosts are the services that have a chain, Refused the chains that a connection
 	// without a principal may not use.
 	Hosts, Refused []string
-	Changes        []api.Change
-	counts         map[string]int
+	// Workloads is how many ways lead to workloads' own addresses.
+	Workloads int
+	Changes   []api.Change
+	counts    map[string]int
 }
 
 // Transformer changes listeners.
@@ -138,6 +142,9 @@ func (w *work) listener(name string, raw *anypb.Any) error {
 		return nil
 	}
 	w.view.Hosts = hosts(l)
+	if w.view.Workloads, err = workloads(l); err != nil {
+		return err
+	}
 	return w.handOff(l)
 }
 
@@ -151,6 +158,21 @@ func hosts(l *listener.Listener) []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// workloads counts the ways of a listener to chains for workloads' own addresses.
+func workloads(l *listener.Listener) (n int, err error) {
+	if l.FilterChainMatcher == nil {
+		return 0, nil
+	}
+	err = eachLeaf(proto.Clone(l.FilterChainMatcher).(*xds.Matcher), func(on *xds.Matcher_OnMatch) error {
+		name := new(wrapperspb.StringValue)
+		if on.GetAction().GetTypedConfig().UnmarshalTo(name) == nil && strings.HasPrefix(name.Value, directPrefix) {
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // chain leaves filters out, renames factories and takes routes out.

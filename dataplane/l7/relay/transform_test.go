@@ -12,6 +12,7 @@ import (
 	"time"
 
 	xds "github.com/cncf/xds/go/xds/type/matcher/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -66,7 +67,7 @@ func TestRecordedChangesAreCounted(t *testing.T) {
 		}
 	}
 	want := map[string]int{
-		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "hashable-string": 4,
+		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "drop-wasm-network": 0, "hashable-string": 4,
 		"route-by-name": 6, "hand-off-listener": 1, "hand-off-without-http-inspector": 1, "hand-off-local-address": 2,
 		"hand-off-own-port": 1, "hand-off-needs-identity": 1, "hand-off-identity-by-address": 0,
 		"hand-off-proxy-v2-listener": 0,
@@ -257,6 +258,30 @@ func ways(t *testing.T, l *listener.Listener, chain string) int {
 }
 
 const echoChain = "inbound-vip|80|http|echo.demo.svc.cluster.local"
+
+// A WasmPlugin is left out and counted, in HTTP and for connections.
+func TestWasmIsLeftOut(t *testing.T) {
+	raw := recorded(t)
+	var l listener.Listener
+	if err := raw[mainInternal].UnmarshalTo(&l); err != nil {
+		t.Fatal(err)
+	}
+	const wasm = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm"
+	plugin := &listener.Filter{Name: "demo.plugin", ConfigType: &listener.Filter_ConfigDiscovery{
+		ConfigDiscovery: &core.ExtensionConfigSource{TypeUrls: []string{wasm}},
+	}}
+	l.FilterChains[0].Filters = append([]*listener.Filter{plugin}, l.FilterChains[0].Filters...)
+	raw[mainInternal] = packed(t, &l)
+	v := transformed(t, raw)
+	if v.counts["drop-wasm-network"] != 1 {
+		t.Errorf("counted %v", v.counts)
+	}
+	for name, body := range v.Listeners {
+		if bytes.Contains(body.Any.Value, []byte(wasm)) {
+			t.Errorf("listener %s has it yet", name)
+		}
+	}
+}
 
 // What has left stays reachable in the joined copy, by address and port.
 func TestJoinKeepsWhatHasLeft(t *testing.T) {

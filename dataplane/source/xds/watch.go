@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -142,7 +143,7 @@ func (w *watcher) sent(u Update) {
 	defer w.mu.Unlock()
 	switch {
 	case u.Err != nil:
-		if w.problem == u.Err { // else there is a newer one to tell
+		if errors.Is(w.problem, u.Err) { // else there is a newer one to tell
 			w.problem = nil
 		}
 	case u.Version == strconv.FormatUint(w.changes, 10):

@@ -146,7 +146,7 @@ func TestWaypointIsAGatewayAndRoutesAreAnHTTPRoute(t *testing.T) {
 		"Gateway/way":    map[string]any{"gatewayClassName": "istio-waypoint"},
 		"Service/dual":   map[string]any{},
 		"HTTPRoute/dual": map[string]any{
-			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual", "port": int64(80)}},
+			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "dual"}},
 			"rules": []any{
 				map[string]any{
 					"matches":     []any{map[string]any{"headers": []any{map[string]any{"type": "Exact", "name": "x-canary", "value": "yes"}}}},

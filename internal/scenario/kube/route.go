@@ -35,11 +35,7 @@ func httpRoute(s scenario.Service, w World) (*unstructured.Unstructured, error) 
 		}
 		rules = append(rules, rule)
 	}
-	var parents []any
-	for _, p := range s.Ports {
-		if p.Protocol != scenario.UDP {
-			parents = append(parents, map[string]any{"group": "", "kind": "Service", "name": s.Name, "port": int64(p.Port)})
-		}
-	}
+	// Of all its ports: a route names the same parent once.
+	parents := []any{map[string]any{"group": "", "kind": "Service", "name": s.Name}}
 	return object(gatewayVersion, "HTTPRoute", s.Name, w, map[string]any{"parentRefs": parents, "rules": rules}), nil
 }

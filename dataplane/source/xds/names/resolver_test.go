@@ -229,8 +229,10 @@ func TestNothingCountsAfterItsTime(t *testing.T) {
 		return len(a.Addresses)
 	}
 	learn(had)
-	if learn([2]family{none, none}) != 1 || learn([2]family{none, none}) != 1 {
-		t.Error("one answer was enough")
+	for range 2 {
+		if learn([2]family{none, none}) != 1 {
+			t.Error("an answer counts before its time is over")
+		}
 	}
 	if left := time.Until(e.until); left < time.Minute-5*time.Second || left > time.Minute {
 		t.Errorf("it counts in %s, want a minute", left)
