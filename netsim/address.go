@@ -3,7 +3,9 @@ package netsim
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 )
@@ -93,6 +95,20 @@ func planAddrs(t scenario.Topology, declared map[string]Addresses) (map[string]A
 	return plan, nil
 }
 
+// addressError is about one address of a pod or a service.
+type addressError struct {
+	owner string // "pod p" or "service s"
+	addr  netip.Addr
+	text  string
+}
+
+// Error implements error.
+func (e addressError) Error() string { return e.owner + ": " + e.text }
+
+func badAddress(owner string, addr netip.Addr, format string, args ...any) error {
+	return addressError{owner, addr, addr.String() + " " + fmt.Sprintf(format, args...)}
+}
+
 func claim(owner map[netip.Addr]string, who string, a Addresses) error {
 	if !a.IPv4.Is4() || !a.IPv6.Is6() || a.IPv6.Is4In6() {
 		return fmt.Errorf("%s: %s and %s are not an IPv4 and an IPv6 address", who, a.IPv4, a.IPv6)
@@ -100,11 +116,11 @@ func claim(owner map[netip.Addr]string, who string, a Addresses) error {
 	for _, addr := range []netip.Addr{a.IPv4, a.IPv6} {
 		switch {
 		case !addr.IsGlobalUnicast() || addr.Zone() != "":
-			return fmt.Errorf("%s: %s is not a unicast address", who, addr)
+			return badAddress(who, addr, "is not a unicast address")
 		case vipRange4.Contains(addr) || vipRange6.Contains(addr):
-			return fmt.Errorf("%s: %s is in the range of services", who, addr)
+			return badAddress(who, addr, "is in the range of services")
 		case owner[addr] != "":
-			return fmt.Errorf("%s: %s belongs to %s", who, addr, owner[addr])
+			return badAddress(who, addr, "belongs to %s", owner[addr])
 		}
 		owner[addr] = who
 	}
@@ -128,8 +144,8 @@ func newVIPs(declared map[string][]netip.Addr, pods map[string]Addresses) (*vips
 	for pod, a := range pods {
 		v.used[a.IPv4], v.used[a.IPv6] = "pod "+pod, "pod "+pod
 	}
-	for name, addrs := range declared {
-		if err := v.declare(name, addrs); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(declared)) { // the same complaint each time
+		if err := v.declare(name, declared[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -149,17 +165,17 @@ func (v *vips) declare(name string, addrs []netip.Addr) error {
 	var got Addresses
 	for _, a := range addrs {
 		if !a.IsGlobalUnicast() || a.Is4In6() || a.Zone() != "" {
-			return fmt.Errorf("service %s: %s is not a unicast address", name, a)
+			return badAddress("service "+name, a, "is not a unicast address")
 		}
 		if who := v.used[a]; who != "" {
-			return fmt.Errorf("service %s: %s belongs to %s", name, a, who)
+			return badAddress("service "+name, a, "belongs to %s", who)
 		}
 		slot := &got.IPv6
 		if a.Is4() {
 			slot = &got.IPv4
 		}
 		if slot.IsValid() {
-			return fmt.Errorf("service %s: %s and %s are of one family, at most one of each", name, *slot, a)
+			return badAddress("service "+name, a, "and %s are of one family, at most one of each", *slot)
 		}
 		*slot, v.used[a] = a, "service "+name
 	}

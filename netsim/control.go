@@ -24,7 +24,18 @@ type request struct {
 
 type response struct {
 	Error string `json:"error,omitempty"`
+	// Refused: what was asked for cannot be had, and nothing was changed.
+	Refused bool `json:"refused,omitempty"`
 }
+
+// RefusedError is about objects that a cluster does not take; what it has stays.
+type RefusedError struct{ Err error }
+
+// Error implements error.
+func (r RefusedError) Error() string { return r.Err.Error() }
+
+// Unwrap returns the reason.
+func (r RefusedError) Unwrap() error { return r.Err }
 
 // control lets other processes change a living cluster.
 type control struct {
@@ -99,7 +110,8 @@ func answer(ctx context.Context, c *Cluster, conn net.Conn) {
 	}
 	var res response
 	if err != nil {
-		res.Error = err.Error()
+		var no RefusedError
+		res.Error, res.Refused = err.Error(), errors.As(err, &no)
 	}
 	json.NewEncoder(conn).Encode(res) // fails only when the asker has gone
 }
@@ -126,7 +138,11 @@ func ApplyTo(ctx context.Context, runDir, id string, o scenario.Objects) error {
 		return errors.Join(fmt.Errorf("answer of cluster %s: %w", id, err), ctx.Err())
 	}
 	if res.Error != "" {
-		return fmt.Errorf("cluster %s: %s", id, res.Error)
+		err := fmt.Errorf("cluster %s: %s", id, res.Error)
+		if res.Refused {
+			return RefusedError{err}
+		}
+		return err
 	}
 	return nil
 }

@@ -1,17 +1,13 @@
 package netsim
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // FileVersion is the version of the topology file that this build reads.
@@ -97,8 +93,8 @@ func (f portForm) protocol() scenario.Protocol {
 }
 
 // LoadFile reads a topology file; see ParseFile.
-func LoadFile(path string) (File, error) {
-	data, err := os.ReadFile(path)
+func LoadFile(ctx context.Context, path string) (File, error) {
+	data, err := strictyaml.Read(ctx, path)
 	if err != nil {
 		return File{}, fmt.Errorf("read topology: %w", err)
 	}
@@ -108,91 +104,33 @@ func LoadFile(path string) (File, error) {
 // ParseFile reads a topology from YAML. Errors begin with "name:line:column:"
 // and say what is wrong; several are joined, one a line.
 func ParseFile(name string, data []byte) (File, error) {
-	doc, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		return File{}, placed(name, err)
-	}
-	if len(doc.Docs) == 0 || doc.Docs[0].Body == nil {
-		return File{}, fmt.Errorf("%s:1:1: the file is empty", name)
-	}
 	var form fileForm
-	if err := yaml.UnmarshalWithOptions(data, &form, yaml.Strict()); err != nil {
-		return File{}, placed(name, err)
+	doc := strictyaml.Decode(name, data, &form)
+	if doc.Has("phases") || doc.Has("topology") {
+		return File{}, fmt.Errorf("%s: this is a scenario, not a topology: duomesh verify -f runs it", name)
 	}
-	r := &fileReader{name: name, doc: doc, nodes: map[string]bool{}, pods: map[string]bool{}, services: map[string]bool{}}
+	if err := doc.Err(); err != nil {
+		return File{}, err
+	}
+	r := &fileReader{Document: doc, nodes: map[string]bool{}, pods: map[string]bool{}, services: map[string]bool{}}
 	f := r.file(form)
-	if len(r.problems) == 0 { // only what is whole has an address plan
+	if doc.Err() == nil { // only what is whole has an address plan
 		r.plan(f)
 	}
-	return f, errors.Join(r.problems...)
-}
-
-// placed writes an error of the YAML library with its place in front.
-func placed(name string, err error) error {
-	var at yaml.Error
-	if errors.As(err, &at) && at.GetToken() != nil {
-		pos := at.GetToken().Position
-		return fmt.Errorf("%s:%d:%d: %s", name, pos.Line, pos.Column, at.GetMessage())
-	}
-	return fmt.Errorf("%s: %w", name, err)
+	doc.Sort()
+	return f, doc.Err()
 }
 
 // fileReader turns the form into values and collects what is wrong.
 type fileReader struct {
-	name     string
-	doc      *ast.File
+	*strictyaml.Document
 	nodes    map[string]bool
 	pods     map[string]bool
 	services map[string]bool
-	problems []error
 }
 
 // add notes a problem at the value that path leads to, for example
-// "$.nodes[0].name"; a value that is missing is shown at what holds it.
+// "nodes[0].name"; a value that is missing is shown at what holds it.
 func (r *fileReader) add(path, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if pos, ok := r.where(path); ok {
-		text = fmt.Sprintf("%s:%d:%d: %s", r.name, pos.line, pos.column, text)
-	} else {
-		text = r.name + ": " + text
-	}
-	r.problems = append(r.problems, errors.New(text))
-}
-
-type position struct{ line, column int }
-
-func (r *fileReader) where(path string) (position, bool) {
-	for path != "" {
-		if p, err := yaml.PathString(path); err == nil {
-			if n, err := p.FilterFile(r.doc); err == nil && n != nil && n.GetToken() != nil {
-				return placeOf(n), true
-			}
-		}
-		path = parent(path)
-	}
-	return position{}, false
-}
-
-// placeOf is where a node begins: a block mapping at its first key.
-func placeOf(n ast.Node) position {
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		if !m.IsFlowStyle && len(m.Values) > 0 {
-			n = m.Values[0].Key
-		}
-	case *ast.MappingValueNode:
-		n = m.Key
-	}
-	at := n.GetToken().Position
-	return position{at.Line, at.Column}
-}
-
-// parent cuts the last step off a path.
-func parent(path string) string {
-	for i := len(path) - 1; i > 0; i-- {
-		if path[i] == '.' || path[i] == '[' {
-			return path[:i]
-		}
-	}
-	return ""
+	r.Add(r.Place(path), format, args...)
 }

@@ -1,6 +1,7 @@
 package netsim
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,8 +12,11 @@ import (
 
 func (r *fileReader) file(form fileForm) File {
 	f := File{Pods: map[string]Addresses{}, VIPs: map[string][]netip.Addr{}}
-	if form.Version != FileVersion {
-		r.add("$.version", "version must be %d, the one that this build reads, it is %d", FileVersion, form.Version)
+	switch {
+	case !r.Has("version"):
+		r.add("version", "version is missing: write version: %d", FileVersion)
+	case form.Version != FileVersion:
+		r.add("version", "version must be %d, the one that this build reads, it is %d", FileVersion, form.Version)
 	}
 	f.Topology.Mesh = form.Mesh
 	switch form.Mesh {
@@ -20,16 +24,16 @@ func (r *fileReader) file(form fileForm) File {
 		f.Topology.Mesh = scenario.Duomesh
 	case scenario.Duomesh, scenario.DNAT, scenario.NoMesh:
 	default:
-		r.add("$.mesh", "mesh %q is none of %s, %s, %s", form.Mesh, scenario.Duomesh, scenario.DNAT, scenario.NoMesh)
+		r.add("mesh", "mesh %q is none of %s, %s, %s", form.Mesh, scenario.Duomesh, scenario.DNAT, scenario.NoMesh)
 	}
 	if len(form.Nodes) == 0 || len(form.Nodes) > MaxNodes {
-		r.add("$.nodes", "a cluster has 1 to %d nodes, here are %d", MaxNodes, len(form.Nodes))
+		r.add("nodes", "a cluster has 1 to %d nodes, here are %d", MaxNodes, len(form.Nodes))
 	}
 	for i, n := range form.Nodes {
-		f.Topology.Nodes = append(f.Topology.Nodes, r.node(fmt.Sprintf("$.nodes[%d]", i), n, f.Pods))
+		f.Topology.Nodes = append(f.Topology.Nodes, r.node(fmt.Sprintf("nodes[%d]", i), n, f.Pods))
 	}
 	for i, s := range form.Services {
-		f.Objects.Services = append(f.Objects.Services, r.service(fmt.Sprintf("$.services[%d]", i), s, f.VIPs))
+		f.Objects.Services = append(f.Objects.Services, r.service(fmt.Sprintf("services[%d]", i), s, f.VIPs))
 	}
 	for _, w := range form.Waypoints {
 		f.Objects.Waypoints = append(f.Objects.Waypoints, scenario.Waypoint(w))
@@ -199,11 +203,11 @@ func (r *fileReader) endpoint(path string, of serviceForm, i int, form endpointF
 // plan finds what cannot be built although each value alone is right.
 func (r *fileReader) plan(f File) {
 	if err := checkTopology(f.Topology); err != nil {
-		r.add("$", "%v", err)
+		r.add("", "%v", err)
 		return
 	}
 	if err := f.Objects.CheckWaypoints(f.Topology); err != nil {
-		r.add("$.services", "%v", err)
+		r.add(scenario.PathOf(err), "%v", err)
 		return
 	}
 	addrs, err := planAddrs(f.Topology, f.Pods)
@@ -211,6 +215,36 @@ func (r *fileReader) plan(f File) {
 		_, err = newVIPs(f.VIPs, addrs)
 	}
 	if err != nil {
-		r.add("$", "%v", err)
+		r.add(addressPath(f, err), "%v", err)
 	}
+}
+
+// addressPath leads to the declared address that an error is about.
+func addressPath(f File, err error) string {
+	var bad addressError
+	if !errors.As(err, &bad) {
+		return ""
+	}
+	for i, s := range f.Objects.Services {
+		if bad.owner == "service "+s.Name {
+			// The last, where it is there twice: the first was right.
+			for j, a := range slices.Backward(f.VIPs[s.Name]) {
+				if a == bad.addr {
+					return fmt.Sprintf("services[%d].addresses[%d]", i, j)
+				}
+			}
+		}
+	}
+	for i, n := range f.Topology.Nodes {
+		for j, p := range n.Pods {
+			if bad.owner == "pod "+p.Name {
+				family := "ipv6"
+				if bad.addr.Is4() {
+					family = "ipv4"
+				}
+				return fmt.Sprintf("nodes[%d].pods[%d].%s", i, j, family)
+			}
+		}
+	}
+	return ""
 }

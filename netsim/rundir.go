@@ -153,6 +153,39 @@ func dead(path string) (bool, error) {
 	return true, f.Close()
 }
 
+// Dead are the names of clusters below runDir (empty: DefaultRunDir) whose process has
+// died and left something for Sweep, in order.
+func Dead(runDir string) ([]string, error) {
+	if runDir == "" {
+		runDir = DefaultRunDir
+	}
+	entries, err := os.ReadDir(runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list dead clusters: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		path := filepath.Join(runDir, e.Name())
+		if _, err := os.Lstat(filepath.Join(path, mark)); err != nil || CheckID(e.Name()) != nil {
+			continue // no cluster's
+		}
+		gone, err := dead(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
 // Sweep removes what clusters left whose process has died: their processes,
 // cgroups, mounts and run directories, those below runDir (empty: DefaultRunDir) and
 // those anywhere else whose cgroup is still there; and the cgroups of dead trials of

@@ -23,7 +23,7 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	defer c.applying.Unlock()
 	d, err := c.derive(c.current(), o)
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return fmt.Errorf("apply: %w", RefusedError{err})
 	}
 	if err := c.needServers(ctx, d.endpoints(netip.Addr{})); err != nil {
 		return fmt.Errorf("apply: %w", err)

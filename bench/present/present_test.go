@@ -57,6 +57,19 @@ func TestTextSaysIt(t *testing.T) {
 	}
 }
 
+// A difference that may be chance is not called one.
+func TestTextDoesNotContradictItsOwnP(t *testing.T) {
+	s := summary()
+	for i := range s.Groups[0].Rows {
+		if e := s.Groups[0].Rows[i].Effect; e != nil {
+			e.HolmP = 1
+		}
+	}
+	if got := textOf(t, s); strings.Contains(got, "slower (p") || !strings.Contains(got, "undecided: outside the noise, but by too few trials (p 1)") {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
 // TestTextSaysWhatThePassesFound, and says nothing of passes that were not made.
 func TestTextSaysWhatThePassesFound(t *testing.T) {
 	s := summary()

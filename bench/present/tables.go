@@ -111,14 +111,20 @@ func absentLines(s result.Summary) []string {
 	return lines
 }
 
+// mayBeChance is the probability from which on a difference is not called one.
+const mayBeChance = 0.05
+
 // says puts the verdict on the added p50 in words.
 func says(v plan.Variant, e result.Effect) string {
 	if v == plan.DirectAA {
 		return "the noise floor"
 	}
 	word := map[stats.Difference]string{stats.Higher: "slower", stats.Lower: "faster"}[e.Difference]
-	if word == "" {
+	switch {
+	case word == "":
 		word = string(stats.NoDifference)
+	case e.HolmP >= mayBeChance:
+		word = "undecided: outside the noise, but by too few trials"
 	}
 	return fmt.Sprintf("%s (p %.2g)", word, e.HolmP)
 }

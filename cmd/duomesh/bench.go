@@ -67,17 +67,20 @@ func newBenchRunCmd(use string) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkEnvoy(); err != nil {
+				return err
+			}
 			p, err := f.complete(cmd.Flags().Changed)
 			if err != nil {
 				return err
 			}
 			if f.from != "" {
-				return compareBench(f.from, f.output, cmd.OutOrStdout())
+				return judged(compareBench(f.from, f.output, cmd.OutOrStdout()))
 			}
 			if err := f.findZtunnel(cmd.Context(), p); err != nil {
 				return err
 			}
-			return runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return judged(runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	f.register(cmd)

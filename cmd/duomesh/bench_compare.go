@@ -22,7 +22,7 @@ func newBenchCompareCmd() *cobra.Command {
 		Example: "  duomesh bench compare out/bench/20260101T120000.000Z out/bench/latest\n  duomesh bench compare out/bench/latest",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
-				return usagef("duomesh bench compare: two run directories are needed, or one, for example out/bench/latest")
+				return usagef("bench compare: two run directories are needed, or one, for example out/bench/latest")
 			}
 			return nil
 		},
@@ -31,9 +31,9 @@ func newBenchCompareCmd() *cobra.Command {
 				return err
 			}
 			if len(args) == 1 {
-				return compareBench(args[0], output, cmd.OutOrStdout())
+				return judged(compareBench(args[0], output, cmd.OutOrStdout()))
 			}
-			return compareRuns(args[0], args[1], output, cmd.OutOrStdout())
+			return judged(compareRuns(args[0], args[1], output, cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")

@@ -20,7 +20,7 @@ func newBenchListCmd() *cobra.Command {
 		Short: "Say what can be compared, and what this machine lacks for it",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("duomesh bench list: no arguments are taken")
+				return usagef("bench list: no arguments are taken")
 			}
 			return nil
 		},

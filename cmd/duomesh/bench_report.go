@@ -16,14 +16,14 @@ func newBenchReportCmd() *cobra.Command {
 		Example: "  duomesh bench report out/bench/latest",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("duomesh bench report: one run directory is needed, for example out/bench/latest")
+				return usagef("bench report: one run directory is needed, for example out/bench/latest")
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := bench.Recompute(args[0])
 			if err != nil {
-				return err
+				return judged(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s\nverdict of the run: %s\n", filepath.Join(args[0], "report.html"), s.Verdict)
 			return nil

@@ -20,7 +20,7 @@ func newBenchResumeCmd() *cobra.Command {
 		Example: "  duomesh bench resume out/bench/latest",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("duomesh bench resume: one run directory is needed, for example out/bench/latest")
+				return usagef("bench resume: one run directory is needed, for example out/bench/latest")
 			}
 			return nil
 		},
@@ -30,7 +30,7 @@ func newBenchResumeCmd() *cobra.Command {
 			}
 			run, err := record.Load(args[0])
 			if err != nil {
-				return err
+				return judged(err)
 			}
 			p := run.Head.Plan
 			if err := f.findZtunnel(cmd.Context(), p); err != nil {

@@ -56,7 +56,7 @@ func enrolment(use, short, example string, in bool) *cobra.Command {
 			"waits until the kernel of each pod's node has confirmed it.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
-				return usagef("%s: want namespace NAME…, or pod NAME…", cmd.CommandPath())
+				return usagef("%swant namespace NAME…, or pod NAME…", called(cmd))
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 			defer cancel()

@@ -23,13 +23,14 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := newRootCmd().ExecuteContext(ctx)
-	return exitCode(err)
+	root, out := newRootCmd(), &output{to: os.Stdout}
+	root.SetOut(out)
+	return exitCode(out.after(root.ExecuteContext(ctx)))
 }
 
 // exitCode prints an error once, in full where the verifier has more to say,
-// and returns the exit code: 2 for bad input, 1 otherwise, or the code
-// that a gate asked for.
+// and returns the exit code: 2 for bad input and for what this machine cannot do,
+// 1 otherwise, or the code that a gate asked for.
 func exitCode(err error) int {
 	if err == nil {
 		return report.ExitPass
@@ -43,6 +44,10 @@ func exitCode(err error) int {
 		fmt.Fprintf(os.Stderr, "%+v\n", verifier)
 	}
 	fmt.Fprintln(os.Stderr, "duomesh:", err)
+	var coded codeError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
 		return report.ExitUsage

@@ -7,11 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/internal/kernel"
+	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -49,11 +52,11 @@ func requireNetsim() error {
 }
 
 // loadTopology reads a topology file; what is wrong with it is bad usage.
-func loadTopology(path string) (netsim.File, error) {
+func loadTopology(ctx context.Context, path string) (netsim.File, error) {
 	if path == "" {
 		return netsim.File{}, usagef("a topology is needed: -f FILE (samples/netsim/fortio.yaml is one)")
 	}
-	f, err := netsim.LoadFile(path)
+	f, err := netsim.LoadFile(ctx, path)
 	if err != nil {
 		return f, usageError{err}
 	}
@@ -78,7 +81,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 		Short: "Build a cluster and hold it until SIGINT, or in the background",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			file, err := loadTopology(f.file)
+			file, err := loadTopology(cmd.Context(), f.file)
 			if err != nil {
 				return err
 			}
@@ -93,13 +96,19 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 			if f.agents && beside("duomesh-agent") == "" {
 				return usagef("--agents: there is no duomesh-agent beside this program")
 			}
-			if err := f.checkIstiod(file); err != nil {
+			if err := errors.Join(checkEnvoy(), f.checkIstiod(file)); err != nil {
 				return err
 			}
+			if len(file.Topology.Waypoints()) > 0 && envoyPath() == "" {
+				return usagef("the topology has a waypoint, and there is no Envoy: make tools fetches one, ENVOY_BIN names yours")
+			}
 			if f.detach {
+				if info, err := os.Stat(f.file); err == nil && !info.Mode().IsRegular() {
+					return usagef("--detach: %s is no regular file, and is read a second time in the background", f.file)
+				}
 				return upDetached(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
-			return up(cmd.Context(), f, file, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return refused(up(cmd.Context(), f, file, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	flags := cmd.Flags()
@@ -107,7 +116,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 	flags.StringVar(&f.id, "id", "", "name of the cluster; random when it is not given")
 	flags.BoolVar(&f.pinned, "pinned", false, "give each node a bpffs where its engine pins programs and maps")
 	flags.BoolVar(&f.agents, "agents", false, "give each node an agent of its own, the duomesh-agent beside this program")
-	flags.BoolVar(&f.istiod, "istiod", false, "give the cluster a real etcd, kube-apiserver and istiod (`make controlplane` builds them); each node has an agent that asks it")
+	flags.BoolVar(&f.istiod, "istiod", false, "give the cluster a real etcd, kube-apiserver and istiod ('make controlplane' builds them); each node has an agent that asks it")
 	flags.BoolVar(&f.detach, "detach", false, "hold the cluster in the background and print its name")
 	flags.IntVar(&f.readyFD, "ready-fd", 0, "")
 	if err := flags.MarkHidden("ready-fd"); err != nil {
@@ -167,19 +176,31 @@ func newNetsimApplyCmd(runDir *string) *cobra.Command {
 			"pods are not looked at: they are what they were when the cluster came up.",
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := loadTopology(file)
+			f, err := loadTopology(cmd.Context(), file)
 			if err != nil {
 				return err
 			}
 			s, err := netsim.Find(*runDir, first(args))
+			if errors.Is(err, fs.ErrPermission) {
+				return usagef("root is needed to look into a cluster: run it with sudo")
+			}
 			if err != nil {
 				return usageError{err}
 			}
-			return netsim.ApplyTo(cmd.Context(), *runDir, s.ID, f.Objects)
+			return refused(netsim.ApplyTo(cmd.Context(), *runDir, s.ID, f.Objects))
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "topology `FILE`")
 	return cmd
+}
+
+// refused makes what a cluster does not take bad input: nothing was changed.
+func refused(err error) error {
+	var no netsim.RefusedError
+	if errors.As(err, &no) || errors.Is(err, scenario.ErrNotExpressible) || errors.Is(err, fs.ErrExist) {
+		return usageError{err}
+	}
+	return err
 }
 
 // downTime bounds how long a cluster may take to go down.
@@ -200,10 +221,20 @@ func newNetsimDownCmd(runDir *string) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), downTime)
 			defer cancel()
+			dead, err := netsim.Dead(*runDir)
+			if err != nil {
+				return err
+			}
 			if err := netsim.Sweep(ctx, *runDir); err != nil {
 				return err
 			}
+			for _, id := range dead {
+				fmt.Fprintf(cmd.OutOrStdout(), "removed what the dead cluster %s left\n", id)
+			}
 			doomed, err := chosen(*runDir, first(args), all)
+			if slices.Contains(dead, first(args)) || (len(args) == 0 && len(dead) > 0 && len(doomed) == 0) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -236,14 +267,14 @@ func chosen(runDir, id string, all bool) ([]netsim.State, error) {
 
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usagef("%s: unknown argument %q", cmd.CommandPath(), args[0])
+		return usagef("%sunknown argument %q", called(cmd), args[0])
 	}
 	return nil
 }
 
 func atMostOne(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
-		return usagef("%s: unknown argument %q", cmd.CommandPath(), args[1])
+		return usagef("%sunknown argument %q", called(cmd), args[1])
 	}
 	return nil
 }

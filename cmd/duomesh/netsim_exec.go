@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -19,7 +20,8 @@ func newNetsimExecCmd(runDir *string) *cobra.Command {
 		Short: "Run any program of this machine inside a pod",
 		Long: "Run any program of this machine inside a pod: in its network namespace and its cgroup,\n" +
 			"with this terminal and this file system. Names of services are not resolved: use addresses\n" +
-			"(duomesh netsim ls CLUSTER). The exit code is the program's.",
+			"(duomesh netsim ls CLUSTER). The exit code is the program's; 127 where\n" +
+			"there is no such program, 126 where it cannot be run.",
 		Example: "  duomesh netsim exec client -- curl -s http://10.96.0.10/",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 || cmd.ArgsLenAtDash() != 1 {
@@ -50,8 +52,11 @@ func execIn(pod netsim.PodState, argv []string) error {
 	p, err := pod.Start(context.Background(), netsim.Command{
 		Argv: argv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Foreground: true,
 	})
-	if err != nil {
-		return err
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return codeError{127, err} // as shells say it
+	case err != nil:
+		return codeError{126, err}
 	}
 	for {
 		select {

@@ -54,7 +54,7 @@ func checkPlane() error {
 		return usagef("--istiod: there is no duomesh-agent beside this program")
 	}
 	if err := planePrograms(os.Getenv).Check(); err != nil {
-		return usagef("--istiod: %w (`make controlplane` builds what is needed)", err)
+		return usagef("--istiod: %w ('make controlplane' builds what is needed)", err)
 	}
 	return nil
 }

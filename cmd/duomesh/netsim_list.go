@@ -50,6 +50,7 @@ func newNetsimListCmd(runDir *string) *cobra.Command {
 				printKube(out, all[0])
 			default:
 				printClusters(out, all)
+				return printDead(out, *runDir)
 			}
 			return nil
 		},
@@ -90,6 +91,15 @@ func printClusters(out io.Writer, all []netsim.State) {
 		t.AppendRow(table.Row{s.ID, s.PID, age, s.Mesh, len(s.Nodes), pods, len(s.Services)})
 	}
 	t.Render()
+}
+
+// printDead names what a killed cluster left.
+func printDead(out io.Writer, runDir string) error {
+	dead, err := netsim.Dead(runDir)
+	for _, id := range dead {
+		fmt.Fprintf(out, "dead: %s (duomesh netsim down removes what it left)\n", id)
+	}
+	return err
 }
 
 // served lists the ports of a pod's server, those of UDP as such.

@@ -92,11 +92,14 @@ func TestNetsimCommands(t *testing.T) {
 	c.want(t, 0, "/duomesh-"+id+"/a/client", "exec", id+"/client", "--", "cat", "/proc/self/cgroup")
 	c.want(t, 7, "", "exec", "client", "--", "sh", "-c", "exit 7")
 	c.want(t, 128+9, "", "exec", "client", "--", "sh", "-c", "kill -KILL $$")
-	c.want(t, 1, "no-such-program", "exec", "client", "--", "no-such-program")
+	c.want(t, 127, "no-such-program", "exec", "client", "--", "no-such-program")
+	c.want(t, 127, "/no/such", "exec", "client", "--", "/no/such")
+	c.want(t, 126, "permission denied", "exec", "client", "--", "/etc/passwd")
+	c.want(t, 1, "", "exec", "client", "--", "false")
 	c.want(t, 2, `no pod "v9": there are client, v1, v2`, "exec", "v9", "--", "true")
 	c.want(t, 2, "want POD -- COMMAND", "exec", "client", "true")
-	c.want(t, 1, "a cluster of this name is there already", "up", "-f", sample, "--id", id)
-	c.want(t, 1, "a cluster of this name is there already", "up", "-f", sample, "--id", id, "--detach")
+	c.want(t, 2, "a cluster of this name is there already", "up", "-f", sample, "--id", id)
+	c.want(t, 2, "a cluster of this name is there already", "up", "-f", sample, "--id", id, "--detach")
 	c.want(t, 0, "cluster "+id+" is down\n", "down", id)
 }
 
@@ -130,7 +133,8 @@ func TestNetsimRedirectsAndApplies(t *testing.T) {
 	if err := os.WriteFile(bad, other, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.want(t, 1, `no pod "v3"`, "apply", "-f", bad)
+	c.want(t, 2, `no pod "v3"`, "apply", "-f", bad)
+	c.want(t, 2, "waypoint waypoint: no such waypoint is declared", "apply", "-f", "../../samples/netsim/waypoint.yaml")
 	if got := ask(); got != "v2\n" {
 		t.Errorf("after a refused change the service answered %q", got)
 	}
@@ -185,8 +189,9 @@ func TestNetsimDownAfterKill(t *testing.T) {
 	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(owner), Events: unix.POLLIN}}, 10_000); n != 1 {
 		t.Fatalf("the owner does not die: %v", err)
 	}
-	// It sweeps, and then there is none to take down.
-	c.want(t, 2, "no cluster is running", "down")
+	c.want(t, 0, "dead: "+id, "ls")
+	c.want(t, 0, "removed what the dead cluster "+id+" left\n", "down", id)
+	c.want(t, 2, "no cluster is running", "down", id)
 	if _, err := os.Stat(list.Clusters[0].Cgroup); err == nil {
 		t.Errorf("%s is left", list.Clusters[0].Cgroup)
 	}
@@ -206,8 +211,8 @@ func TestNetsimUsage(t *testing.T) {
 	c.want(t, 2, "no such file", "up", "-f", "nowhere.yaml")
 	c.want(t, 2, `bad.yaml:2:16: node name "A" is no lower-case DNS label`, "up", "-f", bad)
 	c.want(t, 2, `--id: cluster id "My_Cluster" is no lower-case DNS label`, "up", "-f", sample, "--id", "My_Cluster")
-	c.want(t, 2, "unknown argument", "up", "x")
-	c.want(t, 2, "unknown flag", "up", "--nope")
+	c.want(t, 2, "duomesh: netsim up: unknown argument", "up", "x")
+	c.want(t, 2, "duomesh: netsim up: unknown flag", "up", "--nope")
 	c.want(t, 2, "unknown command", "nope")
 	c.want(t, 2, "must be table or json", "ls", "-o", "xml")
 	c.want(t, 2, "exclude each other", "down", "--all", "x")

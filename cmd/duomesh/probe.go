@@ -56,7 +56,7 @@ func newProbeCmd() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runProbe(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return judged(runProbe(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	flags := cmd.Flags()
@@ -179,7 +179,7 @@ func (f probeFlags) ready() error {
 		return nil
 	}
 	if err := os.WriteFile(f.readyFile, nil, 0o644); err != nil {
-		return fmt.Errorf("create ready file: %w", err)
+		return usagef("--ready-file: %w", err)
 	}
 	return nil
 }

@@ -91,8 +91,13 @@ func (f probeFlags) netnsTarget(name string, files *openFiles) (probe.Target, er
 	if t.Cgroup, err = files.open("--cgroup", cgroup); err != nil {
 		return t, err
 	}
-	t.Links, err = interfaces(t.Netns)
-	return t, err
+	if !kernel.IsCgroup2(t.Cgroup) {
+		return t, usagef("--cgroup %s: this is no directory of cgroup v2", cgroup)
+	}
+	if t.Links, err = interfaces(t.Netns); err != nil {
+		return t, usagef("--netns %s: %w", name, err)
+	}
+	return t, nil
 }
 
 // interfaces lists all interfaces of a namespace, as ends on the pod's side.

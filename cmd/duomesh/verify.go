@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +53,7 @@ func newVerifyCmd() *cobra.Command {
   duomesh verify -f samples/scenarios/canary.yaml -o json
   duomesh verify --kubeconfig out/kind/kubeconfig l7/weight/90-10`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return judged(runVerify(cmd.Context(), f, args, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	flags := cmd.Flags()
@@ -74,13 +76,13 @@ func newVerifyCmd() *cobra.Command {
 }
 
 func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress io.Writer) error {
-	if f.list {
-		for _, s := range scenario.All() {
-			fmt.Fprintf(out, "%-44s %s\n", s.Name, s.Summary)
-		}
-		return nil
+	if err := checkOutput(f.output); err != nil {
+		return err
 	}
-	chosen, err := chooseScenarios(f, names)
+	if f.list {
+		return listScenarios(out, f.output, names)
+	}
+	chosen, err := chooseScenarios(ctx, f, names)
 	if err != nil {
 		return err
 	}
@@ -89,6 +91,9 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 		for i, s := range chosen {
 			chosen[i] = scenario.Single(s)
 		}
+	}
+	if err := errors.Join(checkEnvoy(), checkEvidence(f.evidence)); err != nil {
+		return err
 	}
 	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
@@ -119,20 +124,44 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	return gateError{report.Overall(results).ExitCode()}
 }
 
+// named is a scenario in the machine form of --list, one on a line.
+type named struct {
+	Name    string `json:"name"`
+	Summary string `json:"summary"`
+}
+
+// listScenarios prints those that are named, or all.
+func listScenarios(out io.Writer, form string, names []string) error {
+	all := scenario.All()
+	if len(names) > 0 {
+		var err error
+		if all, err = findScenarios(names); err != nil {
+			return err
+		}
+	}
+	for _, s := range all {
+		line := func() error { _, err := fmt.Fprintf(out, "%-44s %s\n", s.Name, s.Summary); return err }
+		if form == "json" {
+			line = func() error { return json.NewEncoder(out).Encode(named{s.Name, s.Summary}) }
+		}
+		if err := line(); err != nil {
+			return fmt.Errorf("list scenarios: %w", err)
+		}
+	}
+	return nil
+}
+
 func printProgress(w io.Writer, r report.Result) {
 	fmt.Fprintf(w, "%-44s #%-3d %-12s %6d connections %s\n",
 		r.Scenario, r.Run, r.Verdict, r.Connections, r.Elapsed.Round(time.Millisecond))
 }
 
-func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error) {
+func chooseScenarios(ctx context.Context, f verifyFlags, names []string) ([]scenario.Scenario, error) {
 	if f.repeat < 1 {
 		return nil, usagef("--repeat %d: must be at least 1", f.repeat)
 	}
 	if f.ahead < 0 {
 		return nil, usagef("--ahead %d: must not be negative", f.ahead)
-	}
-	if f.output != "table" && f.output != "json" {
-		return nil, usagef("--output %s: must be table or json", f.output)
 	}
 	if f.ring < 0 || f.ring&(f.ring-1) != 0 || (f.ring > 0 && f.ring < os.Getpagesize()) {
 		return nil, usagef("--judge-ring %d: must be a power of two, at least one page", f.ring)
@@ -153,7 +182,7 @@ func chooseScenarios(f verifyFlags, names []string) ([]scenario.Scenario, error)
 	case f.all:
 		return scenario.All(), nil
 	case f.file != "":
-		s, err := scenario.LoadFile(f.file)
+		s, err := scenario.LoadFile(ctx, f.file)
 		if err != nil {
 			return nil, usageError{err}
 		}
@@ -187,19 +216,40 @@ func writeResults(f verifyFlags, results []report.Result, out io.Writer) error {
 }
 
 // openJUnit makes the file before anything runs, so that a long run is not lost
-// to a wrong path. No path, no file.
+// to a wrong path. Directories are made below the working directory alone: elsewhere
+// one that is not there is a mistake. No path, no file.
 func openJUnit(path string) (*os.File, error) {
 	if path == "" {
 		return nil, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, usagef("--junit %s: %w", path, err)
+	if filepath.IsLocal(path) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return nil, usagef("--junit %s: %w", path, err)
+		}
 	}
 	file, err := os.Create(path)
 	if err != nil {
 		return nil, usagef("--junit %s: %w", path, err)
 	}
 	return file, nil
+}
+
+// checkEvidence reports why nothing could be kept in a directory that is perhaps not
+// there yet.
+func checkEvidence(dir string) error {
+	for {
+		info, err := os.Stat(dir)
+		switch parent := filepath.Dir(dir); {
+		case errors.Is(err, fs.ErrNotExist) && parent != dir:
+			dir = parent
+			continue
+		case err != nil:
+			return usagef("--evidence: %w", err)
+		case !info.IsDir():
+			return usagef("--evidence: %s is no directory", dir)
+		}
+		return nil
+	}
 }
 
 // writeJUnit fills the file and closes it.

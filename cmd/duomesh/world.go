@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -63,6 +64,18 @@ func beside(name string) string {
 		return ""
 	}
 	return path
+}
+
+// checkEnvoy reports that ENVOY_BIN names no program.
+func checkEnvoy() error {
+	path := os.Getenv("ENVOY_BIN")
+	if path == "" {
+		return nil
+	}
+	if _, err := exec.LookPath(path); err != nil {
+		return usagef("ENVOY_BIN: %w", err)
+	}
+	return nil
 }
 
 // envoyPath is the Envoy of ENVOY_BIN, else the one that make tools has put into the

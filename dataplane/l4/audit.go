@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Difference is an entry of the kernel that is not what the engine wrote, or a
@@ -178,6 +179,11 @@ const (
 	part  = false
 )
 
+// inWords names the fields of a map's value, and leaves out what is only its layout.
+func inWords(v any) string {
+	return strings.ReplaceAll(fmt.Sprintf("%+v", v), "_:{_:{}} ", "")
+}
+
 func compare[K, V comparable](t *table[K, V], want map[K]V, name func(K) string, all bool) ([]Difference, error) {
 	var found []Difference
 	seen := make(map[K]struct{}, len(want))
@@ -187,14 +193,14 @@ func compare[K, V comparable](t *table[K, V], want map[K]V, name func(K) string,
 		switch {
 		case !ok && !all:
 		case !ok:
-			found = append(found, Difference{Map: t.name, Entry: name(k), Have: fmt.Sprint(have)})
+			found = append(found, Difference{Map: t.name, Entry: name(k), Have: inWords(have)})
 		case w != have:
-			found = append(found, Difference{t.name, name(k), fmt.Sprint(w), fmt.Sprint(have)})
+			found = append(found, Difference{t.name, name(k), inWords(w), inWords(have)})
 		}
 	})
 	for k, w := range want {
 		if _, ok := seen[k]; !ok {
-			found = append(found, Difference{Map: t.name, Entry: name(k), Want: fmt.Sprint(w)})
+			found = append(found, Difference{Map: t.name, Entry: name(k), Want: inWords(w)})
 		}
 	}
 	return found, err

@@ -43,6 +43,7 @@ var floors = []floor{
 	{level: 0, pattern: "internal/report/..."},
 	{level: 0, pattern: "internal/testsum/..."},
 	{level: 0, pattern: "internal/arch"},
+	{level: 0, pattern: "internal/strictyaml"},
 
 	{level: 1, pattern: "internal/traffic/...", may: []string{"internal/report/..."}},
 	{level: 1, pattern: "internal/kernel/..."},
@@ -58,7 +59,7 @@ var floors = []floor{
 		never: map[string]string{"netsim/...": whyProduct, "internal/probe/...": whyProduct},
 	},
 	{level: 2, pattern: "dataplane/l7/...", may: []string{"dataplane/intent", "dataplane/handoff", "internal/istiod/..."}},
-	{level: 2, pattern: "dataplane/source/...", may: []string{"dataplane/intent", "dataplane/handoff", "internal/istiod/..."}},
+	{level: 2, pattern: "dataplane/source/...", may: []string{"dataplane/intent", "dataplane/handoff", "internal/istiod/...", "internal/strictyaml"}},
 	{
 		level: 2, pattern: "internal/probe/...",
 		may:   []string{"internal/kernel/..."},
@@ -74,7 +75,7 @@ var floors = []floor{
 		may:   []string{"internal/kernel/..."},
 		never: map[string]string{"dataplane/...": whyLeft},
 	},
-	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/..."}},
+	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/...", "internal/strictyaml"}},
 
 	{
 		level: 3, pattern: "dataplane",
@@ -123,7 +124,7 @@ var floors = []floor{
 		may: []string{
 			"dataplane", "dataplane/intent", "dataplane/handoff", "dataplane/l7/...", "dataplane/source/...",
 			"dataplane/agent/api", "dataplane/agent/admin", "internal/scenario/...", "internal/traffic/...",
-			"internal/kernel/...", "internal/controlplane/...",
+			"internal/kernel/...", "internal/controlplane/...", "internal/strictyaml",
 		},
 		never: map[string]string{"internal/probe/...": whyJudge},
 	},

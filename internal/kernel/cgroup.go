@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrNoCgroup2 is returned where no cgroup v2 hierarchy is mounted.
@@ -21,6 +23,12 @@ func Cgroup2() (string, error) {
 	}
 	defer f.Close()
 	return mountOf(f, "cgroup2", ErrNoCgroup2)
+}
+
+// IsCgroup2 reports whether an open directory is of cgroup v2.
+func IsCgroup2(dir *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(dir.Fd()), &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 // HostCgroup2 is Cgroup2 of the machine for a process in a container that shares the

@@ -1,10 +1,10 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
-	"os"
 
-	"github.com/goccy/go-yaml"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // file is the YAML form of a scenario (docs/scenarios.md). Keys are the field
@@ -42,10 +42,10 @@ type fileAction struct {
 	}
 }
 
-// LoadFile reads a scenario from a YAML file. An error names the file, the line and
-// the column where it can, and what is wrong.
-func LoadFile(path string) (Scenario, error) {
-	data, err := os.ReadFile(path)
+// LoadFile reads a scenario from a YAML file. An error names the file, and each thing
+// that is wrong with its line and column.
+func LoadFile(ctx context.Context, path string) (Scenario, error) {
+	data, err := strictyaml.Read(ctx, path)
 	if err != nil {
 		return Scenario{}, fmt.Errorf("read scenario: %w", err)
 	}
@@ -54,43 +54,49 @@ func LoadFile(path string) (Scenario, error) {
 
 func parse(name string, data []byte) (Scenario, error) {
 	var f file
-	if err := yaml.UnmarshalWithOptions(data, &f, yaml.Strict()); err != nil {
-		return Scenario{}, fmt.Errorf("scenario file %s: %s", name, yaml.FormatError(err, false, false))
+	doc := strictyaml.Decode(name, data, &f)
+	if doc.Has("version") && doc.Has("nodes") {
+		return Scenario{}, fmt.Errorf("%s: this is a topology, not a scenario: duomesh netsim up -f builds it", name)
+	}
+	if err := doc.Err(); err != nil {
+		return Scenario{}, err
 	}
 	s := Scenario{Name: f.Name, Summary: f.Summary, Topology: f.Topology, Objects: f.Objects}
 	if s.Topology.Mesh == "" {
 		s.Topology.Mesh = Duomesh
 	}
 	for i, ph := range f.Phases {
-		before, err := actions(ph.Before)
-		if err != nil {
-			return Scenario{}, fmt.Errorf("scenario file %s: phase %d: before: %w", name, i+1, err)
-		}
-		during, err := actions(ph.During)
-		if err != nil {
-			return Scenario{}, fmt.Errorf("scenario file %s: phase %d: during: %w", name, i+1, err)
-		}
-		s.Phases = append(s.Phases, Phase{Before: before, Loads: ph.Loads, During: during})
+		s.Phases = append(s.Phases, Phase{
+			Before: actions(doc, fmt.Sprintf("phases[%d].before", i), ph.Before), Loads: ph.Loads,
+			During: actions(doc, fmt.Sprintf("phases[%d].during", i), ph.During),
+		})
 	}
 	if s.Name == "" {
-		return Scenario{}, fmt.Errorf("scenario file %s: name is missing", name)
+		doc.Add(doc.Place("name"), "name is missing")
 	}
-	if err := s.Validate(); err != nil {
-		return Scenario{}, fmt.Errorf("scenario file %s: %w", name, err)
+	if doc.Err() == nil { // else places of actions are not known
+		for _, err := range s.problems() {
+			doc.Add(doc.Place(PathOf(err)), "%v", err)
+		}
+	}
+	doc.Sort()
+	if err := doc.Err(); err != nil {
+		return Scenario{}, err
 	}
 	return s, nil
 }
 
-func actions(in []fileAction) ([]Action, error) {
+func actions(doc *strictyaml.Document, path string, in []fileAction) []Action {
 	var out []Action
 	for i, a := range in {
 		one := a.given()
 		if len(one) != 1 {
-			return nil, fmt.Errorf("action %d: exactly one of apply, enrol, leave, stopServer, recycle, killAgent, startAgent, killWaypoint, startWaypoint, churn", i+1)
+			doc.Add(doc.Place(fmt.Sprintf("%s[%d]", path, i)), "an action has exactly one key of apply, enrol, leave, "+
+				"stopServer, recycle, killAgent, startAgent, killWaypoint, startWaypoint, churn, and its value is not empty")
 		}
 		out = append(out, one...)
 	}
-	return out, nil
+	return out
 }
 
 // given are the actions whose keys are there.

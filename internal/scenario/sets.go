@@ -56,10 +56,10 @@ func (p Pod) validateAddresses() error {
 	switch p.Family {
 	case "", IPv4, IPv6, Dual:
 	default:
-		return fmt.Errorf("pod %s: family %q is none of %s, %s, %s", p.Name, p.Family, IPv4, IPv6, Dual)
+		return atf("family", "pod %s: family %q is none of %s, %s, %s", p.Name, p.Family, IPv4, IPv6, Dual)
 	}
 	if p.Addresses < 0 || p.Addresses > MaxAddresses {
-		return fmt.Errorf("pod %s: %d addresses of each family, at most %d", p.Name, p.Addresses, MaxAddresses)
+		return atf("addresses", "pod %s: %d addresses of each family, at most %d", p.Name, p.Addresses, MaxAddresses)
 	}
 	return nil
 }
@@ -67,20 +67,20 @@ func (p Pod) validateAddresses() error {
 // validateSet reports what makes no sense of which endpoints a service chooses.
 func (s Service) validateSet() error {
 	if s.Headless && s.Waypoint != "" {
-		return fmt.Errorf("headless, and yet waypoint %s", s.Waypoint)
+		return atf("headless", "headless, and yet waypoint %s", s.Waypoint)
 	}
 	if err := s.Balance.validate(); err != nil {
-		return err
+		return at("balance", err)
 	}
-	for _, p := range s.Ports {
+	for i, p := range s.Ports {
 		if p.Target != 0 && p.TargetName != "" {
-			return fmt.Errorf("port %d: target %d and targetName %s: one of the two", p.Port, p.Target, p.TargetName)
+			return atf(fmt.Sprintf("ports[%d]", i), "port %d: target %d and targetName %s: one of the two", p.Port, p.Target, p.TargetName)
 		}
 	}
-	for _, e := range s.Endpoints {
+	for i, e := range s.Endpoints {
 		for port := range e.Ports {
 			if !slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Port == port }) {
-				return fmt.Errorf("endpoint %s: it has a target for port %d, which is not declared", e.Pod, port)
+				return atf(fmt.Sprintf("endpoints[%d].ports", i), "endpoint %s: it has a target for port %d, which is not declared", e.Pod, port)
 			}
 		}
 	}
@@ -90,14 +90,14 @@ func (s Service) validateSet() error {
 func (b Balance) validate() error {
 	modes := []intent.Mode{intent.Any, intent.Strict, intent.Failover, intent.Passthrough}
 	if !slices.Contains(modes, b.Mode) {
-		return fmt.Errorf("balance: mode %q is none of %s, %s, %s", b.Mode, intent.Strict, intent.Failover, intent.Passthrough)
+		return atf("mode", "balance: mode %q is none of %s, %s, %s", b.Mode, intent.Strict, intent.Failover, intent.Passthrough)
 	}
 	scopes := []intent.Scope{
 		intent.ScopeNetwork, intent.ScopeRegion, intent.ScopeZone, intent.ScopeSubzone, intent.ScopeNode, intent.ScopeCluster,
 	}
-	for _, s := range b.Prefer {
+	for i, s := range b.Prefer {
 		if !slices.Contains(scopes, s) {
-			return fmt.Errorf("balance: scope %q is none of %v", s, scopes)
+			return atf(fmt.Sprintf("prefer[%d]", i), "balance: scope %q is none of %v", s, scopes)
 		}
 	}
 	if compares := b.Mode == intent.Strict || b.Mode == intent.Failover; compares != (len(b.Prefer) > 0) {

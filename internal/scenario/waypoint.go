@@ -88,32 +88,34 @@ func (o Objects) CheckWaypoints(t Topology) error { return o.validateWaypoints(t
 func (o Objects) validateWaypoints(pods map[string]bool) error {
 	is := func(name string) bool { return pods[name] }
 	seen := map[string]bool{}
-	for _, w := range o.Waypoints {
+	for i, w := range o.Waypoints {
+		path := fmt.Sprintf("waypoints[%d]", i)
 		if w.Name == "" || seen[w.Name] {
-			return fmt.Errorf("waypoint %q: no name, or declared twice", w.Name)
+			return atf(path+".name", "waypoint %q: no name, or declared twice", w.Name)
 		}
 		seen[w.Name] = true
 		if w.Codec != "" && w.Codec != OriginalDst && w.Codec != ProxyV2 {
-			return fmt.Errorf("waypoint %s: codec %s: want %s or %s", w.Name, w.Codec, OriginalDst, ProxyV2)
+			return atf(path+".codec", "waypoint %s: codec %s: want %s or %s", w.Name, w.Codec, OriginalDst, ProxyV2)
 		}
 		for _, p := range w.Pods {
 			if !is(p) {
-				return fmt.Errorf("waypoint %s: pod %s is no waypoint of the topology", w.Name, p)
+				return atf(path+".pods", "waypoint %s: pod %s is no waypoint of the topology", w.Name, p)
 			}
 		}
 	}
-	for _, svc := range o.Services {
+	for i, svc := range o.Services {
+		path := fmt.Sprintf("services[%d]", i)
 		if svc.Waypoint == "" {
 			if len(svc.Routes) > 0 {
-				return fmt.Errorf("service %s: routes without a waypoint: nobody carries them out", svc.Name)
+				return atf(path+".routes", "service %s: routes without a waypoint: nobody carries them out", svc.Name)
 			}
 			continue
 		}
 		if _, there := o.WaypointPods(svc.Waypoint, is); !there {
-			return fmt.Errorf("service %s: waypoint %s is declared nowhere", svc.Name, svc.Waypoint)
+			return atf(path+".waypoint", "service %s: waypoint %s is declared nowhere", svc.Name, svc.Waypoint)
 		}
 		if err := o.validateRoutes(svc); err != nil {
-			return fmt.Errorf("service %s: %w", svc.Name, err)
+			return at(path, fmt.Errorf("service %s: %w", svc.Name, err))
 		}
 	}
 	return nil
@@ -121,19 +123,20 @@ func (o Objects) validateWaypoints(pods map[string]bool) error {
 
 func (o Objects) validateRoutes(svc Service) error {
 	for i, r := range svc.Routes {
+		path := fmt.Sprintf("routes[%d]", i)
 		if (r.Header == "") != (r.Exact == "") {
-			return fmt.Errorf("route %d: header and exact go together", i+1)
+			return atf(path, "route %d: header and exact go together", i+1)
 		}
 		if len(r.Backends) == 0 {
-			return fmt.Errorf("route %d: no backend", i+1)
+			return atf(path, "route %d: no backend", i+1)
 		}
-		for _, b := range r.Backends {
-			at := slices.IndexFunc(o.Services, func(s Service) bool { return s.Name == b.Service })
-			if at < 0 {
-				return fmt.Errorf("route %d: backend %s: no such service", i+1, b.Service)
+		for k, b := range r.Backends {
+			service := slices.IndexFunc(o.Services, func(s Service) bool { return s.Name == b.Service })
+			if service < 0 {
+				return atf(fmt.Sprintf("%s.backends[%d].service", path, k), "route %d: backend %s: no such service", i+1, b.Service)
 			}
-			if !slices.ContainsFunc(o.Services[at].Ports, func(p Port) bool { return p.Port == b.Port && p.Protocol != UDP }) {
-				return fmt.Errorf("route %d: backend %s: no port %d", i+1, b.Service, b.Port)
+			if !slices.ContainsFunc(o.Services[service].Ports, func(p Port) bool { return p.Port == b.Port && p.Protocol != UDP }) {
+				return atf(fmt.Sprintf("%s.backends[%d].port", path, k), "route %d: backend %s: no port %d", i+1, b.Service, b.Port)
 			}
 		}
 	}
@@ -146,28 +149,28 @@ const MaxRequests = 1_000_000
 // http reports what HTTP has and others have not, and the other way round.
 func (l Load) http() error {
 	if l.Interrupted && l.Then == nil {
-		return fmt.Errorf("interrupted: then says what comes after it")
+		return atf("interrupted", "interrupted: then says what comes after it")
 	}
 	if l.Requests == 0 {
 		if l.Close || len(l.Headers) > 0 {
-			return fmt.Errorf("headers and close are for HTTP: requests says how many on each connection")
+			return atf("headers", "headers and close are for HTTP: requests says how many on each connection")
 		}
 		if l.ServerFirst && l.To.Protocol == UDP {
-			return fmt.Errorf("a UDP server does not speak first")
+			return atf("serverFirst", "a UDP server does not speak first")
 		}
 		return nil
 	}
 	switch {
 	case l.Requests < 0 || l.Connections*l.Requests > MaxRequests:
-		return fmt.Errorf("%d requests on each of %d connections: at most %d together", l.Requests, l.Connections, MaxRequests)
+		return atf("requests", "%d requests on each of %d connections: at most %d together", l.Requests, l.Connections, MaxRequests)
 	case l.Close && l.Requests != 1:
-		return fmt.Errorf("close: one request on each connection, not %d", l.Requests)
+		return atf("close", "close: one request on each connection, not %d", l.Requests)
 	case l.To.Protocol == UDP || l.ServerFirst || l.To.Family == Mapped:
-		return fmt.Errorf("HTTP is for TCP, where the client speaks first, to an IPv4 or IPv6 address")
+		return atf("to", "HTTP is for TCP, where the client speaks first, to an IPv4 or IPv6 address")
 	}
 	for _, w := range l.wants() {
 		if w.Outcome == Connected && w.Via != ViaWaypoint {
-			return fmt.Errorf("HTTP is judged behind a waypoint only: via must be %s", ViaWaypoint)
+			return atf("want.via", "HTTP is judged behind a waypoint only: via must be %s", ViaWaypoint)
 		}
 	}
 	return nil

@@ -53,7 +53,7 @@ func (b *builder) allWorkloads(all []workload) []*intent.Workload {
 	for i, form := range all {
 		path := "workloads[" + strconv.Itoa(i) + "]"
 		if form.UID == "" && form.Name == "" && !form.bad {
-			b.add(form.at, "%s needs a name or a uid", path)
+			b.Add(form.at, "%s needs a name or a uid", path)
 		}
 		w := form.value()
 		made = append(made, w)
@@ -173,7 +173,7 @@ func (b *builder) ownPorts(path string, ports []intent.Port, all []endpoint) {
 	for i, e := range all {
 		for _, port := range slices.Sorted(maps.Keys(e.Ports)) {
 			if !declared[port] {
-				b.add(e.portsAt[port], "%s.endpoints[%d].ports.%d: the service declares no port %d", path, i, port, port)
+				b.Add(e.portsAt[port], "%s.endpoints[%d].ports.%d: the service declares no port %d", path, i, port, port)
 			}
 		}
 	}
@@ -194,9 +194,9 @@ func (b *builder) balance(path string, form *balance) intent.Balance {
 	switch {
 	case form.bad:
 	case local && len(v.Prefer) == 0:
-		b.add(form.at, "%s: mode %s needs prefer", path, form.Mode)
+		b.Add(form.at, "%s: mode %s needs prefer", path, form.Mode)
 	case !local && len(v.Prefer) > 0:
-		b.add(form.at, "%s: prefer has no effect in mode %s, only in strict and failover", path, form.Mode)
+		b.Add(form.at, "%s: prefer has no effect in mode %s, only in strict and failover", path, form.Mode)
 	}
 	return v
 }
@@ -236,7 +236,7 @@ func (b *builder) route(path string, form route) *intent.Route {
 		})
 	}
 	if len(r.Backends) == 0 && !form.bad {
-		b.add(form.at, "%s.backends must have at least one item", path)
+		b.Add(form.at, "%s.backends must have at least one item", path)
 	}
 	return r
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // document reads the whole of a file. A file of another version is not read
@@ -31,13 +32,13 @@ func (r *reader) document(n ast.Node) document {
 // version reports whether the file is of the version that this build reads; a
 // missing one is left to the caller.
 func (r *reader) version(n ast.Node) bool {
-	values, ok := r.entries("", n)
+	values, ok := r.Entries("", n)
 	for _, v := range values {
 		if v.Key.GetToken().Value != "version" {
 			continue
 		}
-		if got, isNumber := decimal(v.Value); !isNumber || got != version {
-			r.add(where(v.Value), "version must be %d, the one that this build reads, it is %s", version, describe(v.Value))
+		if got, isNumber := strictyaml.Decimal(v.Value); !isNumber || got != version {
+			r.Add(strictyaml.Where(v.Value), "version must be %d, the one that this build reads, it is %s", version, strictyaml.Describe(v.Value))
 			return false
 		}
 	}
@@ -45,7 +46,7 @@ func (r *reader) version(n ast.Node) bool {
 }
 
 func (r *reader) service(path string, n ast.Node) service {
-	s := service{at: where(n), Namespace: defaultNamespace}
+	s := service{at: strictyaml.Where(n), Namespace: defaultNamespace}
 	r.mapping(path, n, fields{
 		"name":      r.name(&s.Name).required(),
 		"namespace": r.text(&s.Namespace),
@@ -63,22 +64,22 @@ func (r *reader) service(path string, n ast.Node) service {
 func (r *reader) address(path string, n ast.Node) netip.Addr {
 	s, ok := n.(*ast.StringNode)
 	if !ok {
-		r.wrong(path, n, "an IPv4 or IPv6 address")
+		r.Wrong(path, n, "an IPv4 or IPv6 address")
 		return netip.Addr{}
 	}
 	a, err := netip.ParseAddr(s.Value)
 	if err != nil {
-		r.wrong(path, n, "an IPv4 or IPv6 address")
+		r.Wrong(path, n, "an IPv4 or IPv6 address")
 		return netip.Addr{}
 	}
 	if reason := intent.Unusable(a); reason != "" {
-		r.add(where(n), "%s: address %s cannot be used: %s", path, a, reason)
+		r.Add(strictyaml.Where(n), "%s: address %s cannot be used: %s", path, a, reason)
 	}
 	return a
 }
 
 func (r *reader) port(path string, n ast.Node) port {
-	p := port{at: where(n), Protocol: intent.TCP.String()}
+	p := port{at: strictyaml.Where(n), Protocol: intent.TCP.String()}
 	r.mapping(path, n, fields{
 		"port":       r.portNumber(&p.Port).required(),
 		"targetPort": {read: func(path string, n ast.Node) { p.TargetPort = r.target(path, n) }},
@@ -93,9 +94,9 @@ func (r *reader) target(path string, n ast.Node) *targetPort {
 	if s, ok := n.(*ast.StringNode); ok && s.Value == namedPort {
 		return &t
 	}
-	v, ok := decimal(n)
+	v, ok := strictyaml.Decimal(n)
 	if !ok || v < 1 || v > 65535 {
-		r.wrong(path, n, "a decimal number from 1 to 65535 or "+namedPort)
+		r.Wrong(path, n, "a decimal number from 1 to 65535 or "+namedPort)
 		return nil
 	}
 	t = targetPort(v)
@@ -103,7 +104,7 @@ func (r *reader) target(path string, n ast.Node) *targetPort {
 }
 
 func (r *reader) endpoint(path string, n ast.Node) endpoint {
-	e := endpoint{at: where(n)}
+	e := endpoint{at: strictyaml.Where(n)}
 	r.mapping(path, n, fields{
 		"workload": r.reference(&e.Workload, &e.at).required(),
 		"ports":    {read: func(path string, n ast.Node) { r.ownPorts(path, n, &e) }},
@@ -113,33 +114,33 @@ func (r *reader) endpoint(path string, n ast.Node) endpoint {
 
 // replica is an endpoint of a waypoint: its port is the waypoint's.
 func (r *reader) replica(path string, n ast.Node) endpoint {
-	e := endpoint{at: where(n)}
+	e := endpoint{at: strictyaml.Where(n)}
 	r.mapping(path, n, fields{"workload": r.reference(&e.Workload, &e.at).required()})
 	return e
 }
 
 // ownPorts reads the mapping from service ports to an endpoint's own.
 func (r *reader) ownPorts(path string, n ast.Node, e *endpoint) {
-	values, _ := r.entries(path, n)
+	values, _ := r.Entries(path, n)
 	e.Ports = make(map[uint16]uint16, len(values))
 	e.portsAt = make(map[uint16]position, len(values))
 	for _, v := range values {
-		key, ok := r.number("a key of "+path, v.Key, 1, 65535)
+		key, ok := r.Number("a key of "+path, v.Key, 1, 65535)
 		if !ok {
 			continue
 		}
-		at := join(path, v.Key.GetToken().Value)
+		at := strictyaml.Join(path, v.Key.GetToken().Value)
 		if first, twice := e.portsAt[uint16(key)]; twice {
-			r.add(where(v.Key), "%s is given twice, first in line %d", at, first.line)
+			r.Add(strictyaml.Where(v.Key), "%s is given twice, first in line %d", at, first.Line)
 			continue
 		}
-		own, _ := r.number(at, v.Value, 1, 65535)
-		e.Ports[uint16(key)], e.portsAt[uint16(key)] = uint16(own), where(v.Key)
+		own, _ := r.Number(at, v.Value, 1, 65535)
+		e.Ports[uint16(key)], e.portsAt[uint16(key)] = uint16(own), strictyaml.Where(v.Key)
 	}
 }
 
 func (r *reader) balance(path string, n ast.Node) *balance {
-	b := balance{at: where(n), Mode: anyMode}
+	b := balance{at: strictyaml.Where(n), Mode: anyMode}
 	b.bad = !r.mapping(path, n, fields{
 		"mode":           r.oneOf(&b.Mode, modes...),
 		"prefer":         list(r, &b.Prefer, func(path string, n ast.Node) string { return r.wordOf(path, n, scopes) }),
@@ -149,7 +150,7 @@ func (r *reader) balance(path string, n ast.Node) *balance {
 }
 
 func (r *reader) workload(path string, n ast.Node) workload {
-	w := workload{at: where(n), Namespace: defaultNamespace, Weight: 1}
+	w := workload{at: strictyaml.Where(n), Namespace: defaultNamespace, Weight: 1}
 	w.bad = !r.mapping(path, n, fields{
 		"uid":         r.name(&w.UID),
 		"name":        r.name(&w.Name),
@@ -172,7 +173,7 @@ func (r *reader) workload(path string, n ast.Node) workload {
 
 func (r *reader) weight(dst *uint32) field {
 	return field{read: func(path string, n ast.Node) {
-		v, _ := r.number(path, n, 0, 1<<32-1)
+		v, _ := r.Number(path, n, 0, 1<<32-1)
 		*dst = uint32(v)
 	}}
 }
@@ -188,7 +189,7 @@ func (r *reader) locality(path string, n ast.Node) *locality {
 }
 
 func (r *reader) waypoint(path string, n ast.Node) waypoint {
-	w := waypoint{at: where(n), Codec: string(intent.OriginalDst)}
+	w := waypoint{at: strictyaml.Where(n), Codec: string(intent.OriginalDst)}
 	r.mapping(path, n, fields{
 		"name":      r.name(&w.Name).required(),
 		"codec":     r.oneOf(&w.Codec, string(intent.OriginalDst), string(intent.ProxyV2), string(intent.KmeshTLV)),
@@ -200,12 +201,12 @@ func (r *reader) waypoint(path string, n ast.Node) waypoint {
 }
 
 func (r *reader) policy(path string, n ast.Node) policy {
-	p := policy{at: where(n), Namespace: defaultNamespace}
+	p := policy{at: strictyaml.Where(n), Namespace: defaultNamespace}
 	r.mapping(path, n, fields{
 		"name":      r.name(&p.Name).required(),
 		"namespace": r.text(&p.Namespace),
 		"workloads": list(r, &p.Workloads, func(path string, n ast.Node) string {
-			p.itemsAt = append(p.itemsAt, where(n))
+			p.itemsAt = append(p.itemsAt, strictyaml.Where(n))
 			return r.nameOf(path, n)
 		}),
 		"deny": r.boolean(&p.Deny),
@@ -214,7 +215,7 @@ func (r *reader) policy(path string, n ast.Node) policy {
 }
 
 func (r *reader) route(path string, n ast.Node) route {
-	t := route{at: where(n)}
+	t := route{at: strictyaml.Where(n)}
 	t.bad = !r.mapping(path, n, fields{
 		"service":  r.reference(&t.Service, &t.at).required(),
 		"match":    {read: func(path string, n ast.Node) { t.Match = r.match(path, n) }},
@@ -225,7 +226,7 @@ func (r *reader) route(path string, n ast.Node) route {
 }
 
 func (r *reader) match(path string, n ast.Node) *match {
-	m := match{at: where(n)}
+	m := match{at: strictyaml.Where(n)}
 	r.mapping(path, n, fields{
 		"header": r.name(&m.Header).required(),
 		"exact":  r.text(&m.Exact).required(),
@@ -234,7 +235,7 @@ func (r *reader) match(path string, n ast.Node) *match {
 }
 
 func (r *reader) backend(path string, n ast.Node) backend {
-	b := backend{at: where(n), Weight: 1}
+	b := backend{at: strictyaml.Where(n), Weight: 1}
 	r.mapping(path, n, fields{
 		"service": r.reference(&b.Service, &b.at).required(),
 		"port":    r.portNumber(&b.Port).required(),
@@ -244,14 +245,5 @@ func (r *reader) backend(path string, n ast.Node) backend {
 }
 
 func (r *reader) duration(dst *time.Duration) field {
-	return field{read: func(path string, n ast.Node) {
-		s, ok := n.(*ast.StringNode)
-		if ok {
-			d, err := time.ParseDuration(s.Value)
-			if *dst = d; err == nil && d >= 0 {
-				return
-			}
-		}
-		r.wrong(path, n, "a time such as 250ms or 2s")
-	}}
+	return field{read: func(path string, n ast.Node) { *dst = r.Duration(path, n) }}
 }

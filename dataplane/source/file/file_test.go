@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // sameValues compares Snapshots by value; an empty list is as good as none.
@@ -204,14 +205,14 @@ func TestDeepNestingIsRefusedQuickly(t *testing.T) {
 }
 
 func TestManyProblemsAreCounted(t *testing.T) {
-	text := "version: 1\nworkloads:\n" + strings.Repeat("  - {name: a, weight: -1}\n", shownProblems)
+	text := "version: 1\nworkloads:\n" + strings.Repeat("  - {name: a, weight: -1}\n", strictyaml.ShownProblems)
 	_, err := Parse("x.yaml", []byte(text))
 	var e *Error
-	if !errors.As(err, &e) || len(e.Problems) != 2*shownProblems-1 {
+	if !errors.As(err, &e) || len(e.Problems) != 2*strictyaml.ShownProblems-1 {
 		t.Fatalf("got %v", err)
 	}
 	lines := strings.Split(err.Error(), "\n")
-	if want := "and " + strconv.Itoa(shownProblems-1) + " more problems"; lines[len(lines)-1] != want {
+	if want := "and " + strconv.Itoa(strictyaml.ShownProblems-1) + " more problems"; lines[len(lines)-1] != want {
 		t.Errorf("last line %q, want %q", lines[len(lines)-1], want)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // Marshal writes s in the form that Parse reads: Parse gives a Snapshot of
@@ -30,12 +31,12 @@ func Marshal(s intent.Snapshot) ([]byte, error) {
 	}
 	w := writer{workloads: make(map[string]*intent.Workload, len(s.Workloads)), waypoints: map[string]*intent.Waypoint{}}
 	d := w.document(s)
-	if err := w.err(); err != nil {
+	if err := w.Err(); err != nil {
 		return nil, fmt.Errorf("write intent: %w", err)
 	}
 	b := builder{}
-	if b.snapshot(d); len(b.list) > 0 {
-		return nil, fmt.Errorf("write intent: %w", b.err())
+	if b.snapshot(d); len(b.List) > 0 {
+		return nil, fmt.Errorf("write intent: %w", b.Err())
 	}
 	node, err := yaml.ValueToNode(d, yaml.IndentSequence(true))
 	if err != nil {
@@ -101,8 +102,8 @@ func (w *writer) document(s intent.Snapshot) document {
 
 // text passes s on, and complains when YAML could not carry it.
 func (w *writer) text(owner, s string) string {
-	if !printable(s) {
-		w.add(position{}, "%s: %q has control characters or is not UTF-8", owner, s)
+	if !strictyaml.Printable(s) {
+		w.Add(position{}, "%s: %q has control characters or is not UTF-8", owner, s)
 	}
 	return s
 }
@@ -110,7 +111,7 @@ func (w *writer) text(owner, s string) string {
 // needed passes s on, and complains when it is empty, too.
 func (w *writer) needed(owner, what, s string) string {
 	if s == "" {
-		w.add(position{}, "%s: %s is empty", owner, what)
+		w.Add(position{}, "%s: %s is empty", owner, what)
 	}
 	return w.text(owner, s)
 }
@@ -171,7 +172,7 @@ func (w *writer) endpoints(owner string, all []intent.Endpoint) []endpoint {
 	var forms []endpoint
 	for _, e := range all {
 		if w.workloads[e.Workload.UID] != e.Workload {
-			w.add(position{}, "%s: endpoint %s is not among the workloads", owner, e.Workload.UID)
+			w.Add(position{}, "%s: endpoint %s is not among the workloads", owner, e.Workload.UID)
 		}
 		forms = append(forms, endpoint{Workload: e.Workload.UID, Ports: e.Ports})
 	}
@@ -189,7 +190,7 @@ func (w *writer) waypointName(owner string, v *intent.Waypoint) string {
 		w.waypoints[v.Name] = v
 		w.order = append(w.order, v)
 	case met != v && !sameWaypoint(met, v):
-		w.add(position{}, "%s: another waypoint is named %s, too", owner, v.Name)
+		w.Add(position{}, "%s: another waypoint is named %s, too", owner, v.Name)
 	}
 	return w.needed(owner, "name of its waypoint", v.Name)
 }
@@ -207,7 +208,7 @@ func (w *writer) waypoint(v *intent.Waypoint) waypoint {
 	}
 	for i, e := range form.Endpoints {
 		if len(e.Ports) > 0 {
-			w.add(position{}, "%s: endpoint %s has ports of its own, which a waypoint's does not use", owner, e.Workload)
+			w.Add(position{}, "%s: endpoint %s has ports of its own, which a waypoint's does not use", owner, e.Workload)
 			form.Endpoints[i].Ports = nil
 		}
 	}
@@ -218,7 +219,7 @@ func (w *writer) policy(v *intent.Policy) policy {
 	owner := "policy " + v.Key()
 	for _, uid := range v.Workloads {
 		if w.workloads[uid] == nil {
-			w.add(position{}, "%s: %s is not among the workloads", owner, uid)
+			w.Add(position{}, "%s: %s is not among the workloads", owner, uid)
 		}
 	}
 	return policy{
@@ -231,14 +232,14 @@ func (w *writer) route(v *intent.Route) route {
 	owner := "route of service " + v.Service
 	form := route{Service: v.Service, Timeout: v.Timeout}
 	if v.Timeout < 0 {
-		w.add(position{}, "%s: timeout %s is negative", owner, v.Timeout)
+		w.Add(position{}, "%s: timeout %s is negative", owner, v.Timeout)
 	}
 	if v.Match != (intent.HeaderMatch{}) {
 		form.Match = &match{Header: w.needed(owner, "header", v.Match.Name), Exact: w.text(owner, v.Match.Exact)}
 	}
 	for _, b := range v.Backends {
 		if b.Port == 0 {
-			w.add(position{}, "%s: backend %s: port is 0", owner, b.Service)
+			w.Add(position{}, "%s: backend %s: port is 0", owner, b.Service)
 		}
 		form.Backends = append(form.Backends, backend{Service: b.Service, Port: b.Port, Weight: b.Weight})
 	}

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // anyText draws names that YAML could take for something else, too.
@@ -23,7 +24,7 @@ func anyText(t *rapid.T, label string) string {
 		}),
 		rapid.Map(rapid.String(), func(s string) string {
 			return strings.Map(func(c rune) rune {
-				if printable(string(c)) {
+				if strictyaml.Printable(string(c)) {
 					return c
 				}
 				return '-'

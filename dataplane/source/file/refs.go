@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/strictyaml"
 )
 
 // workload resolves a reference: the UID of a workload, else its
@@ -24,9 +25,9 @@ func (b *builder) workload(path, ref, namespace string, at position) *intent.Wor
 	case 1:
 		return found[0]
 	case 0:
-		b.add(at, "%s: no workload has the uid %s, none is named %s", path, shorten(ref), shorten(key))
+		b.Add(at, "%s: no workload has the uid %s, none is named %s", path, strictyaml.Shorten(ref), strictyaml.Shorten(key))
 	default:
-		b.add(at, "%s: %d workloads are named %s, write the uid of one", path, len(found), shorten(key))
+		b.Add(at, "%s: %d workloads are named %s, write the uid of one", path, len(found), strictyaml.Shorten(key))
 	}
 	return nil
 }
@@ -38,7 +39,7 @@ func (b *builder) waypoint(path, ref string, at position) *intent.Waypoint {
 	}
 	w := b.waypoints[ref]
 	if w == nil {
-		b.add(at, "%s: no waypoint is named %s", path, shorten(ref))
+		b.Add(at, "%s: no waypoint is named %s", path, strictyaml.Shorten(ref))
 	}
 	return w
 }
@@ -51,7 +52,7 @@ func (b *builder) service(path, ref string, at position) string {
 		key = defaultNamespace + "/" + ref
 	}
 	if ref != "" && b.services[key] == nil {
-		b.add(at, "%s: there is no service %s", path, shorten(key))
+		b.Add(at, "%s: there is no service %s", path, strictyaml.Shorten(key))
 	}
 	return key
 }
@@ -76,10 +77,10 @@ func (r *register) add(path, name string, at position) {
 		r.first[name] = at
 		return
 	}
-	if first.line == 0 {
-		r.problems.add(at, "%s: %s %s is declared twice", path, r.kind, shorten(name))
+	if first.Line == 0 {
+		r.problems.Add(at, "%s: %s %s is declared twice", path, r.kind, strictyaml.Shorten(name))
 		return
 	}
-	r.problems.add(at, "%s: %s %s is declared twice, first in line %s",
-		path, r.kind, shorten(name), strconv.Itoa(first.line))
+	r.problems.Add(at, "%s: %s %s is declared twice, first in line %s",
+		path, r.kind, strictyaml.Shorten(name), strconv.Itoa(first.Line))
 }

@@ -1,17 +1,19 @@
-package file
+package strictyaml
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// shownProblems is how many problems Error prints; the rest is counted.
-const shownProblems = 50
+// ShownProblems is how many problems Error prints; the rest is counted.
+const ShownProblems = 50
 
 // Problem is one thing in a file that is not right.
 type Problem struct {
-	// File is the name that was given to Parse or Load.
+	// File is the name of the file.
 	File string
 	// Line and Column count from 1. Both are zero for a problem that has no
 	// place in a text.
@@ -45,7 +47,7 @@ type Error struct {
 func (e *Error) Error() string {
 	var lines []string
 	for i, p := range e.Problems {
-		if i == shownProblems {
+		if i == ShownProblems {
 			lines = append(lines, fmt.Sprintf("and %d more problems", len(e.Problems)-i))
 			break
 		}
@@ -54,25 +56,33 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// position is a place in a text, counted from 1. The zero value is no place.
-type position struct{ line, column int }
+// Position is a place in a text, counted from 1. The zero value is no place.
+type Position struct{ Line, Column int }
 
-// problems collects what is wrong with one file.
-type problems struct {
-	file string
-	list []Problem
+// Problems collects what is wrong with one file.
+type Problems struct {
+	File string
+	List []Problem
 }
 
-func (ps *problems) add(at position, format string, args ...any) {
-	ps.list = append(ps.list, Problem{
-		File: ps.file, Line: at.line, Column: at.column, Text: fmt.Sprintf(format, args...),
+// Add notes a problem at a place.
+func (ps *Problems) Add(at Position, format string, args ...any) {
+	ps.List = append(ps.List, Problem{
+		File: ps.File, Line: at.Line, Column: at.Column, Text: fmt.Sprintf(format, args...),
 	})
 }
 
-// err returns what was collected, nil when that is nothing.
-func (ps *problems) err() error {
-	if len(ps.list) == 0 {
+// Sort puts the problems in the order of their places.
+func (ps *Problems) Sort() {
+	slices.SortStableFunc(ps.List, func(x, y Problem) int {
+		return cmp.Or(cmp.Compare(x.Line, y.Line), cmp.Compare(x.Column, y.Column))
+	})
+}
+
+// Err returns what was collected, nil when that is nothing.
+func (ps *Problems) Err() error {
+	if len(ps.List) == 0 {
 		return nil
 	}
-	return &Error{Problems: ps.list}
+	return &Error{Problems: ps.List}
 }
