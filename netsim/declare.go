@@ -22,6 +22,9 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 	if c.plane == nil {
 		return nil
 	}
+	if err := ofGateways(d.objects); err != nil {
+		return err
+	}
 	next, err := kube.Render(d.objects, c.worldOf(d))
 	if err != nil {
 		return err
@@ -155,6 +158,21 @@ func (c *Cluster) namesProtocol(t scenario.Target) error {
 	}
 	if declared {
 		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
+	}
+	return nil
+}
+
+// ofGateways fails for waypoints that the Gateways of these clusters cannot be.
+func ofGateways(o scenario.Objects) error {
+	for _, w := range o.Waypoints {
+		switch {
+		case len(w.Pods) == 0:
+			return fmt.Errorf("%w: waypoint %s has no pods: istiod names a waypoint to nobody before an instance of its Gateway is there",
+				scenario.ErrNotExpressible, w.Name)
+		case w.Codec == scenario.ProxyV2:
+			return fmt.Errorf("%w: waypoint %s: a PROXY header under a control plane: these clusters have no Gateway that asks for one",
+				scenario.ErrNotExpressible, w.Name)
+		}
 	}
 	return nil
 }

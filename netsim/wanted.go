@@ -93,12 +93,16 @@ func (c *Cluster) wantedRoutes(d *desired, s scenario.Service, p scenario.Port) 
 	return all
 }
 
-// livePods are the first addresses of a service's endpoints.
+// livePods are the addresses of a service's endpoints, of its first family.
 func (c *Cluster) livePods(d *desired, service string) []netip.Addr {
 	var all []netip.Addr
 	for _, s := range d.objects.Services {
 		for _, e := range s.Endpoints {
-			if s.Name == service && e.Weight > 0 {
+			switch {
+			case s.Name != service || e.Weight == 0:
+			case s.Family == scenario.IPv6:
+				all = append(all, c.pods[e.Pod].addrs.IPv6)
+			default:
 				all = append(all, c.pods[e.Pod].addrs.IPv4)
 			}
 		}
