@@ -69,7 +69,7 @@ func TestAskRunningCluster(t *testing.T) {
 	c.wantAsk(t, 2, "pod client is on node a, not on b", "explain", "--from", "client", "--to", "10.96.0.10:80", "--node", "b")
 	c.wantAsk(t, 2, `has no node "z"`, "status", "--node", "z")
 	c.wantAsk(t, 2, `no cluster "x" is running`, "status", "--cluster", "x")
-	c.wantAsk(t, 2, "must be table or json", "status", "-o", "xml")
+	c.wantAsk(t, 2, "must be table, json or yaml", "status", "-o", "xml")
 	c.wantAsk(t, 2, "names one agent", "status", "--admin", "127.0.0.1:1", "--node", "a")
 }
 
