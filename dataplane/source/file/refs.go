@@ -78,9 +78,9 @@ func (r *register) add(path, name string, at position) {
 		return
 	}
 	if first.Line == 0 {
-		r.problems.Add(at, "%s: %s %s is declared twice", path, r.kind, strictyaml.Shorten(name))
+		r.Add(at, "%s: %s %s is declared twice", path, r.kind, strictyaml.Shorten(name))
 		return
 	}
-	r.problems.Add(at, "%s: %s %s is declared twice, first in line %s",
+	r.Add(at, "%s: %s %s is declared twice, first in line %s",
 		path, r.kind, strictyaml.Shorten(name), strconv.Itoa(first.Line))
 }
