@@ -4,6 +4,7 @@
 # plane is built first.
 #
 #   RUN              specs to run, a regular expression; default all
+#   LABELS           labels of specs to run, in ginkgo's form; '!waypoint' needs no Envoy
 #   DUOMESH_OUTAGE   how long istiod is away in the outage specs, default 15s
 #   DUOMESH_CHANGES  how many changes are measured, default 30
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,4 +15,4 @@ export DUOMESH_OUT=$repo/out/test-istiod
 runner=$(mktemp)
 trap 'rm -f "$runner"' EXIT
 scripts/go.sh build -o "$runner" ./internal/testsum/cmd/testsum
-"$runner" -go scripts/go.sh -out "$DUOMESH_OUT" -run "${RUN:-}" ./e2e/istiod
+"$runner" -go scripts/go.sh -out "$DUOMESH_OUT" -run "${RUN:-}" -labels "${LABELS:-}" ./e2e/istiod

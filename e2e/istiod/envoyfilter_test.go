@@ -40,7 +40,7 @@ func listenerOf(dump []byte, name string) any {
 
 // What a real istiod makes of the samples for waypoints whose image is another's is in a
 // golden file, and a stock Envoy takes it. DUOMESH_GOLDEN=write writes the file anew.
-var _ = Describe("the samples of EnvoyFilters", func() {
+var _ = Describe("the samples of EnvoyFilters", Label(byWaypoint), func() {
 	for _, form := range []string{"proxy-v2", "proxy-v2-before-1.27"} {
 		It("reach a waypoint by "+form, func(ctx SpecContext) {
 			golden := filepath.Join("testdata", "envoyfilter-proxy-v2.json")

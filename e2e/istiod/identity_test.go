@@ -66,7 +66,7 @@ func tunnel(ctx SpecContext, c *netsim.Cluster, p person) *web.Tunnel {
 	}
 }
 
-var _ = Describe("rules that ask who a client is", func() {
+var _ = Describe("rules that ask who a client is", Label(byWaypoint), func() {
 	DescribeTable("never let through by the hand-off what they deny by HBONE", func(ctx SpecContext, byAddress bool) {
 		config := netsim.Config{}
 		if byAddress {

@@ -21,7 +21,7 @@ func active(ctx SpecContext, c *netsim.Cluster) func() uint64 {
 	}
 }
 
-var _ = Describe("a waypoint that istiod configures", func() {
+var _ = Describe("a waypoint that istiod configures", Label(byWaypoint), func() {
 	It("keeps nothing of clients that break off", func(ctx SpecContext) {
 		c := through(ctx, netsim.Config{}, "waypoint")
 		handed := func() uint64 {

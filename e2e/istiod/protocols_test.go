@@ -20,7 +20,7 @@ import (
 const gib = 1 << 30
 
 // What passes through a waypoint of istiod's, by what is spoken.
-var _ = Describe("through a waypoint", Ordered, func() {
+var _ = Describe("through a waypoint", Ordered, Label(byWaypoint), func() {
 	var c *netsim.Cluster
 	BeforeAll(func(ctx SpecContext) { c = through(ctx, netsim.Config{}, "waypoint", "waypoint2") }, NodeTimeout(2*time.Minute))
 

@@ -69,9 +69,19 @@ func judged(ctx context.Context, s scenario.Scenario) report.Result {
 	return verify.Run(ctx, s, verify.Options{World: "netsim+istiod", Open: open}, 1)
 }
 
+// byWaypoint is the label of the specs that need an Envoy and a waypoint of istiod's.
+const byWaypoint = "waypoint"
+
+func labelsOf(s scenario.Scenario) Labels {
+	if len(s.Objects.WaypointNames()) > 0 {
+		return Labels{byWaypoint}
+	}
+	return nil
+}
+
 var _ = Describe("scenario", func() {
 	for _, s := range scenario.All() {
-		It(s.Name+": "+s.Summary, func(ctx SpecContext) {
+		It(s.Name+": "+s.Summary, labelsOf(s), func(ctx SpecContext) {
 			r := judged(ctx, bounded(s))
 			if r.Verdict == report.NotRun {
 				Skip("NOT RUN: " + r.Reason)

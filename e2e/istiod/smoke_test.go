@@ -19,7 +19,7 @@ const toV1 = "route: [{destination: {host: echo.default.svc.cluster.local, subse
 
 // The features of Istio's rules that are Envoy's alone, each seen to work, and seen not
 // to be there before its rule is.
-var _ = Describe("through a waypoint, by a rule", Ordered, func() {
+var _ = Describe("through a waypoint, by a rule", Ordered, Label(byWaypoint), func() {
 	var c *netsim.Cluster
 	BeforeAll(func(ctx SpecContext) { c = through(ctx, netsim.Config{}, "waypoint") }, NodeTimeout(2*time.Minute))
 

@@ -80,7 +80,7 @@ func l7Away() scenario.Scenario {
 	return s
 }
 
-var _ = Describe("under load, a waypoint that istiod configures", func() {
+var _ = Describe("under load, a waypoint that istiod configures", Label(byWaypoint), func() {
 	It("follows new weights on every open connection", func(ctx SpecContext) {
 		c := through(ctx, netsim.Config{}, "waypoint")
 		rule(ctx, c, "VirtualService", "echo", split(100))

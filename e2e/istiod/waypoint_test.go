@@ -95,7 +95,7 @@ func judgedWay(ctx SpecContext, d declared, loads ...scenario.Load) report.Resul
 	return r
 }
 
-var _ = Describe("a waypoint that istiod configures", func() {
+var _ = Describe("a waypoint that istiod configures", Label(byWaypoint), func() {
 	It("splits by a VirtualService with subsets: by request, by connection, by header", func(ctx SpecContext) {
 		header := handed(4, 50, map[string]float64{"v2": 1})
 		header.Headers = map[string]string{"x-canary": "yes"}
