@@ -108,7 +108,7 @@ func TestKmeshManifest(t *testing.T) {
 	}
 	cancel()
 	e := <-ended
-	if e.code != exitOK || !strings.Contains(e.said, "the agent is ready") {
+	if e.code != exitOK || !strings.Contains(e.said, "the agent takes enrolments") {
 		t.Errorf("exit code %d, said %s", e.code, e.said)
 	}
 	pins := filepath.Join(bpffs, "duomesh")

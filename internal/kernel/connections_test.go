@@ -30,6 +30,7 @@ func livingNetns(t *testing.T) *os.File {
 	for _, text := range []string{"192.0.2.1/32", "2001:db8::1/128"} {
 		a, err := netlink.ParseAddr(text)
 		must(t, err)
+		a.Flags = unix.IFA_F_NODAD // else nobody can bind to it for a moment
 		must(t, h.AddrAdd(lo, a))
 	}
 	return ns
