@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -36,6 +37,25 @@ func livingNetns(t *testing.T) *os.File {
 	return ns
 }
 
+// reach connects as soon as there is a way: an address of IPv6 gets its route in a work
+// queue of the kernel, after it was added.
+func reach(network, to string) (net.Conn, error) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for {
+		c, err := net.Dial(network, to)
+		if !errors.Is(err, syscall.ENETUNREACH) {
+			return c, err
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			return nil, err
+		}
+	}
+}
+
 func must(tb testing.TB, err error) {
 	tb.Helper()
 	if err != nil {
@@ -62,7 +82,7 @@ func connect(t *testing.T, ns *os.File, network, address string) pair {
 				return err
 			}
 			p.listener = u
-			p.client, err = net.Dial("udp", u.LocalAddr().String())
+			p.client, err = reach("udp", u.LocalAddr().String())
 			return err
 		}
 		l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
@@ -70,7 +90,7 @@ func connect(t *testing.T, ns *os.File, network, address string) pair {
 			return err
 		}
 		p.listener = l
-		if p.client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		if p.client, err = reach("tcp", l.Addr().String()); err != nil {
 			return err
 		}
 		p.server, err = l.Accept()
