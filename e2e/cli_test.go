@@ -55,7 +55,7 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 	}, NodeTimeout(5*time.Minute))
 
 	It("prints a table, writes JUnit and exits with 0", func(ctx SpecContext) {
-		junit := filepath.Join(GinkgoT().TempDir(), "deep", "junit.xml")
+		junit := filepath.Join(GinkgoT().TempDir(), "junit.xml")
 		r := duomesh(ctx, bin, "verify", "-f", "samples/scenarios/canary.yaml", "--junit", junit)
 		Expect(r.code).To(Equal(0), r.stdout+r.stderr)
 		Expect(r.stdout).To(ContainSubstring("verdict pass: 1 passed"))
@@ -113,17 +113,17 @@ var _ = Describe("duomesh verify", Label("netsim"), Ordered, ContinueOnFailure, 
 
 	// The mounts are hidden in a mount namespace of the command's own: the
 	// machine keeps its own.
-	DescribeTable("names what the kernel lacks", func(ctx SpecContext, command, hide, want string) {
+	DescribeTable("names what is lacking", func(ctx SpecContext, command, hide, want string) {
 		script := `mount --make-rprivate / && ` + hide + ` && exec "$0" ` + command
 		r := duomesh(ctx, must(exec.LookPath("unshare")), "-m", "sh", "-ec", script, bin)
 		Expect(r.code).To(Equal(2), r.stdout+r.stderr)
-		Expect(r.stderr).To(HavePrefix("duomesh: this kernel lacks " + want))
+		Expect(r.stderr).To(HavePrefix("duomesh: this " + want))
 		Expect(bytes.Count([]byte(r.stderr), []byte("\n"))).To(Equal(1), r.stderr)
 	},
-		Entry("no cgroup2", "verify --all", "umount -l "+cgroup2(), "cgroup2"),
-		Entry("no BTF", "verify --all", "mount -t tmpfs none /sys/kernel/btf", "BTF"),
-		Entry("no cgroup2 for the probe", "probe --timeout 1s", "umount -l "+cgroup2(), "cgroup2"),
-		Entry("no BTF for the probe", "probe --timeout 1s", "mount -t tmpfs none /sys/kernel/btf", "BTF"),
+		Entry("no cgroup2", "verify --all", "umount -l "+cgroup2(), "machine lacks a mounted cgroup v2"),
+		Entry("no BTF", "verify --all", "mount -t tmpfs none /sys/kernel/btf", "kernel lacks BTF"),
+		Entry("no cgroup2 for the probe", "probe --timeout 1s", "umount -l "+cgroup2(), "machine lacks a mounted cgroup v2"),
+		Entry("no BTF for the probe", "probe --timeout 1s", "mount -t tmpfs none /sys/kernel/btf", "kernel lacks BTF"),
 	)
 })
 
