@@ -153,8 +153,8 @@ static __always_inline struct mptcp_sock *accepted_mptcp(struct bpf_sock *sk)
 }
 
 /*
- * accept_handoff is called while the new socket is locked: whoever accepts it
- * waits for that lock, so it never sees a socket without its answer.
+ * accept_handoff is called while the new socket is locked, and whoever accepts it
+ * waits for that lock; of an MPTCP socket only the subflow is locked.
  */
 static __always_inline void accept_handoff(struct bpf_sock_ops *ctx)
 {
