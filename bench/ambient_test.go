@@ -2,13 +2,13 @@ package bench
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/wire"
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
@@ -80,11 +80,8 @@ func TestWaypointBetweenStandIns(t *testing.T) {
 // envoyOrSkip is the Envoy of ENVOY_BIN, or the one that make tools has fetched.
 func envoyOrSkip(t *testing.T) string {
 	t.Helper()
-	path := os.Getenv("ENVOY_BIN")
-	if cache, err := os.UserCacheDir(); path == "" && err == nil {
-		path = filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
-	}
-	if _, err := os.Stat(path); err != nil {
+	path := envoy.Find(os.Getenv("ENVOY_BIN"))
+	if path == "" {
 		t.Skip("NOT RUN: no Envoy: make tools fetches one, ENVOY_BIN names yours")
 	}
 	return path

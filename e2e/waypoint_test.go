@@ -12,6 +12,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/dataplane/source/file"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
@@ -20,20 +21,7 @@ import (
 
 // findEnvoy is the Envoy of ENVOY_BIN, else the one that make tools has put into the
 // cache; "" where there is none.
-func findEnvoy() string {
-	if path := os.Getenv("ENVOY_BIN"); path != "" {
-		return path
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return ""
-	}
-	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
-}
+func findEnvoy() string { return envoy.Find(os.Getenv("ENVOY_BIN")) }
 
 // waypointFile is what the waypoint of the l7 scenarios reads.
 func waypointFile(c *netsim.Cluster) string {

@@ -34,7 +34,6 @@ type Cluster struct {
 	nodes     map[string]string // Kubernetes' names, by the topology's
 	agents    []agent           // of the nodes that have pods
 	vips      addresses
-	nextID    atomic.Uint64
 	witness   traffic.Witness
 	waypoint  *waypoint // nil: the topology has none
 

@@ -168,19 +168,5 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 	if c.waypoint == nil || c.waypoint.pod.spec.Name != pod {
 		return nil, fmt.Errorf("pod %s is no waypoint", pod)
 	}
-	counters, err := c.waypoint.client.Counters(ctx, `^cluster\.(inbound-vip|outbound)\|[0-9]+\|.*upstream_rq_total$`)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]uint64{}
-	for name, n := range counters {
-		// "cluster.inbound-vip|80|http|host;.upstream_rq_total": of the service itself, and
-		// "cluster.outbound|80||host;.…" of another that a route leads to.
-		if parts := strings.Split(name, "|"); len(parts) == 4 {
-			host, _, _ := strings.Cut(parts[3], ";")
-			service, _, _ := strings.Cut(host, ".")
-			all[service] += n
-		}
-	}
-	return all, nil
+	return c.waypoint.client.Forwarded(ctx)
 }

@@ -91,14 +91,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 	if err := c.besideKubeProxy(pod, l.To.Addr().Unmap()); err != nil {
 		return nil, err
 	}
-	n := uint64(max(l.Connections, 0))
-	l.FirstID = c.nextID.Add(n) - n + 1
-	conns, err := traffic.RunClient(ctx, c.launcher(p), l, func(t traffic.Conn) {
-		c.witness.Client(t)
-		if seen != nil {
-			seen(t)
-		}
-	})
+	conns, err := c.witness.Run(ctx, c.launcher(p), l, seen)
 	if err != nil {
 		return conns, fmt.Errorf("traffic from %s: %w", pod, err)
 	}

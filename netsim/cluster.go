@@ -8,15 +8,15 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/scenario/kube"
 	"github.com/duomesh/duomesh/internal/traffic"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Cluster is a simulated cluster. It implements scenario.World. Its methods may
@@ -35,7 +35,6 @@ type Cluster struct {
 	control *control
 	plane   *ControlPlane // nil without one, and until it is joined
 
-	nextID  atomic.Uint64 // of traffic connections
 	servers servers
 	witness traffic.Witness
 	past    past

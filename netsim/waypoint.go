@@ -301,20 +301,7 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 	if w.running() == nil {
 		return nil, fmt.Errorf("waypoint %s does not run%s", pod, w.lastWords())
 	}
-	counters, err := w.client.Counters(ctx, `^cluster\.(inbound-vip\|[0-9]+\|(http|grpc)|outbound\|).*upstream_rq_total$`)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]uint64{}
-	for name, n := range counters {
-		// "cluster.inbound-vip|80|http|host;.upstream_rq_total", "cluster.outbound|80||host;…"
-		if parts := strings.Split(name, "|"); len(parts) == 4 {
-			host, _, _ := strings.Cut(parts[3], ";")
-			service, _, _ := strings.Cut(host, ".")
-			all[service] += n
-		}
-	}
-	return all, nil
+	return w.client.Forwarded(ctx)
 }
 
 var _ scenario.Forwarder = (*Cluster)(nil)

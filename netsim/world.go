@@ -9,10 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
-	"golang.org/x/sync/errgroup"
 )
 
 // Apply implements scenario.World: it starts the servers of all endpoints, and
@@ -133,20 +134,12 @@ func (c *Cluster) virtualOf(service string) (Addresses, error) {
 	return Addresses{}, fmt.Errorf("no service %q has been applied: there are %s", service, strings.Join(names, ", "))
 }
 
-// Exec implements scenario.World. The cluster sets l.FirstID, so that every
-// connection of the cluster has an ID of its own.
+// Exec implements scenario.World.
 func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error) {
 	if err := c.needServers(ctx, c.serversFor(l.To.Addr().Unmap())); err != nil {
 		return nil, fmt.Errorf("traffic from %s: %w", pod, err)
 	}
-	n := uint64(max(l.Connections, 0))
-	l.FirstID = c.nextID.Add(n) - n + 1
-	conns, err := traffic.RunClient(ctx, c.launcher(pod), l, func(t traffic.Conn) {
-		c.witness.Client(t)
-		if seen != nil {
-			seen(t)
-		}
-	})
+	conns, err := c.witness.Run(ctx, c.launcher(pod), l, seen)
 	if err != nil {
 		return conns, fmt.Errorf("traffic from %s: %w", pod, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
@@ -80,17 +81,4 @@ func checkEnvoy() error {
 
 // envoyPath is the Envoy of ENVOY_BIN, else the one that make tools has put into the
 // cache; "" where there is none.
-func envoyPath() string {
-	if path := os.Getenv("ENVOY_BIN"); path != "" {
-		return path
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return ""
-	}
-	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
-}
+func envoyPath() string { return envoy.Find(os.Getenv("ENVOY_BIN")) }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 )
 
 // apart is argv[0] of the process in which the tests run: in a network namespace of its
@@ -62,15 +64,8 @@ func envoyPath(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT RUN: needs root for a network namespace of its own")
 	}
-	if path := os.Getenv("ENVOY_BIN"); path != "" {
-		return path
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skipf("NOT RUN: no Envoy: %v", err)
-	}
-	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
-	if _, err := os.Stat(path); err != nil {
+	path := envoy.Find(os.Getenv("ENVOY_BIN"))
+	if path == "" {
 		t.Skip("NOT RUN: no Envoy (make tools)")
 	}
 	return path

@@ -10,7 +10,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/duomesh/duomesh/internal/controlplane"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -52,11 +51,7 @@ var _ = Describe("the samples of EnvoyFilters", Label(byWaypoint), func() {
 			data, err := os.ReadFile(filepath.Join("..", "..", "samples", "envoyfilter", form+".yaml"))
 			Expect(err).NotTo(HaveOccurred())
 			// At another port: the waypoint of these specs has the sample's own.
-			yaml := strings.ReplaceAll(string(data), "15039", "15049")
-			objects, err := controlplane.Decode([]byte(yaml))
-			Expect(err).NotTo(HaveOccurred())
-			Expect(plane.Stack().ApplyYAML(ctx, yaml)).To(Succeed())
-			DeferCleanup(func(ctx SpecContext) { Expect(plane.Stack().Delete(ctx, objects...)).To(Succeed()) })
+			apply(ctx, c, strings.ReplaceAll(string(data), "15039", "15049"))
 			var got any
 			Eventually(ctx, func() any {
 				got = listenerOf(must(c.WaypointConfig(ctx, "waypoint")), "duomesh-proxy-v2")

@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/e2e/istiod/web"
 	"github.com/duomesh/duomesh/internal/controlplane"
 	"github.com/duomesh/duomesh/internal/kernel"
@@ -116,20 +117,7 @@ func build(ctx context.Context, name string) string {
 
 // findEnvoy is the Envoy of ENVOY_BIN, else the one that make tools has put into the
 // cache; "" where there is none.
-func findEnvoy() string {
-	if path := os.Getenv("ENVOY_BIN"); path != "" {
-		return path
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return ""
-	}
-	path := filepath.Join(cache, "duomesh", "envoy", "current", "envoy")
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	return path
-}
+func findEnvoy() string { return envoy.Find(os.Getenv("ENVOY_BIN")) }
 
 func must[T any](v T, err error) T {
 	GinkgoHelper()

@@ -15,7 +15,6 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
-	"github.com/duomesh/duomesh/internal/controlplane"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/netsim"
 )
@@ -111,8 +110,7 @@ func (w *kubeWorld) Close() error {
 func remove(yaml string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	objects, err := controlplane.Decode([]byte(yaml))
-	return errors.Join(err, plane.Stack().Delete(ctx, objects...))
+	return plane.Stack().DeleteYAML(ctx, yaml)
 }
 
 // filled puts addresses of pods into a text.

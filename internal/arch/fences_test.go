@@ -95,7 +95,7 @@ var floors = []floor{
 	},
 	{
 		level: 3, pattern: "internal/controlplane/...",
-		may:   []string{"dataplane/intent", "internal/kernel/...", "internal/istiod/..."},
+		may:   []string{"dataplane/intent", "internal/kernel/...", "internal/istiod/...", "internal/cluster"},
 		never: map[string]string{"dataplane": whyBaseline, "dataplane/l4/...": whyBaseline, "dataplane/l7/...": whyBaseline},
 	},
 

@@ -7,10 +7,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic"
+
+	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 // Manager is the field manager of what is applied here.
@@ -22,12 +22,12 @@ const parallel = 8
 // Apply applies objects on the server's side, each whole, in no order.
 func (s *Stack) Apply(ctx context.Context, objects ...*unstructured.Unstructured) error {
 	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
-		r, err := s.resource(o)
+		r, err := s.objects.Resource(o)
 		if err != nil {
 			return err
 		}
 		if _, err := r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: Manager, Force: true}); err != nil {
-			return fmt.Errorf("apply %s: %w", name(o), err)
+			return fmt.Errorf("apply %s: %w", cluster.Name(o), err)
 		}
 		return nil
 	})
@@ -37,13 +37,13 @@ func (s *Stack) Apply(ctx context.Context, objects ...*unstructured.Unstructured
 // them.
 func (s *Stack) create(ctx context.Context, objects ...*unstructured.Unstructured) error {
 	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
-		r, err := s.resource(o)
+		r, err := s.objects.Resource(o)
 		if err != nil {
 			return err
 		}
 		_, err = r.Create(ctx, o, metav1.CreateOptions{FieldManager: Manager})
 		if err != nil && !errors.IsAlreadyExists(err) {
-			return fmt.Errorf("create %s: %w", name(o), err)
+			return fmt.Errorf("create %s: %w", cluster.Name(o), err)
 		}
 		return nil
 	})
@@ -51,23 +51,32 @@ func (s *Stack) create(ctx context.Context, objects ...*unstructured.Unstructure
 
 // ApplyYAML applies the objects of a YAML stream.
 func (s *Stack) ApplyYAML(ctx context.Context, data string) error {
-	objects, err := Decode([]byte(data))
+	objects, err := cluster.Decode([]byte(data))
 	if err != nil {
 		return err
 	}
 	return s.Apply(ctx, objects...)
 }
 
+// DeleteYAML deletes the objects of a YAML stream, as Delete does.
+func (s *Stack) DeleteYAML(ctx context.Context, data string) error {
+	objects, err := cluster.Decode([]byte(data))
+	if err != nil {
+		return err
+	}
+	return s.Delete(ctx, objects...)
+}
+
 // Delete deletes objects at once; one that is not there is no error.
 func (s *Stack) Delete(ctx context.Context, objects ...*unstructured.Unstructured) error {
 	return each(ctx, objects, func(ctx context.Context, o *unstructured.Unstructured) error {
-		r, err := s.resource(o)
+		r, err := s.objects.Resource(o)
 		if err != nil {
 			return err
 		}
 		err = r.Delete(ctx, o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
 		if err != nil && !errors.IsNotFound(err) {
-			return fmt.Errorf("delete %s: %w", name(o), err)
+			return fmt.Errorf("delete %s: %w", cluster.Name(o), err)
 		}
 		return nil
 	})
@@ -82,48 +91,16 @@ func each(ctx context.Context, objects []*unstructured.Unstructured, f func(cont
 	return g.Wait()
 }
 
-// name is an object's for people.
-func name(o *unstructured.Unstructured) string {
-	if o.GetNamespace() == "" {
-		return o.GetKind() + " " + o.GetName()
-	}
-	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
-}
-
-// resource is the API of an object's kind. One that was defined a moment ago may
-// not be known yet.
-func (s *Stack) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
-	kind := o.GroupVersionKind()
-	m, err := s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	if meta.IsNoMatchError(err) {
-		s.mapper.Reset()
-		m, err = s.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name(o), err)
-	}
-	if m.Scope.Name() == meta.RESTScopeNameNamespace {
-		ns := o.GetNamespace()
-		if ns == "" {
-			ns = metav1.NamespaceDefault
-		}
-		return s.dynamic.Resource(m.Resource).Namespace(ns), nil
-	}
-	return s.dynamic.Resource(m.Resource), nil
-}
-
 // define creates definitions of kinds and returns when the API has them.
 func (s *Stack) define(ctx context.Context, crds []*unstructured.Unstructured) error {
 	if err := s.create(ctx, crds...); err != nil {
 		return err
 	}
-	err := each(ctx, crds, s.awaitEstablished)
-	s.mapper.Reset()
-	return err
+	return each(ctx, crds, s.awaitEstablished)
 }
 
 func (s *Stack) awaitEstablished(ctx context.Context, crd *unstructured.Unstructured) error {
-	r, err := s.resource(crd)
+	r, err := s.objects.Resource(crd)
 	if err != nil {
 		return err
 	}
@@ -132,7 +109,7 @@ func (s *Stack) awaitEstablished(ctx context.Context, crd *unstructured.Unstruct
 	for {
 		o, err := r.Get(ctx, crd.GetName(), metav1.GetOptions{})
 		if err != nil {
-			return fmt.Errorf("wait for %s: %w", name(crd), err)
+			return fmt.Errorf("wait for %s: %w", cluster.Name(crd), err)
 		}
 		if established(o) {
 			return nil
@@ -140,7 +117,7 @@ func (s *Stack) awaitEstablished(ctx context.Context, crd *unstructured.Unstruct
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not established: %w", name(crd), context.Cause(ctx))
+			return fmt.Errorf("%s is not established: %w", cluster.Name(crd), context.Cause(ctx))
 		}
 	}
 }

@@ -4,37 +4,31 @@ import (
 	"context"
 	"fmt"
 
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 	clientapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 // clients are the administrator's ways to the API server.
 type clients struct {
-	client  kubernetes.Interface
-	dynamic dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	client kubernetes.Interface
+	// objects speaks of objects of any kind.
+	objects *cluster.Client
 }
 
 func (c Config) clients(ca *authority, admin pair) (clients, error) {
-	config := &rest.Config{
+	all, err := cluster.Connect(&rest.Config{
 		Host: url("https", APIServerPort), Dial: c.Dial, QPS: -1, UserAgent: "duomesh-netsim",
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca.pem, CertData: admin.cert, KeyData: admin.key},
-	}
-	k, err := kubernetes.NewForConfig(config)
+	}, metav1.NamespaceDefault)
 	if err != nil {
-		return clients{}, fmt.Errorf("make client of the API server: %w", err)
+		return clients{}, err
 	}
-	d, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return clients{}, fmt.Errorf("make client of the API server: %w", err)
-	}
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(k.Discovery()))
-	return clients{client: k, dynamic: d, mapper: mapper}, nil
+	return clients{client: all, objects: all}, nil
 }
 
 // apiserverReady returns nil when the API server serves.

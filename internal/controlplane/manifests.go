@@ -5,14 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 // kept are the kinds of istio's manifests that a control plane of processes needs:
@@ -32,7 +32,7 @@ func (b Binaries) manifests(ctx context.Context) ([]*unstructured.Unstructured, 
 	if err != nil {
 		return nil, fmt.Errorf("istioctl manifest generate: %w: %s", err, bytes.TrimSpace(said.Bytes()))
 	}
-	all, err := Decode(out)
+	all, err := cluster.Decode(out)
 	if err != nil {
 		return nil, fmt.Errorf("read istio's manifests: %w", err)
 	}
@@ -55,7 +55,7 @@ func (b Binaries) gatewayCRDs() ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read definitions of the Gateway API: %w", err)
 		}
-		some, err := Decode(data)
+		some, err := cluster.Decode(data)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
@@ -66,27 +66,4 @@ func (b Binaries) gatewayCRDs() ([]*unstructured.Unstructured, error) {
 		}
 	}
 	return all, nil
-}
-
-// Decode reads the objects of a YAML or JSON stream.
-func Decode(data []byte) ([]*unstructured.Unstructured, error) {
-	d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
-	var all []*unstructured.Unstructured
-	for {
-		o := new(unstructured.Unstructured)
-		err := d.Decode(&o.Object)
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(o.Object) == 0 {
-			continue
-		}
-		if o.GetKind() == "" || o.GetName() == "" {
-			return nil, fmt.Errorf("object %d has no kind or no name", len(all)+1)
-		}
-		all = append(all, o)
-	}
 }

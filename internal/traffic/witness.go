@@ -13,6 +13,7 @@ import (
 // the same time.
 type Witness struct {
 	mu    sync.Mutex
+	ids   uint64 // given to connections so far
 	lines map[string][]Conn
 	// unseen are closed by their client and not reported by a server: by ID,
 	// with the server's name. early are reported by the server first.
@@ -25,6 +26,21 @@ type Witness struct {
 type settling struct {
 	left map[uint64]string
 	done chan struct{}
+}
+
+// Run runs one client as RunClient does and takes its connections. It sets l.FirstID, so
+// that every connection of a Witness has an ID of its own.
+func (w *Witness) Run(ctx context.Context, launch Launch, l Load, seen func(Conn)) ([]Conn, error) {
+	w.mu.Lock()
+	l.FirstID = w.ids + 1
+	w.ids += uint64(max(l.Connections, 0))
+	w.mu.Unlock()
+	return RunClient(ctx, launch, l, func(c Conn) {
+		w.Client(c)
+		if seen != nil {
+			seen(c)
+		}
+	})
 }
 
 // Client takes a connection that its client has closed. Only one that a server

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 
@@ -305,6 +304,3 @@ func Receive(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServ
 	}()
 	return requests
 }
-
-// Types are the types that a State may hold, in the order of sending.
-func Types() []string { return slices.Clone(order[:]) }

@@ -64,6 +64,26 @@ func (c *Client) Counters(ctx context.Context, pattern string) (map[string]uint6
 	return all, nil
 }
 
+// Forwarded is how many requests Envoy has sent to the endpoints of each service of
+// HTTP, by the service's name without its domain, since it started: those that go through
+// the waypoint, and those that a route leads to.
+func (c *Client) Forwarded(ctx context.Context) (map[string]uint64, error) {
+	counters, err := c.Counters(ctx, `^cluster\.(inbound-vip\|[0-9]+\|(http|grpc)|outbound\|).*upstream_rq_total$`)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]uint64{}
+	for name, n := range counters {
+		// "cluster.inbound-vip|80|http|host;.upstream_rq_total", "cluster.outbound|80||host;…"
+		if parts := strings.Split(name, "|"); len(parts) == 4 {
+			host, _, _ := strings.Cut(parts[3], ";")
+			service, _, _ := strings.Cut(host, ".")
+			all[service] += n
+		}
+	}
+	return all, nil
+}
+
 // Get returns the answer to a path with its query.
 func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://waypoint"+path, nil)
