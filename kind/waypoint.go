@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
@@ -36,17 +35,7 @@ func (w *waypoint) close() {
 
 // makeWaypoint makes a Gateway of which istiod makes the pod.
 func (c *Cluster) makeWaypoint(ctx context.Context, p *pod) error {
-	o := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
-		"spec": map[string]any{
-			"gatewayClassName": "istio-waypoint",
-			"listeners":        []any{map[string]any{"name": "mesh", "port": int64(15008), "protocol": "HBONE"}},
-		},
-	}}
-	o.SetName(p.spec.Name)
-	o.SetNamespace(c.namespace)
-	o.SetLabels(map[string]string{"istio.io/waypoint-for": "service"})
-	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, o); err != nil {
+	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, cluster.Waypoint(c.namespace, p.spec.Name, "service")); err != nil {
 		return err
 	}
 	err := cluster.Await(ctx, func(ctx context.Context) (string, error) {

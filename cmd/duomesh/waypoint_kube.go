@@ -23,14 +23,9 @@ import (
 
 // What Istio and the Gateway API call a waypoint.
 const (
-	gatewayGroup   = "gateway.networking.k8s.io"
-	waypointClass  = "istio-waypoint"
-	waypointFor    = "istio.io/waypoint-for"
-	useWaypoint    = "istio.io/use-waypoint"
-	gatewayOfPod   = gatewayGroup + "/gateway-name"
-	hbonePort      = 15008
-	hboneProtocol  = "HBONE"
-	gatewayVersion = "v1"
+	gatewayGroup = "gateway.networking.k8s.io"
+	useWaypoint  = "istio.io/use-waypoint"
+	gatewayOfPod = gatewayGroup + "/gateway-name"
 )
 
 // gatewayFlags are those of the waypoint commands that speak to a cluster.
@@ -63,22 +58,6 @@ func (f *gatewayFlags) open(ctx context.Context) (*cluster.Client, error) {
 	return c, err
 }
 
-func gatewayObject(namespace, name, traffic string) *unstructured.Unstructured {
-	o := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": gatewayGroup + "/" + gatewayVersion, "kind": "Gateway",
-		"spec": map[string]any{
-			"gatewayClassName": waypointClass,
-			"listeners":        []any{map[string]any{"name": "mesh", "port": int64(hbonePort), "protocol": hboneProtocol}},
-		},
-	}}
-	o.SetName(name)
-	o.SetNamespace(namespace)
-	if traffic != "" {
-		o.SetLabels(map[string]string{waypointFor: traffic})
-	}
-	return o
-}
-
 func newWaypointApplyCmd() *cobra.Command {
 	var f gatewayFlags
 	var traffic string
@@ -98,7 +77,7 @@ func newWaypointApplyCmd() *cobra.Command {
 				return err
 			}
 			out, name := cmd.OutOrStdout(), waypointNamed(args)
-			if err := c.Apply(ctx, cluster.ApplyOptions{}, gatewayObject(f.namespace, name, traffic)); err != nil {
+			if err := c.Apply(ctx, cluster.ApplyOptions{}, cluster.Waypoint(f.namespace, name, traffic)); err != nil {
 				return err
 			}
 			if err := awaitWaypoint(ctx, c, f.namespace, name); err != nil {
@@ -175,7 +154,7 @@ func awaitWaypoint(ctx context.Context, c *cluster.Client, namespace, name strin
 }
 
 func getGateway(ctx context.Context, c *cluster.Client, namespace, name string) (*unstructured.Unstructured, error) {
-	o := gatewayObject(namespace, name, "")
+	o := cluster.Waypoint(namespace, name, "")
 	r, err := c.Resource(o)
 	if err != nil {
 		return nil, err
@@ -232,7 +211,7 @@ func newWaypointDeleteCmd() *cobra.Command {
 				return err
 			}
 			return c.Delete(ctx, func(o *unstructured.Unstructured) { fmt.Fprintf(out, "deleted waypoint %s/%s\n", f.namespace, name) },
-				gatewayObject(f.namespace, name, ""))
+				cluster.Waypoint(f.namespace, name, ""))
 		},
 	}
 	f.define(cmd)
@@ -296,14 +275,14 @@ func newWaypointListCmd() *cobra.Command {
 }
 
 func listWaypoints(ctx context.Context, c *cluster.Client, only string) ([]listedWaypoint, error) {
-	found, err := c.List(ctx, gatewayObject("", "", ""), only)
+	found, err := c.List(ctx, cluster.Waypoint("", "", ""), only)
 	if err != nil {
 		return nil, err
 	}
 	all := []listedWaypoint{}
 	for i := range found {
 		o := &found[i]
-		if class, _, _ := unstructured.NestedString(o.Object, "spec", "gatewayClassName"); class != waypointClass {
+		if class, _, _ := unstructured.NestedString(o.Object, "spec", "gatewayClassName"); class != cluster.WaypointClass {
 			continue
 		}
 		w := listedWaypoint{Namespace: o.GetNamespace(), Name: o.GetName(), State: programmed(o)}

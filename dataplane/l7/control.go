@@ -18,9 +18,9 @@ type Control interface {
 	withhold(yes bool)
 	// run works until ctx ends.
 	run(ctx context.Context) error
-	// served are the host names of the services with a chain, and why there is nothing
-	// to serve yet, or "".
-	served() (hosts []string, waiting string)
+	// served are the host names of the services with a chain, whether connections may
+	// come at all, to those or to workloads, and why there is nothing to serve yet, or "".
+	served() (hosts []string, any bool, waiting string)
 	// source says where it comes from and how far it is.
 	source() api.Source
 	changes() []api.Change

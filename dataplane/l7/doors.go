@@ -45,14 +45,14 @@ func (w *Waypoint) ready(ctx context.Context) (hosts []string, waiting string) {
 			return nil, "the node's engine: " + err.Error()
 		}
 	}
-	hosts, waiting = w.control.served()
+	hosts, any, waiting := w.control.served()
 	if waiting != "" {
 		return hosts, waiting
 	}
 	if live, why := w.envoy.Admin.Live(ctx); !live {
 		return hosts, "Envoy: " + why
 	}
-	if len(hosts) == 0 {
+	if !any {
 		return hosts, "" // nobody is sent here: there need not be a listener
 	}
 	for _, port := range w.config.handOffPorts() {

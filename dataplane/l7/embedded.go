@@ -84,18 +84,18 @@ func (e *Embedded) source() api.Source {
 	return e.state
 }
 
-func (e *Embedded) served() ([]string, string) {
+func (e *Embedded) served() (hosts []string, any bool, waiting string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
 	case e.state.Applied == "" && e.state.Problem != "":
-		return nil, e.state.Problem
+		return nil, false, e.state.Problem
 	case e.state.Applied == "":
-		return nil, "its first configuration from " + e.name
+		return nil, false, "its first configuration from " + e.name
 	case len(e.hosts) == 0:
-		return nil, "a service that goes through " + e.config.Waypoint + ": " + e.name + " has none"
+		return nil, false, "a service that goes through " + e.config.Waypoint + ": " + e.name + " has none"
 	}
-	return e.hosts, ""
+	return e.hosts, true, ""
 }
 
 // note changes what is said of the source.

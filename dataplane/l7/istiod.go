@@ -63,25 +63,26 @@ func (i *Istiod) run(ctx context.Context) error {
 	return i.relay.Run(ctx)
 }
 
-func (i *Istiod) served() ([]string, string) {
+func (i *Istiod) served() (hosts []string, any bool, waiting string) {
 	s, _ := i.relay.State()
+	any = len(s.Hosts)+s.Workloads > 0
 	switch {
 	case i.keeper.Waiting() != "":
-		return nil, i.keeper.Waiting()
+		return nil, false, i.keeper.Waiting()
 	case s.Seen == "" && s.Error != "":
-		return nil, s.Error
+		return nil, false, s.Error
 	case s.Seen == "":
-		return nil, "the first configuration from " + i.name
+		return nil, false, "the first configuration from " + i.name
 	case i.relay.Sourceless():
-		return nil, "who has which address, from " + i.name
-	case s.Refused != "" && len(s.Hosts)+s.Workloads == 0:
-		return nil, s.Refused
+		return nil, false, "who has which address, from " + i.name
+	case s.Refused != "" && !any:
+		return nil, false, s.Refused
 	case s.Taken == "":
-		return nil, "Envoy to take the first configuration from " + i.name
+		return nil, false, "Envoy to take the first configuration from " + i.name
 	}
 	// Without a service it is ready all the same: nobody comes, and who makes a waypoint
 	// before the services that use it would see it started again and again.
-	return s.Hosts, ""
+	return s.Hosts, any, ""
 }
 
 func (i *Istiod) source() api.Source {

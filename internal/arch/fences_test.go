@@ -75,7 +75,7 @@ var floors = []floor{
 		may:   []string{"internal/kernel/..."},
 		never: map[string]string{"dataplane/...": whyLeft},
 	},
-	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/...", "internal/strictyaml"}},
+	{level: 2, pattern: "internal/scenario/...", may: []string{"dataplane/intent", "internal/report/...", "internal/traffic/...", "internal/strictyaml", "internal/cluster"}},
 
 	{
 		level: 3, pattern: "dataplane",

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -60,7 +61,7 @@ func Render(o scenario.Objects, w World) (Rendered, error) {
 	r := Rendered{Labels: map[string]map[string]string{}, Unready: o.Unready}
 	if w.Gateways {
 		for _, name := range o.WaypointNames() {
-			r.add(gateway(name, w))
+			r.add(cluster.Waypoint(w.Namespace, name, "service"))
 		}
 	}
 	for _, s := range o.Services {
