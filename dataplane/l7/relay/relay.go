@@ -135,6 +135,11 @@ func (r *Relay) note(change func(s *State)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.state)
+	r.tell()
+}
+
+// tell wakes those who wait for another State. r.mu must be held.
+func (r *Relay) tell() {
 	close(r.notify)
 	r.notify = make(chan struct{})
 }
@@ -232,7 +237,7 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	return nil
 }
 
-// regroup makes the listeners anew when another has an address.
+// regroup makes the listeners anew when another has an address, or takes HBONE or not.
 func (r *Relay) regroup() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,6 +251,8 @@ func (r *Relay) regroup() {
 	}
 	r.view = view
 	r.serve(ads.Listeners)
+	r.state.Changes = r.changes()
+	r.tell()
 }
 
 // Sourceless reports whether it is not known yet who has which address, and is to be.
