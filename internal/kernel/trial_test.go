@@ -85,6 +85,10 @@ func TestComplaint(t *testing.T) {
 	if got := complaint(log); got != wrong {
 		t.Errorf("got %q", got)
 	}
+	since73 := slices.Insert(slices.Clone(log), 5, "subprog 0 (<unknown>) main insns_self 3 insns_total 3 stack 0")
+	if got := complaint(since73); got != wrong {
+		t.Errorf("got %q of a log of Linux 7.3", got)
+	}
 	if got := complaint(nil); got != "" {
 		t.Errorf("got %q of no log", got)
 	}
