@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,11 @@ func TestTryPrograms(t *testing.T) {
 		if g.Outcome != Fails || !strings.Contains(g.Reason, says) || len(g.Log) == 0 {
 			t.Errorf("%s: %+v; want it to fail and the verifier to say %q", name, g, says)
 		}
-		t.Logf("%s: %s", name, g.Reason)
+		told, err := json.Marshal(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("broken program %s", told) // the kernel matrix reads it
 	}
 	if g := got["nowhere"]; g.Outcome != Lacks || !strings.HasPrefix(g.Reason, "attach to function") && !strings.Contains(g.Reason, "no") {
 		t.Errorf("a function that does not exist: %+v", g)
