@@ -11,3 +11,9 @@ x86_64 | aarch64) ;;
 *) die "duomesh is built for x86_64 and aarch64; this machine is $(uname -m)" "$usage_error" ;;
 esac
 [ "$(id -u)" -eq 0 ] || die "make ${1:-this} needs root: it loads eBPF programs and makes network namespaces and cgroups" "$usage_error"
+case ${1:-} in
+test | test-istiod)
+	grep -q ' - cgroup2 ' /proc/self/mountinfo ||
+		die "this machine has no mounted cgroup v2, without which nothing of the engine can be tested: mount -t cgroup2 none /sys/fs/cgroup/unified" "$usage_error"
+	;;
+esac

@@ -111,9 +111,6 @@ func absentLines(s result.Summary) []string {
 	return lines
 }
 
-// mayBeChance is the probability from which on a difference is not called one.
-const mayBeChance = 0.05
-
 // says puts the verdict on the added p50 in words.
 func says(v plan.Variant, e result.Effect) string {
 	if v == plan.DirectAA {
@@ -123,7 +120,7 @@ func says(v plan.Variant, e result.Effect) string {
 	switch {
 	case word == "":
 		word = string(stats.NoDifference)
-	case e.HolmP >= mayBeChance:
+	case e.HolmP >= result.MayBeChance:
 		word = "undecided: outside the noise, but by too few trials"
 	}
 	return fmt.Sprintf("%s (p %.2g)", word, e.HolmP)

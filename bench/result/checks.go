@@ -13,6 +13,13 @@ const (
 	maxMissedShare = 0.001
 	// maxDisturbed is the share of kept trials that others may have disturbed.
 	maxDisturbed = 0.10
+	// maxForeign is the share of the machine from which on a trial counts as
+	// disturbed, however much the plan lets others have before it is made again.
+	maxForeign = 0.05
+	// maxIdleBusy is the share of the machine that others may use while nothing of
+	// ours runs. Trials cannot show a neighbour that is always there: their quietest
+	// is as disturbed as all others.
+	maxIdleBusy = 0.10
 )
 
 // checks says whether the figures may be believed. Saturated clients and missed
@@ -29,6 +36,9 @@ func checks(r Run, s Summary) []report.Check {
 		checkAnswers(kept),
 		checkConnections(kept),
 		checkQuiet(s.Noise),
+	}
+	if r.End != nil {
+		all = append(all, checkIdle(s.Noise))
 	}
 	if h := r.Head.Plan.Handicap; h != nil {
 		all = append(all, report.Check{
@@ -63,8 +73,17 @@ func checkBlocks(s Summary) report.Check {
 // what was measured, but its figures say more of the neighbours.
 func checkQuiet(n Noise) report.Check {
 	kept := n.Trials - n.Repeated
-	c := report.Checkf("the machine was ours", float64(n.Kept) <= maxDisturbed*float64(kept),
-		"%d of %d kept trials were disturbed by others, at most %.0f %% wanted", n.Kept, kept, 100*maxDisturbed)
+	return orInconclusive(report.Checkf("the machine was ours", float64(n.Disturbed) <= maxDisturbed*float64(kept),
+		"%d of %d kept trials were disturbed by others, at most %.0f %% wanted", n.Disturbed, kept, 100*maxDisturbed))
+}
+
+// checkIdle finds the neighbour that is always there.
+func checkIdle(n Noise) report.Check {
+	return orInconclusive(report.Checkf("the machine was idle before the run", n.IdleBusy <= maxIdleBusy,
+		"%.1f %% of it was busy while nothing of ours ran, at most %.0f %% wanted", 100*n.IdleBusy, 100*maxIdleBusy))
+}
+
+func orInconclusive(c report.Check) report.Check {
 	if c.Verdict != report.Pass {
 		c.Verdict = report.Inconclusive
 	}

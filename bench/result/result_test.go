@@ -197,6 +197,34 @@ func TestEachCheckCanFail(t *testing.T) {
 	}
 }
 
+// TestNeighbours: what others do to the machine makes a run inconclusive, also where
+// the plan lets them do anything.
+func TestNeighbours(t *testing.T) {
+	for name, spoil := range map[string]func(*Run){
+		"the machine was idle before the run": func(r *Run) { r.End.IdleBusy = 1 },
+		"the machine was ours": func(r *Run) {
+			r.Head.Plan.ForeignLimit = 1
+			for i := range r.Trials {
+				if r.Trials[i].Block > 1 {
+					r.Trials[i].CPU.Machine += time.Second
+				}
+			}
+		},
+	} {
+		r := synthetic(6, nil)
+		spoil(&r)
+		s := summarise(t, r)
+		for _, c := range s.Checks {
+			if want := map[bool]report.Verdict{true: report.Inconclusive, false: report.Pass}[c.Name == name]; c.Verdict != want {
+				t.Errorf("%s: check %q is %s, want %s", name, c.Name, c.Verdict, want)
+			}
+		}
+		if s.Verdict != report.Inconclusive {
+			t.Errorf("%s: verdict %s", name, s.Verdict)
+		}
+	}
+}
+
 // TestHandicapIsNoResult: a run that was slowed on purpose says so.
 func TestHandicapIsNoResult(t *testing.T) {
 	r := synthetic(6, nil)

@@ -180,6 +180,9 @@ func noiseOf(r Run) Noise {
 		if f >= r.Head.Plan.ForeignLimit {
 			n.Kept++
 		}
+		if f >= maxForeign {
+			n.Disturbed++
+		}
 		foreign = append(foreign, f)
 		n.MaxForeign = max(n.MaxForeign, f)
 		steal += t.CPU.Steal

@@ -45,6 +45,9 @@ type Noise struct {
 	// were too noisy at the last attempt as well, and count all the same.
 	Repeated int `json:"repeated"`
 	Kept     int `json:"kept_noisy"`
+	// Disturbed are the kept trials with more foreign CPU than a valid run allows,
+	// whatever the plan allows.
+	Disturbed int `json:"disturbed"`
 	// IdleBusy is the share of the machine that was busy before the first trial.
 	IdleBusy float64 `json:"idle_busy"`
 	// MedianForeign and MaxForeign are shares of the machine, StealShare is
@@ -53,6 +56,10 @@ type Noise struct {
 	MaxForeign    float64 `json:"max_foreign"`
 	StealShare    float64 `json:"steal_share"`
 }
+
+// MayBeChance is the probability (Effect.HolmP) from which on a difference is not
+// called one.
+const MayBeChance = 0.05
 
 // Measure is how a latency is counted.
 type Measure string

@@ -153,6 +153,17 @@ static __always_inline struct mptcp_sock *accepted_mptcp(struct bpf_sock *sk)
 }
 
 /*
+ * heard_nothing has whoever accepts an MPTCP socket wait no longer, see
+ * await_answer(): the port 0 is no destination.
+ */
+static __always_inline void heard_nothing(struct mptcp_sock *mptcp)
+{
+	const struct destination none = {};
+
+	keep_answer(mptcp, &none);
+}
+
+/*
  * accept_handoff is called while the new socket is locked, and whoever accepts it
  * waits for that lock; of an MPTCP socket only the subflow is locked.
  */
@@ -172,10 +183,12 @@ static __always_inline void accept_handoff(struct bpf_sock_ops *ctx)
 	mptcp = accepted_mptcp(sk);
 	if (mptcp && event != EVENT_HANDOFF_ANSWERED &&
 	    bpf_sk_storage_get(&answers, mptcp, NULL, 0))
-		return; /* a further subflow of an answered connection */
+		return; /* a further subflow of a connection that was heard */
 	if (event == EVENT_HANDOFF_ANSWERED &&
 	    (!keep_answer(sk, &to) || (mptcp && !keep_answer(mptcp, &to))))
 		event = EVENT_HANDOFF_LOST;
+	if (mptcp && event != EVENT_HANDOFF_ANSWERED)
+		heard_nothing(mptcp);
 	count_event(event);
 }
 

@@ -61,18 +61,66 @@ static __always_inline bool answer6(struct bpf_sockopt *ctx,
 	return true;
 }
 
+/*
+ * How often at most a program looks for an answer that is being written: a
+ * millisecond or some. The one that writes it is at work on another processor.
+ */
+#define ANSWER_LOOKS (1 << 16)
+
+static long heard(__u64 look, struct bpf_sock **sk)
+{
+	return *sk && bpf_sk_storage_get(&answers, *sk, NULL, 0);
+}
+
+static __always_inline bool serves_socket(struct bpf_sockopt *ctx,
+					  const struct bpf_sock *sk)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+	const __u32 *port = bpf_map_lookup_elem(&waypoints, &cookie);
+
+	return port && *port == sk->src_port;
+}
+
+/*
+ * await_answer is for MPTCP sockets at the hand-off port: accept() returns them as
+ * soon as they are queued, which is before accept_handoff() has run.
+ */
+static __always_inline const struct destination *
+await_answer(struct bpf_sockopt *ctx, struct bpf_sock *sk)
+{
+	if (!cfg_places || sk->protocol != IPPROTO_MPTCP ||
+	    !serves_socket(ctx, sk))
+		return NULL;
+	bpf_loop(ANSWER_LOOKS, heard, &sk, 0);
+	return sk ? bpf_sk_storage_get(&answers, sk, NULL, 0) : NULL;
+}
+
+/* find_answer is NULL where nothing was heard of where the client was going. */
+static __always_inline const struct destination *
+find_answer(struct bpf_sockopt *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	const struct destination *to;
+
+	if (!sk)
+		return NULL;
+	to = bpf_sk_storage_get(&answers, sk, NULL, 0);
+	if (!to)
+		to = await_answer(ctx, sk);
+	return to && to->port ? to : NULL;
+}
+
 /* answer_option is false where the kernel's own answer stands. */
 static __always_inline bool answer_option(struct bpf_sockopt *ctx)
 {
 	int level = ctx->level, option = ctx->optname;
-	struct bpf_sock *sk = ctx->sk;
 	const struct destination *to;
 
 	if (level == SOL_IP && option == HANDOFF_VERSION_OPTION)
 		return answer_version(ctx);
 	if (option != SO_ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6))
 		return false;
-	to = sk ? bpf_sk_storage_get(&answers, sk, NULL, 0) : NULL;
+	to = find_answer(ctx);
 	if (!to)
 		return false;
 	if (level == SOL_IPV6)

@@ -104,10 +104,12 @@ func security(v plan.Variant) string {
 
 // against puts an effect in words, against the floor of noise.
 func against(e result.Effect) string {
-	switch e.Difference {
-	case stats.Higher:
+	switch {
+	case e.Difference != stats.NoDifference && e.HolmP >= result.MayBeChance:
+		return "undecided"
+	case e.Difference == stats.Higher:
 		return "slower than direct"
-	case stats.Lower:
+	case e.Difference == stats.Lower:
 		return "faster than direct"
 	}
 	return "no difference detected"
