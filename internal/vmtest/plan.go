@@ -62,9 +62,10 @@ func plan(full bool) []program {
 			run: "^Test(Decision|PeerThat|Protocols$|Getpeername|Reconnect|NonBlocking|EnrolAndLeave|PodsThat|TakeOverKeeps|" +
 				"Grace|Datagrams$|Choice|FlowWhenTheService|FlowsOfAnEarlier|TwoAddresses|UDPReconnect|HidePeer|Connected|" +
 				"Replacement|FlipsWithout|DeletingFirst|KernelAgrees|KernelThat|" +
-				"ServeAndStop|HandoffToAnOlder|HandoffOfReused|ConnectionsWithoutHandoff)",
+				"ServeAndStop|HandoffToAnOlder|HandoffOfReused|HandoffOfMPTCP|ConnectionsWithoutHandoff|" +
+				"HeadersOfSocketsThat|HeadersWithoutRoom)",
 			// Few, and still each exit, each change and each reuse of a map's memory.
-			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000"},
+			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000", "DUOMESH_HANDOFFS=20"},
 		},
 		{
 			name: probeRun, pkg: "internal/probe", test: true, timeout: 15 * time.Minute,

@@ -243,10 +243,8 @@ func (r *runner) chosen() []program {
 
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
-	all := r.plan
-	if r.Full || len(k.Runs) == 0 {
-		all = append(slices.Clone(all), seconds(k)...)
-	} else {
+	all := append(slices.Clone(r.plan), seconds(k)...)
+	if !r.Full && len(k.Runs) > 0 {
 		all = named(all, k.Runs)
 	}
 	if r.Only != nil {
