@@ -91,3 +91,27 @@ func TestEveryVariantSaysWhatItIs(t *testing.T) {
 		t.Errorf("the plan it was made from has changed: %+v", q)
 	}
 }
+
+// TestSlowStandInLeavesTheDefault: beyond 1.6 it is not shown unasked, and the plan says
+// why; one that is near, or was not measured, is.
+func TestSlowStandInLeavesTheDefault(t *testing.T) {
+	near := Plan{Variants: []Variant{Direct}}.withStandIns(factorTable{HBONERef: {Closed: {1.59, 1.2, 2}}})
+	if len(near.Variants) != 3 || len(near.Absent) > 0 {
+		t.Errorf("1.59: %+v", near)
+	}
+	far := Plan{Variants: []Variant{Direct}}.withStandIns(factorTable{HBONERef: {Closed: {1.2, 1.1, 1.3}, NewConn: {1.61, 1.5, 1.7}}})
+	why, absent := far.WhyAbsent(HBONERef)
+	if slices.Contains(far.Variants, HBONERef) || !slices.Contains(far.Variants, HBONERefWaypoint) || !absent || !strings.Contains(why, "1.61 [1.50, 1.70] of ztunnel's (newconn)") {
+		t.Errorf("1.61: %+v", far)
+	}
+	if got := Default().WithStandIns(); !slices.Contains(got.Variants, HBONERef) || slices.Contains(Default().Variants, HBONERef) {
+		t.Errorf("as measured: %+v", got)
+	}
+	for v, modes := range factors {
+		for m, f := range modes {
+			if v.Traits().StandIn == "" || !(f.Low <= f.Ratio && f.Ratio <= f.High) {
+				t.Errorf("%s %s: %s", v, m, f)
+			}
+		}
+	}
+}

@@ -120,13 +120,16 @@ type Row struct {
 	// as the run has them.
 	Versus []Versus `json:"versus,omitempty"`
 	// Note is what a reader must know of the variant: that it is a stand-in, for
-	// example.
-	Note string `json:"note,omitempty"`
+	// example. Factor is how much slower a stand-in is than what it stands in for.
+	Note   string `json:"note,omitempty"`
+	Factor string `json:"factor,omitempty"`
 }
 
 // Versus is a variant against another than direct, paired inside blocks.
 type Versus struct {
-	Base           plan.Variant   `json:"base"`
+	Base plan.Variant `json:"base"`
+	// BaseNote is what a reader must know of the base: that it is a stand-in.
+	BaseNote       string         `json:"base_note,omitempty"`
 	AddedP50       stats.Interval `json:"added_p50_us"`
 	RatioP50       stats.Interval `json:"ratio_p50"`
 	RatioPerSecond stats.Interval `json:"ratio_per_second"`
