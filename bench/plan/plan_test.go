@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDefaultIsValid(t *testing.T) {
@@ -14,14 +15,17 @@ func TestDefaultIsValid(t *testing.T) {
 
 func TestBadPlansAreNamed(t *testing.T) {
 	for want, spoil := range map[string]func(*Plan){
-		`unknown variant "ztunel"`: func(p *Plan) { p.Variants = []Variant{Direct, "ztunel"} },
-		"given twice":              func(p *Plan) { p.Modes = []Mode{Fixed, Fixed} },
-		"placements: none given":   func(p *Plan) { p.Placements = nil },
-		"direct is missing":        func(p *Plan) { p.Variants = []Variant{L4} },
-		"fewer than two requests":  func(p *Plan) { p.Load.PerSecond = 0.5 },
-		"duration 0s":              func(p *Plan) { p.Duration = 0 },
-		"blocks -1":                func(p *Plan) { p.Blocks = -1 },
-		"reply 1000000 bytes":      func(p *Plan) { p.Load.ReplyBytes = 1000000 },
+		`unknown variant "ztunel"`:   func(p *Plan) { p.Variants = []Variant{Direct, "ztunel"} },
+		"given twice":                func(p *Plan) { p.Modes = []Mode{Fixed, Fixed} },
+		"placements: none given":     func(p *Plan) { p.Placements = nil },
+		"direct is missing":          func(p *Plan) { p.Variants = []Variant{L4} },
+		"fewer than two requests":    func(p *Plan) { p.Load.PerSecond = 0.5 },
+		"duration 0s":                func(p *Plan) { p.Duration = 0 },
+		"blocks -1":                  func(p *Plan) { p.Blocks = -1 },
+		"at most 12h0m0s altogether": func(p *Plan) { p.Blocks = 1 << 40 },
+		"budget 13h0m0s":             func(p *Plan) { p.Budget = 13 * time.Hour },
+		"20000000 requests":          func(p *Plan) { p.Load.PerSecond, p.Duration = 1e5, 10*time.Minute },
+		"reply 1000000 bytes":        func(p *Plan) { p.Load.ReplyBytes = 1000000 },
 	} {
 		p := Default()
 		spoil(&p)

@@ -195,6 +195,16 @@ func environmentLine(s result.Summary) string {
 	return strings.Join(slices.Concat(parts, modules), "; ")
 }
 
+// proxyLines are the node proxies and the settings that their cost depends on.
+func proxyLines(s result.Summary) []string {
+	var lines []string
+	for _, p := range s.Proxies {
+		log := map[bool]string{true: "on", false: "off"}[p.AccessLog]
+		lines = append(lines, fmt.Sprintf("%s: %s; %d worker threads; access log %s", p.Variant.Label(), p.Program, p.Workers, log))
+	}
+	return lines
+}
+
 // noiseLine says how quiet the machine was.
 func noiseLine(s result.Summary) string {
 	n := s.Noise

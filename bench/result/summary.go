@@ -57,6 +57,10 @@ type Noise struct {
 	StealShare    float64 `json:"steal_share"`
 }
 
+// NotAnswerable is what no run can say before there is encryption between nodes.
+const NotAnswerable = "“30 % below Ambient at equal security with encryption” cannot be answered by this run: duomesh has no " +
+	"encryption between nodes yet. The row of equal security is ztunnel-plain, where nothing is encrypted."
+
 // MayBeChance is the probability (Effect.HolmP) from which on a difference is not
 // called one.
 const MayBeChance = 0.05
