@@ -197,6 +197,9 @@ func (p Plan) Validate() error {
 	if p.Warmup > time.Minute || p.Duration > time.Hour {
 		fail("warm-up %v and duration %v: at most a minute and an hour", p.Warmup, p.Duration)
 	}
+	if whole := p.least(); whole > maxWhole || p.Budget > maxWhole {
+		fail("%d trials of %v, budget %v: at most %v altogether", max(p.Blocks, p.MinBlocks)*p.Cells(), p.Warmup+p.Duration, p.Budget, maxWhole)
+	}
 	if !(p.ForeignLimit >= 0 && p.ForeignLimit <= 1) || p.Repeats < 0 {
 		fail("foreign limit %g and repeats %d: the first must be between 0 and 1, the second not below 0", p.ForeignLimit, p.Repeats)
 	}
@@ -205,6 +208,22 @@ func (p Plan) Validate() error {
 	}
 	errs = append(errs, p.Load.validate(p.Duration))
 	return errors.Join(errs...)
+}
+
+// maxWhole bounds a run.
+const maxWhole = 12 * time.Hour
+
+// least is the time that the trials of a plan take, repeats and starts left out.
+func (p Plan) least() time.Duration {
+	blocks := p.Blocks
+	if blocks == 0 {
+		blocks = p.MinBlocks
+	}
+	each := max(p.Warmup+p.Duration, 1)
+	if trials := float64(blocks) * float64(p.Cells()); trials*float64(each) > float64(maxWhole) {
+		return maxWhole + 1
+	}
+	return time.Duration(blocks*p.Cells()) * each
 }
 
 func (l Load) validate(d time.Duration) error {
@@ -220,6 +239,8 @@ func (l Load) validate(d time.Duration) error {
 			l.PayloadBytes, l.Connections, l.MaxProcs, maxPayload, maxClients, maxClients)
 	case !(l.PerSecond <= maxRate): // also what is not a number
 		return fmt.Errorf("rate %g per second: at most %g", l.PerSecond, float64(maxRate))
+	case l.PerSecond*d.Seconds() > maxCalls:
+		return fmt.Errorf("rate %g per second for %v: at most %d requests in a trial", l.PerSecond, d, int(maxCalls))
 	case !(l.PerSecond*d.Seconds() >= 2):
 		return fmt.Errorf("rate %g per second for %v: fewer than two requests", l.PerSecond, d)
 	}
@@ -235,6 +256,8 @@ const (
 	maxPayload = 16 << 20
 	maxClients = 4096
 	maxRate    = 1e6
+	// maxCalls is of the fixed mode; closed loops make as many as fit into their time.
+	maxCalls = 20e6
 )
 
 // maxHandicap is what the kernel may spin for in one packet.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDefaultIsValid(t *testing.T) {
@@ -14,14 +15,17 @@ func TestDefaultIsValid(t *testing.T) {
 
 func TestBadPlansAreNamed(t *testing.T) {
 	for want, spoil := range map[string]func(*Plan){
-		`unknown variant "ztunel"`: func(p *Plan) { p.Variants = []Variant{Direct, "ztunel"} },
-		"given twice":              func(p *Plan) { p.Modes = []Mode{Fixed, Fixed} },
-		"placements: none given":   func(p *Plan) { p.Placements = nil },
-		"direct is missing":        func(p *Plan) { p.Variants = []Variant{L4} },
-		"fewer than two requests":  func(p *Plan) { p.Load.PerSecond = 0.5 },
-		"duration 0s":              func(p *Plan) { p.Duration = 0 },
-		"blocks -1":                func(p *Plan) { p.Blocks = -1 },
-		"reply 1000000 bytes":      func(p *Plan) { p.Load.ReplyBytes = 1000000 },
+		`unknown variant "ztunel"`:   func(p *Plan) { p.Variants = []Variant{Direct, "ztunel"} },
+		"given twice":                func(p *Plan) { p.Modes = []Mode{Fixed, Fixed} },
+		"placements: none given":     func(p *Plan) { p.Placements = nil },
+		"direct is missing":          func(p *Plan) { p.Variants = []Variant{L4} },
+		"fewer than two requests":    func(p *Plan) { p.Load.PerSecond = 0.5 },
+		"duration 0s":                func(p *Plan) { p.Duration = 0 },
+		"blocks -1":                  func(p *Plan) { p.Blocks = -1 },
+		"at most 12h0m0s altogether": func(p *Plan) { p.Blocks = 1 << 40 },
+		"budget 13h0m0s":             func(p *Plan) { p.Budget = 13 * time.Hour },
+		"20000000 requests":          func(p *Plan) { p.Load.PerSecond, p.Duration = 1e5, 10*time.Minute },
+		"reply 1000000 bytes":        func(p *Plan) { p.Load.ReplyBytes = 1000000 },
 	} {
 		p := Default()
 		spoil(&p)
@@ -89,5 +93,29 @@ func TestEveryVariantSaysWhatItIs(t *testing.T) {
 	}
 	if q := Default(); len(q.Absent) > 0 || !slices.Contains(q.Variants, Ztunnel) {
 		t.Errorf("the plan it was made from has changed: %+v", q)
+	}
+}
+
+// TestSlowStandInLeavesTheDefault: beyond 1.6 it is not shown unasked, and the plan says
+// why; one that is near, or was not measured, is.
+func TestSlowStandInLeavesTheDefault(t *testing.T) {
+	near := Plan{Variants: []Variant{Direct}}.withStandIns(factorTable{HBONERef: {Closed: {1.59, 1.2, 2}}})
+	if len(near.Variants) != 3 || len(near.Absent) > 0 {
+		t.Errorf("1.59: %+v", near)
+	}
+	far := Plan{Variants: []Variant{Direct}}.withStandIns(factorTable{HBONERef: {Closed: {1.2, 1.1, 1.3}, NewConn: {1.61, 1.5, 1.7}}})
+	why, absent := far.WhyAbsent(HBONERef)
+	if slices.Contains(far.Variants, HBONERef) || !slices.Contains(far.Variants, HBONERefWaypoint) || !absent || !strings.Contains(why, "1.61 [1.50, 1.70] of ztunnel's (newconn)") {
+		t.Errorf("1.61: %+v", far)
+	}
+	if got := Default().WithStandIns(); !slices.Contains(got.Variants, HBONERef) || slices.Contains(Default().Variants, HBONERef) {
+		t.Errorf("as measured: %+v", got)
+	}
+	for v, modes := range factors {
+		for m, f := range modes {
+			if v.Traits().StandIn == "" || !(f.Low <= f.Ratio && f.Ratio <= f.High) {
+				t.Errorf("%s %s: %s", v, m, f)
+			}
+		}
 	}
 }

@@ -144,6 +144,15 @@ func Baselines() []Variant {
 // StandIns are shown where what they stand in for cannot run.
 func StandIns() []Variant { return []Variant{HBONERef, HBONERefWaypoint} }
 
+// Label is the name under which a variant is shown: with a stand-in's goes what it is
+// not.
+func (v Variant) Label() string {
+	if v.Traits().StandIn != "" {
+		return string(v) + " (not ztunnel)"
+	}
+	return string(v)
+}
+
 // Absent is a variant that was asked for and cannot run.
 type Absent struct {
 	Variant Variant `json:"variant"`
@@ -171,11 +180,3 @@ func (p Plan) WhyAbsent(v Variant) (reason string, absent bool) {
 	}
 	return p.Absent[i].Reason, true
 }
-
-// factors are how much slower the stand-ins were at p50 than what they stand in for,
-// measured side by side (docs/ambient.md).
-var factors = map[Variant]map[Mode]string{}
-
-// Factor is how much slower a stand-in was than what it stands in for when both were
-// measured side by side; empty where that was not done.
-func (v Variant) Factor(m Mode) string { return factors[v][m] }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/bench/stats"
+	"github.com/duomesh/duomesh/internal/report"
 )
 
 // Comparison writes what moved between two runs.
@@ -15,20 +16,36 @@ func Comparison(w io.Writer, c result.Comparison) error {
 	t := newTable()
 	t.AppendHeader(table.Row{"cell", "measure", "change of what it adds, µs [95 %]", "noise, µs", ""})
 	for _, x := range c.Changes {
-		word := map[stats.Difference]string{stats.Higher: "WORSE", stats.Lower: "better"}[x.Moved]
-		if word == "" {
-			word = string(stats.NoDifference)
-		}
-		t.AppendRow(table.Row{x.Cell, x.Measure, signed(x.Change), fmt.Sprintf("%+.1f … %+.1f", x.Floor.Low, x.Floor.High), word})
+		t.AppendRow(table.Row{x.Cell, x.Measure, signed(x.Change), fmt.Sprintf("%+.1f … %+.1f", x.Floor.Low, x.Floor.High), moved(x)})
 	}
-	text := fmt.Sprintf("old: revision %s; new: revision %s\n%s\n", c.Old, c.New, t.Render())
+	text := fmt.Sprintf("old: revision %s, %d blocks; new: revision %s, %d blocks\n%s\n", c.Old, c.OldBlocks, c.New, c.NewBlocks, t.Render())
 	for _, cell := range c.Left {
 		text += fmt.Sprintf("%s: only one of the runs has it\n", cell)
 	}
+	for _, x := range c.Checks {
+		text += fmt.Sprintf("%s: %s: %s\n", x.Name, x.Verdict, x.Detail)
+	}
 	verdict := "verdict: nothing is worse beyond the noise"
-	if n := len(c.Worse()); n > 0 {
-		verdict = fmt.Sprintf("verdict: WORSE: %d of %d measures, beyond the noise", n, len(c.Changes))
+	switch n := len(c.Worse()); {
+	case n > 0:
+		verdict = fmt.Sprintf("verdict: WORSE: %d of %d measures, beyond noise and chance", n, len(c.Changes))
+	case c.Verdict == report.Fail:
+		verdict = "verdict: the new run is NOT VALID"
+	case c.Verdict != report.Pass:
+		verdict = "verdict: INCONCLUSIVE: nothing is said"
 	}
 	_, err := io.WriteString(w, text+verdict+"\n")
 	return err
+}
+
+// moved puts a change in words. Of many, some are clear of zero by chance.
+func moved(x result.Change) string {
+	word := map[stats.Difference]string{stats.Higher: "WORSE", stats.Lower: "better"}[x.Moved]
+	switch {
+	case word == "":
+		return string(stats.NoDifference)
+	case x.HolmP >= result.MayBeChance:
+		return fmt.Sprintf("undecided: may be chance (p %.2g)", x.HolmP)
+	}
+	return fmt.Sprintf("%s (p %.2g)", word, x.HolmP)
 }

@@ -16,7 +16,7 @@ func breakdownTable(s result.Summary) table.Writer {
 		"packets lo/link", "bytes read/written", "user/kernel/queue/idle µs",
 	})
 	for _, b := range s.Breakdowns {
-		name := fmt.Sprintf("%s/%s/%s", b.Placement, b.Mode, b.Variant)
+		name := fmt.Sprintf("%s/%s/%s", b.Placement, b.Mode, b.Variant.Label())
 		if b.Reason != "" {
 			t.AppendRow(table.Row{name, "NOT RUN: " + b.Reason})
 			continue
@@ -53,7 +53,7 @@ func connectsTable(s result.Summary) table.Writer {
 			wire = micros(c.OnWire)
 		}
 		t.AppendRow(table.Row{
-			fmt.Sprintf("%s/%s", c.Placement, c.Variant), micros(c.Decided), wire, micros(c.Established),
+			fmt.Sprintf("%s/%s", c.Placement, c.Variant.Label()), micros(c.Decided), wire, micros(c.Established),
 			fmt.Sprintf("%d of %d connections", c.Handshakes, c.Connections),
 		})
 	}
@@ -69,10 +69,10 @@ func reuseTable(s result.Summary) table.Writer {
 	})
 	for _, r := range s.Reuse {
 		if r.Reason != "" {
-			t.AppendRow(table.Row{r.Variant, r.Services, "NOT RUN: " + r.Reason})
+			t.AppendRow(table.Row{r.Variant.Label(), r.Services, "NOT RUN: " + r.Reason})
 			continue
 		}
-		t.AppendRow(table.Row{r.Variant, r.Services, r.Connections, r.Errors, micros(r.P50), micros(r.P99), r.Late, r.Refused, r.Repeated})
+		t.AppendRow(table.Row{r.Variant.Label(), r.Services, r.Connections, r.Errors, micros(r.P50), micros(r.P99), r.Late, r.Refused, r.Repeated})
 	}
 	return t
 }

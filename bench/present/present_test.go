@@ -46,8 +46,11 @@ func textOf(t *testing.T, s result.Summary) string {
 
 func TestTextSaysIt(t *testing.T) {
 	got := textOf(t, summary())
+	if first := strings.Join(strings.SplitN(got, "\n", 3)[:2], " "); !strings.Contains(first, "verdict: valid") || !strings.Contains(first, "cannot be answered by this run") {
+		t.Errorf("the first words are %q", first)
+	}
 	for _, want := range []string{
-		"closed: one kept connection", "+7.5 [+5.5, +9.5]", "slower (p 0.012)", "no difference detected",
+		"plaintext", "closed: one kept connection", "+7.5 [+5.5, +9.5]", "slower (p 0.012)", "no difference detected",
 		"the noise floor", "A/A floor: direct against itself: p50 +0.6 [-1.4, +2.6] µs",
 		"reached", "0 of 9 were not", "files: out/bench/x", "verdict: valid",
 	} {

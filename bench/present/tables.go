@@ -30,36 +30,28 @@ func title(s result.Summary, g result.Group) string {
 func groupTable(g result.Group) table.Writer {
 	t := newTable()
 	t.AppendHeader(table.Row{
-		"variant", "n", "errors", "p50 µs", "p90 µs", "p99 µs", "added p50 µs [95 %]", "ratio [95 %]",
+		"variant", "between nodes", "n", "errors", "p50 µs", "p90 µs", "p99 µs", "added p50 µs [95 %]", "ratio [95 %]",
 		"req/s", "ratio [95 %] ", "CPU µs/req c/s/p/o", "again", "against direct",
 	})
 	for _, r := range g.Rows {
 		row := table.Row{
-			name(r), r.Requests, r.Errors, micros(r.P50), micros(r.P90), micros(r.P99), "", "",
+			r.Variant.Label(), r.Variant.Traits().Security, r.Requests, r.Errors, micros(r.P50), micros(r.P90), micros(r.P99), "", "",
 			fmt.Sprintf("%.0f", r.PerSecond), "",
 			fmt.Sprintf("%.0f/%.0f/%.0f/%.0f", r.ClientCPU, r.ServerCPU, proxyCPU(r), r.OtherCPU), r.Repeated, "",
 		}
 		if e := r.Effect; e != nil {
-			row[6], row[7] = signed(e.AddedP50), ratio(e.RatioP50)
-			row[9] = ratio(e.RatioPerSecond)
-			row[12] = says(r.Variant, *e)
+			row[7], row[8] = signed(e.AddedP50), ratio(e.RatioP50)
+			row[10] = ratio(e.RatioPerSecond)
+			row[13] = says(r.Variant, *e)
 		}
 		t.AppendRow(row)
 	}
 	var right []table.ColumnConfig
-	for n := 2; n <= 12; n++ {
+	for n := 3; n <= 13; n++ {
 		right = append(right, table.ColumnConfig{Number: n, Align: text.AlignRight})
 	}
 	t.SetColumnConfigs(right)
 	return t
-}
-
-// name marks a stand-in wherever it is shown.
-func name(r result.Row) string {
-	if r.Note != "" {
-		return string(r.Variant) + " *"
-	}
-	return string(r.Variant)
 }
 
 func proxyCPU(r result.Row) float64 {
@@ -76,7 +68,7 @@ func standInLines(g result.Group) []string {
 	var lines []string
 	for _, r := range g.Rows {
 		if r.Note != "" {
-			lines = append(lines, "* "+string(r.Variant)+" is "+r.Note+"; "+result.Factor(r, g.Mode)+".")
+			lines = append(lines, string(r.Variant)+" is "+r.Note+"; "+r.Factor+".")
 		}
 	}
 	return lines
@@ -85,21 +77,26 @@ func standInLines(g result.Group) []string {
 // versusTable holds every variant against the rows of Ambient, or what stands in.
 func versusTable(g result.Group) table.Writer {
 	t := newTable()
-	t.AppendHeader(table.Row{"variant", "against", "share of its added p50 [95 %]", "p50 ratio [95 %]", "req/s ratio [95 %]", "CPU ratio [95 %]"})
+	t.AppendHeader(table.Row{"variant", "against", "between nodes", "share of its added p50 [95 %]", "p50 ratio [95 %]", "req/s ratio [95 %]", "CPU ratio [95 %]"})
 	for _, r := range g.Rows {
 		for _, v := range r.Versus {
 			share := "none: it adds nothing"
 			if v.Share != nil {
 				share = fmt.Sprintf("%.3f [%.3f, %.3f]", v.Share.Estimate, v.Share.Low, v.Share.High)
 			}
-			base := string(v.Base)
-			if v.Base.Traits().StandIn != "" {
-				base += " *"
-			}
-			t.AppendRow(table.Row{name(r), base, share, ratio(v.RatioP50), ratio(v.RatioPerSecond), ratio(v.RatioCPU)})
+			t.AppendRow(table.Row{r.Variant.Label(), v.Base.Label(), securities(r.Variant, v.Base), share, ratio(v.RatioP50), ratio(v.RatioPerSecond), ratio(v.RatioCPU)})
 		}
 	}
 	return t
+}
+
+// securities says whether two rows offer the same.
+func securities(v, base plan.Variant) string {
+	a, b := v.Traits().Security, base.Traits().Security
+	if a == b {
+		return "both " + a
+	}
+	return "UNEQUAL: " + a + ", " + b
 }
 
 // absentLines name the rows that were wanted and did not run.
@@ -196,6 +193,16 @@ func environmentLine(s result.Summary) string {
 	}
 	slices.Sort(modules)
 	return strings.Join(slices.Concat(parts, modules), "; ")
+}
+
+// proxyLines are the node proxies and the settings that their cost depends on.
+func proxyLines(s result.Summary) []string {
+	var lines []string
+	for _, p := range s.Proxies {
+		log := map[bool]string{true: "on", false: "off"}[p.AccessLog]
+		lines = append(lines, fmt.Sprintf("%s: %s; %d worker threads; access log %s", p.Variant.Label(), p.Program, p.Workers, log))
+	}
+	return lines
 }
 
 // noiseLine says how quiet the machine was.

@@ -42,6 +42,7 @@ type form struct {
 
 func write(w io.Writer, s result.Summary, path string, f form) error {
 	var b strings.Builder
+	b.WriteString(f.line(verdictLine(s)) + f.line(result.NotAnswerable))
 	for _, g := range s.Groups {
 		if len(g.Rows) == 0 {
 			continue
@@ -75,6 +76,10 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 	b.WriteString(f.line(howToRead))
 	b.WriteString(f.line(noiseLine(s)))
 	b.WriteString(f.line(environmentLine(s)))
+	for _, line := range proxyLines(s) {
+		b.WriteString(f.line(line))
+	}
+	b.WriteString(f.line("the same run again: " + result.Command(s)))
 	b.WriteString(f.line("files: " + path))
 	b.WriteString(f.line(verdictLine(s)))
 	_, err := io.WriteString(w, b.String())

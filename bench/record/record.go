@@ -165,13 +165,14 @@ func (d *Dir) Keep(t *result.Trial, r load.Result) error {
 
 // Trial writes the line of a trial.
 func (d *Dir) Trial(t result.Trial) error {
-	t.Schema, t.Version = result.SchemaTrial, result.Version
+	t.Schema, t.Version, t.Note = result.SchemaTrial, result.Version, t.Variant.Traits().StandIn
 	return d.line(t)
 }
 
 // End writes the last line.
 func (d *Dir) End(e result.End) error {
 	e.Schema, e.Version = result.SchemaEnd, result.Version
+	e.Annotate()
 	return d.line(e)
 }
 

@@ -61,7 +61,7 @@ func targetsAgainst(s Summary, ours plan.Variant) []Target {
 }
 
 func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
-	limits, where := ambientTargets[base], fmt.Sprintf("%s node, %s, against %s: ", g.Placement, g.Mode, base)
+	limits, where := ambientTargets[base], fmt.Sprintf("%s node, %s, against %s%s: ", g.Placement, g.Mode, base, unequal(row.Variant, base))
 	if row.Variant != plan.L4 {
 		where = string(row.Variant) + ", " + where
 	}
@@ -84,6 +84,14 @@ func targetsIn(s Summary, g Group, row Row, base plan.Variant) []Target {
 		all = append(all, ratioAtMost(where+"CPU per request, proxies with it", v.RatioCPU, limits.cpu))
 	}
 	return all
+}
+
+// unequal says where two rows do not offer the same.
+func unequal(v, base plan.Variant) string {
+	if v.Traits().Security == base.Traits().Security {
+		return ""
+	}
+	return " (" + base.Traits().Security + ", unequal security)"
 }
 
 func shareTarget(where string, v *Versus, limit float64) Target {
@@ -112,7 +120,7 @@ func Factor(r Row, m plan.Mode) string {
 	if v := r.Against(base); v != nil {
 		return fmt.Sprintf("in this run its p50 is %s of %s's", ratioText(v.RatioP50), base)
 	}
-	if f := r.Variant.Factor(m); f != "" {
+	if f, ok := r.Variant.Factor(m); ok {
 		return fmt.Sprintf("this run has no %s; side by side with one its p50 was %s of it", base, f)
 	}
 	return fmt.Sprintf("how much slower than %s it is was not measured in this run", base)

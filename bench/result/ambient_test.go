@@ -41,16 +41,16 @@ func TestShareOfAmbient(t *testing.T) {
 		t.Errorf("CPU of the proxies: %v, of nobody %g", row.ProxyCPU, row.OtherCPU)
 	}
 	requireTargets(t, s, map[string]stats.Reach{
-		"closed, against ztunnel: share of its added p50": stats.NotReached,
-		"closed, against ztunnel: p50":                    stats.NotReached,
-		"closed, against ztunnel-plain: p50":              stats.NotReached,
+		"closed, against ztunnel (mutual TLS, unequal security): share of its added p50": stats.NotReached,
+		"closed, against ztunnel (mutual TLS, unequal security): p50":                    stats.NotReached,
+		"closed, against ztunnel-plain: p50":                                             stats.NotReached,
 	})
 	if s.Verdict != report.Pass {
 		t.Errorf("verdict %s: %+v", s.Verdict, s.Checks)
 	}
 	s = summarise(t, withAmbient(map[plan.Variant]float64{plan.Ztunnel: 4, plan.ZtunnelPlain: 3.5, plan.L4: 0.01}))
 	requireTargets(t, s, map[string]stats.Reach{
-		"closed, against ztunnel: share of its added p50": stats.Reached, "closed, against ztunnel: p50": stats.Reached,
+		"closed, against ztunnel (mutual TLS, unequal security): share of its added p50": stats.Reached, "closed, against ztunnel (mutual TLS, unequal security): p50": stats.Reached,
 	})
 }
 

@@ -6,6 +6,8 @@ import "github.com/duomesh/duomesh/bench/plan"
 // The watch costs time itself, so P50 is not that of the timed pass.
 type Breakdown struct {
 	plan.Cell
+	// Note is what a reader must know of the variant.
+	Note string `json:"note,omitempty"`
 	// Reason is set when nothing was followed, and says why.
 	Reason string `json:"reason,omitempty"`
 	// Requests is how many were followed, P50 how long the middle one took, µs.
@@ -86,7 +88,9 @@ type Packets struct {
 // are microseconds after the application asked, of the middle connection.
 type Connects struct {
 	plan.Cell
-	Connections int64 `json:"connections"`
+	// Note is what a reader must know of the variant.
+	Note        string `json:"note,omitempty"`
+	Connections int64  `json:"connections"`
 	// Decided: the kernel begins to connect, to wherever that now is.
 	Decided float64 `json:"decided_us"`
 	// OnWire: the SYN is on the pod's link; 0 where most never are.

@@ -22,6 +22,28 @@ const (
 	maxIdleBusy = 0.10
 )
 
+// slowedOnPurpose is the check that a run with a handicap does not pass.
+const slowedOnPurpose = "nothing was slowed on purpose"
+
+// Validity is whether a run may be believed, without its figures.
+func Validity(r Run) []report.Check {
+	if reason := unfinished(r); reason != "" {
+		return []report.Check{{Name: "the run is complete", Verdict: report.Inconclusive, Detail: reason}}
+	}
+	return checks(r, Summary{Plan: r.Head.Plan, Blocks: r.Blocks(), Noise: noiseOf(r)})
+}
+
+// unfinished is why a run has no end of its own; empty where it has.
+func unfinished(r Run) string {
+	switch {
+	case r.End == nil:
+		return "the run has no end: it was killed"
+	case !r.End.Complete:
+		return r.End.Reason
+	}
+	return ""
+}
+
 // checks says whether the figures may be believed. Saturated clients and missed
 // slots concern the fixed mode alone: closed loops saturate by design.
 func checks(r Run, s Summary) []report.Check {
@@ -42,7 +64,7 @@ func checks(r Run, s Summary) []report.Check {
 	}
 	if h := r.Head.Plan.Handicap; h != nil {
 		all = append(all, report.Check{
-			Name: "nothing was slowed on purpose", Verdict: report.Inconclusive,
+			Name: slowedOnPurpose, Verdict: report.Inconclusive,
 			Detail: fmt.Sprintf("%s was delayed by %v with each segment that its client sends: this run is no result", h.Variant, h.Delay),
 		})
 	}

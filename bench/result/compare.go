@@ -7,6 +7,7 @@ import (
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/stats"
+	"github.com/duomesh/duomesh/internal/report"
 )
 
 // SchemaComparison is that of a comparison of two runs.
@@ -16,10 +17,17 @@ const SchemaComparison = "duomesh.bench.comparison"
 type Comparison struct {
 	Schema  string `json:"schema"`
 	Version int    `json:"version"`
-	// Old and New are the builds that were measured.
-	Old     string   `json:"old_revision"`
-	New     string   `json:"new_revision"`
-	Changes []Change `json:"changes"`
+	// Old and New are the builds that were measured, OldBlocks and NewBlocks how often.
+	Old       string   `json:"old_revision"`
+	New       string   `json:"new_revision"`
+	OldBlocks int      `json:"old_blocks"`
+	NewBlocks int      `json:"new_blocks"`
+	Changes   []Change `json:"changes"`
+	// Checks are why a run may not be believed, and with it nothing that is said here.
+	Checks []report.Check `json:"checks,omitempty"`
+	// Verdict is fail when something is worse or the new run is not valid, inconclusive
+	// when nothing can be said.
+	Verdict report.Verdict `json:"verdict"`
 	// Left are cells that only one of the runs has.
 	Left []plan.Cell `json:"left_out,omitempty"`
 }
@@ -28,32 +36,70 @@ type Comparison struct {
 // microseconds.
 type Change struct {
 	plan.Cell
-	// Measure is p50 or CPU, of a request.
+	// Measure is one of the measures below.
 	Measure string `json:"measure"`
 	// Change is what is added in the new run less what was added in the old one.
 	Change stats.Interval `json:"change_us"`
 	// Floor is the same of direct-aa, which has not changed; zero where a run
 	// lacks it.
 	Floor stats.Interval `json:"floor_us"`
+	// P is a test on what is added in each block, HolmP the same adjusted for all
+	// comparisons: of many, some are clear of zero by chance.
+	P     float64 `json:"p"`
+	HolmP float64 `json:"holm_p"`
 	// Moved is the change held against the floor.
 	Moved stats.Difference `json:"moved"`
 }
 
-// The measures of a comparison.
+// The measures of a comparison, microseconds. More is worse for each.
 const (
 	MeasureP50 = "p50"
+	MeasureP99 = "p99"
 	MeasureCPU = "CPU"
+	// MeasurePace is the time from answer to answer: the throughput, turned over.
+	MeasurePace = "time per answer"
 )
 
-// Worse are the changes for the worse that are beyond the noise.
+// Worse are the changes for the worse that are beyond the noise, and beyond chance.
 func (c Comparison) Worse() []Change {
 	var all []Change
 	for _, x := range c.Changes {
-		if x.Moved == stats.Higher {
+		if x.Moved == stats.Higher && x.HolmP < MayBeChance {
 			all = append(all, x)
 		}
 	}
 	return all
+}
+
+// judge gives the verdict. A run on a busy machine, or one that has no end, proves
+// nothing; one that was slowed on purpose is compared for that.
+func (c *Comparison) judge(older, newer Run) {
+	c.Verdict = report.Pass
+	if len(c.Worse()) > 0 {
+		c.Verdict = report.Fail
+	}
+	for i, r := range []Run{older, newer} {
+		name := []string{"old run: ", "new run: "}[i]
+		for _, x := range Validity(r) {
+			if x.Verdict == report.Pass || x.Verdict == report.NotRun || x.Name == slowedOnPurpose {
+				continue
+			}
+			x.Name = name + x.Name
+			if i == 0 {
+				x.Verdict = report.Inconclusive // its faults are not the new one's
+			}
+			c.Checks = append(c.Checks, x)
+		}
+	}
+	if len(c.Changes) == 0 {
+		c.Checks = append(c.Checks, report.Check{
+			Name: "something was compared", Verdict: report.Inconclusive,
+			Detail: fmt.Sprintf("no variant beside %s has two whole blocks in both runs", plan.Direct),
+		})
+	}
+	for _, x := range c.Checks {
+		c.Verdict = c.Verdict.Worse(x.Verdict)
+	}
 }
 
 // Compare holds two runs against each other, from their raw samples.
@@ -61,6 +107,7 @@ func Compare(older, newer Run) (Comparison, error) {
 	c := Comparison{
 		Schema: SchemaComparison, Version: Version,
 		Old: older.Head.Environment.Revision, New: newer.Head.Environment.Revision,
+		OldBlocks: older.Blocks(), NewBlocks: newer.Blocks(),
 	}
 	if err := comparable(older.Head, newer.Head); err != nil {
 		return c, err
@@ -87,6 +134,14 @@ func Compare(older, newer Run) (Comparison, error) {
 		}
 		c.Changes = append(c.Changes, changes...)
 	}
+	var ps []float64
+	for _, x := range c.Changes {
+		ps = append(ps, x.P)
+	}
+	for i, p := range stats.Holm(ps) {
+		c.Changes[i].HolmP = p
+	}
+	c.judge(older, newer)
 	return c, nil
 }
 
@@ -141,19 +196,35 @@ func cellsOf(plans ...plan.Plan) []plan.Cell {
 	return all
 }
 
-func changesOf(was, is map[plan.Cell][]digested, cell plan.Cell, seed uint64) ([]Change, error) {
-	o := stats.Options{Seed: seedOf(seed, is[cell][0], Group{Measure: Service})}
+// measureOf is how a measure is read from a trial.
+type measureOf struct {
+	name string
+	of   func(digested) stats.Sorted
+	s    stats.Statistic
+}
+
+// compared are the measures of a mode: p99 in saturation is the scheduler's, and the
+// pace of a fixed rate is the schedule's.
+func compared(m plan.Mode) []measureOf {
 	latency := func(d digested) stats.Sorted { return d.service }
-	var all []Change
-	for _, m := range []struct {
-		name string
-		of   func(digested) stats.Sorted
-		s    stats.Statistic
-	}{
+	all := []measureOf{
 		{MeasureP50, latency, stats.AtQuantile(0.5)},
 		{MeasureCPU, one(digested.roleCPU), stats.Single()},
-	} {
-		between := func(v plan.Variant) (stats.Interval, error) {
+	}
+	if m != plan.Saturation {
+		all = append(all, measureOf{MeasureP99, latency, stats.AtQuantile(0.99)})
+	}
+	if m != plan.Fixed {
+		all = append(all, measureOf{MeasurePace, one(func(d digested) float64 { return 1e6 / d.perSecond() }), stats.Single()})
+	}
+	return all
+}
+
+func changesOf(was, is map[plan.Cell][]digested, cell plan.Cell, seed uint64) ([]Change, error) {
+	o := stats.Options{Seed: seedOf(seed, is[cell][0], Group{Measure: Service})}
+	var all []Change
+	for _, m := range compared(cell.Mode) {
+		between := func(v plan.Variant) (stats.Change, error) {
 			mine := cell
 			mine.Variant = v
 			return stats.Between(pairsOf(was, mine, m.of), pairsOf(is, mine, m.of), m.s, o)
@@ -169,7 +240,10 @@ func changesOf(was, is map[plan.Cell][]digested, cell plan.Cell, seed uint64) ([
 		if err != nil && !errors.Is(err, stats.ErrTooFewBlocks) {
 			return nil, err
 		}
-		all = append(all, Change{cell, m.name, change, floor, stats.Against(change, floor)})
+		all = append(all, Change{
+			Cell: cell, Measure: m.name, Change: change.Interval, Floor: floor.Interval, P: change.P,
+			Moved: stats.Against(change.Interval, floor.Interval),
+		})
 	}
 	return all, nil
 }

@@ -11,6 +11,8 @@ import (
 // kernel thinks is free towards one service may not be towards the proxy.
 type Reuse struct {
 	plan.Cell
+	// Note is what a reader must know of the variant.
+	Note string `json:"note,omitempty"`
 	// Services is how many were asked in turn; 1 is the control.
 	Services    int   `json:"services"`
 	Connections int64 `json:"connections"`

@@ -76,6 +76,8 @@ type Trial struct {
 	// Samples and Fortio are files below the run's directory.
 	Samples string `json:"samples"`
 	Fortio  string `json:"fortio"`
+	// Note is what a reader must know of the variant.
+	Note string `json:"note,omitempty"`
 }
 
 // CPU is processor time in a trial's span.
@@ -148,9 +150,30 @@ type End struct {
 	Proxies []Proxy `json:"proxies,omitempty"`
 }
 
+// Annotate writes beside everything that a stand-in did that it is one.
+func (e *End) Annotate() {
+	for i := range e.Breakdowns {
+		e.Breakdowns[i].Note = e.Breakdowns[i].Variant.Traits().StandIn
+	}
+	for i := range e.Connects {
+		e.Connects[i].Note = e.Connects[i].Variant.Traits().StandIn
+	}
+	for i := range e.Reuse {
+		e.Reuse[i].Note = e.Reuse[i].Variant.Traits().StandIn
+	}
+	for i := range e.Called {
+		e.Called[i].Note = e.Called[i].Variant.Traits().StandIn
+	}
+	for i := range e.Proxies {
+		e.Proxies[i].Note = e.Proxies[i].Variant.Traits().StandIn
+	}
+}
+
 // Proxy is a node proxy and the settings that its cost depends on.
 type Proxy struct {
 	Variant plan.Variant `json:"variant"`
+	// Note is what a reader must know of the variant.
+	Note string `json:"note,omitempty"`
 	// Program is the name and version that the program itself gives.
 	Program string `json:"program"`
 	// Workers is the number of threads that carry traffic.
@@ -167,7 +190,9 @@ type Proxy struct {
 // (EAGAIN).
 type Called struct {
 	plan.Cell
-	Requests int64 `json:"requests"`
+	// Note is what a reader must know of the variant.
+	Note     string `json:"note,omitempty"`
+	Requests int64  `json:"requests"`
 	// Calls counts by the name of the system call.
 	Calls map[string]uint64 `json:"calls,omitempty"`
 	// Reason is set when nothing was counted, and says why.

@@ -19,11 +19,12 @@ func Summarise(r Run) (Summary, error) {
 	s := Summary{
 		Schema: SchemaSummary, Version: Version,
 		Started: r.Head.Started, Plan: r.Head.Plan, Environment: r.Head.Environment,
-		Reason: "the run has no end: it was killed",
+		Reason: unfinished(r),
 		Blocks: r.Blocks(),
 		Noise:  noiseOf(r),
 	}
 	if r.End != nil {
+		r.End.Annotate()
 		s.Complete, s.Reason, s.Elapsed = r.End.Complete, r.End.Reason, r.End.Elapsed
 		s.Counted, s.Called, s.Proxies = r.End.Counted, r.End.Called, r.End.Proxies
 		s.Breakdowns, s.Connects, s.Reuse, s.Splits = r.End.Breakdowns, r.End.Connects, r.End.Reuse, r.End.Splits
@@ -106,6 +107,9 @@ func group(p plan.Plan, trials map[plan.Cell][]digested, g Group) (Group, error)
 		}
 		if v == plan.DirectAA && row.Effect != nil {
 			g.Floor = &row.Effect.AddedP50
+		}
+		if row.Note != "" {
+			row.Factor = Factor(row, g.Mode)
 		}
 		g.Rows = append(g.Rows, row)
 	}

@@ -57,6 +57,10 @@ type Noise struct {
 	StealShare    float64 `json:"steal_share"`
 }
 
+// NotAnswerable is what no run can say before there is encryption between nodes.
+const NotAnswerable = "“30 % below Ambient at equal security with encryption” cannot be answered by this run: duomesh has no " +
+	"encryption between nodes yet. The row of equal security is ztunnel-plain, where nothing is encrypted."
+
 // MayBeChance is the probability (Effect.HolmP) from which on a difference is not
 // called one.
 const MayBeChance = 0.05
@@ -120,13 +124,16 @@ type Row struct {
 	// as the run has them.
 	Versus []Versus `json:"versus,omitempty"`
 	// Note is what a reader must know of the variant: that it is a stand-in, for
-	// example.
-	Note string `json:"note,omitempty"`
+	// example. Factor is how much slower a stand-in is than what it stands in for.
+	Note   string `json:"note,omitempty"`
+	Factor string `json:"factor,omitempty"`
 }
 
 // Versus is a variant against another than direct, paired inside blocks.
 type Versus struct {
-	Base           plan.Variant   `json:"base"`
+	Base plan.Variant `json:"base"`
+	// BaseNote is what a reader must know of the base: that it is a stand-in.
+	BaseNote       string         `json:"base_note,omitempty"`
 	AddedP50       stats.Interval `json:"added_p50_us"`
 	RatioP50       stats.Interval `json:"ratio_p50"`
 	RatioPerSecond stats.Interval `json:"ratio_per_second"`

@@ -26,7 +26,7 @@ func versus(of func(plan.Variant) []digested, v plan.Variant, g Group, p plan.Pl
 		}
 		p50 := c.latency(stats.AtQuantile(0.5))
 		x := Versus{
-			Base: base, AddedP50: p50.Added, RatioP50: p50.Ratio,
+			Base: base, BaseNote: base.Traits().StandIn, AddedP50: p50.Added, RatioP50: p50.Ratio,
 			RatioPerSecond: c.single(digested.perSecond).Ratio,
 			RatioCPU:       c.single(digested.roleCPU).Ratio,
 			Share:          c.share(direct),

@@ -7,23 +7,31 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
+// Change is an effect in one run less the same in another.
+type Change struct {
+	Interval
+	// P is Welch's test on what the variant adds in each block of either run.
+	P float64
+}
+
 // Between says by how much an effect has changed from one run to another: what the
 // variant adds in the new run less what it added in the old one. Blocks of two
 // runs are no pairs: each run is drawn again by itself, and the effect is paired
 // inside its blocks, so that a machine that is slower as a whole on one day says
 // nothing.
-func Between(older, newer []Pair, s Statistic, o Options) (Interval, error) {
+func Between(older, newer []Pair, s Statistic, o Options) (Change, error) {
 	var seen [2]float64
-	var drawn [2][]float64
+	var each, drawn [2][]float64
 	o = o.withDefaults()
 	fewest := min(len(older), len(newer))
 	for i, pairs := range [][]Pair{older, newer} {
 		base, variant, err := prepare(pairs, s)
 		if err != nil {
-			return Interval{}, err
+			return Change{}, err
 		}
 		r := rand.New(rand.NewPCG(o.Seed, uint64(i)))
-		seen[i], drawn[i] = effects(base, variant, o.Replicates, r)
+		each[i], drawn[i] = effects(base, variant, o.Replicates, r)
+		seen[i] = TrimmedMean(each[i])
 	}
 	changes := make([]float64, o.Replicates)
 	for i := range changes {
@@ -31,21 +39,22 @@ func Between(older, newer []Pair, s Statistic, o Options) (Interval, error) {
 	}
 	slices.Sort(changes)
 	tail := expandedTail(fewest, o.Confidence)
-	return Interval{
+	return Change{Interval{
 		Estimate: seen[1] - seen[0],
 		Low:      stat.Quantile(tail, stat.LinInterp, changes, nil),
 		High:     stat.Quantile(1-tail, stat.LinInterp, changes, nil),
-	}, nil
+	}, Welch(each[0], each[1])}, nil
 }
 
-// effects is the joined difference of a run as seen, and when drawn again.
-func effects(base, variant []drawer, replicates int, r *rand.Rand) (seen float64, drawn []float64) {
+// effects are the differences of a run's blocks as seen, and the joined difference when
+// they are drawn again.
+func effects(base, variant []drawer, replicates int, r *rand.Rand) (seen, drawn []float64) {
 	n := len(base)
-	each := make([]float64, n)
+	seen, drawn = make([]float64, n), make([]float64, replicates)
 	for j := range n {
-		each[j] = variant[j].seen - base[j].seen
+		seen[j] = variant[j].seen - base[j].seen
 	}
-	seen, drawn = TrimmedMean(each), make([]float64, replicates)
+	each := make([]float64, n)
 	for i := range drawn {
 		for j := range n {
 			b := r.IntN(n)

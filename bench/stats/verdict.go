@@ -77,6 +77,16 @@ func MannWhitney(a, b []float64) float64 {
 	).P
 }
 
+// Welch returns the two-sided p value of the hypothesis that two sets of values, one
+// per block, have one mean: Welch's t-test, which takes sets of different spread.
+func Welch(a, b []float64) float64 {
+	thresholds := benchmath.DefaultThresholds
+	return benchmath.AssumeNormal.Compare(
+		benchmath.NewSample(slices.Clone(a), &thresholds),
+		benchmath.NewSample(slices.Clone(b), &thresholds),
+	).P
+}
+
 // Holm returns p values adjusted for their number (Holm 1979, A Simple
 // Sequentially Rejective Multiple Test Procedure), in the order given.
 func Holm(ps []float64) []float64 {

@@ -202,7 +202,7 @@ func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 	case f.claims:
 		p = p.Claims()
 	case f.tools.Ztunnel == "" && f.image == "" && !changed("variants"):
-		p.Variants = append(p.Variants, plan.StandIns()...)
+		p = p.WithStandIns()
 	}
 	if changed("variants") {
 		p.Variants = of[plan.Variant](f.variants)

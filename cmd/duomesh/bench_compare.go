@@ -9,7 +9,6 @@ import (
 	"github.com/duomesh/duomesh/bench"
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
-	"github.com/duomesh/duomesh/internal/report"
 )
 
 func newBenchCompareCmd() *cobra.Command {
@@ -18,7 +17,8 @@ func newBenchCompareCmd() *cobra.Command {
 		Use:   "compare OLD NEW | DIR",
 		Short: "Say what is worse in a new run than in an old one; of one run: make its summary again",
 		Long: "Both runs are computed again from their recorded requests. What a variant adds to direct is held against what it\n" +
-			"added before, and the difference against that of direct-aa. Exit code 1 when something is worse beyond the noise.",
+			"added before, and the difference against that of direct-aa. Exit code 1 when something is worse beyond noise and\n" +
+			"chance, or the new run is not valid; 3 when nothing can be said.",
 		Example: "  duomesh bench compare out/bench/20260101T120000.000Z out/bench/latest\n  duomesh bench compare out/bench/latest",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
@@ -48,7 +48,8 @@ func compareBench(path, output string, out io.Writer) error {
 	return showBench(s, path, output, out)
 }
 
-// compareRuns ends with exit code 1 when the newer run is worse.
+// compareRuns ends with exit code 1 when the newer run is worse or not valid, and with 3
+// when nothing can be said.
 func compareRuns(older, newer, output string, out io.Writer) error {
 	c, err := bench.Compare(older, newer)
 	if err != nil {
@@ -61,8 +62,5 @@ func compareRuns(older, newer, output string, out io.Writer) error {
 	if err := show(out, c); err != nil {
 		return err
 	}
-	if len(c.Worse()) > 0 {
-		return gateError{report.ExitFail}
-	}
-	return nil
+	return gateError{c.Verdict.ExitCode()}
 }

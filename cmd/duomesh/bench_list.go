@@ -65,7 +65,7 @@ func plainTable() table.Writer {
 func (f *benchFlags) runsOf(v plan.Variant) []string {
 	def := f.plan.Variants
 	if f.tools.Ztunnel == "" && f.image == "" {
-		def = append(slices.Clone(def), plan.StandIns()...)
+		def = f.plan.WithStandIns().Variants
 	}
 	var runs []string
 	for _, r := range []struct {

@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
 )
 
 // benchArgs parses flags as a user gives them and returns the plan.
@@ -116,6 +118,30 @@ func TestBenchHandicap(t *testing.T) {
 	for _, bad := range []string{"duomesh-l4", "duomesh-l4=soon", "dnat-1000=50us", "duomesh-l4=-1us", "duomesh-l4=1s"} {
 		if _, err := benchArgs("--handicap", bad); err == nil || !strings.Contains(err.Error(), "handicap") {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// TestBenchCommandRepeatsTheRun: what a report says makes the same plan, whatever was
+// asked for.
+func TestBenchCommandRepeatsTheRun(t *testing.T) {
+	t.Setenv("ZTUNNEL_BIN", "")
+	for _, args := range [][]string{
+		{"--variants", "direct,duomesh-l4", "--seed", "3", "--blocks", "7"},
+		{"--variants", "direct,dnat", "--modes", "fixed", "--seed", "3", "--placement", "both", "--payload", "4096", "--reply", "99", "--rate", "50.5", "--connections", "3", "--procs", "1"},
+		{"--variants", "direct,ztunnel", "--ztunnel", "/proc/self/exe", "--seed", "9", "--warmup", "1s", "--duration", "2s", "--foreign", "0.5", "--repeats", "0", "--splits=false", "--placement", "same"},
+		{"--variants", "direct,duomesh-l4", "--seed", "3", "--handicap", "duomesh-l4=50us"},
+	} {
+		want, err := benchArgs(args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := result.Summary{Plan: want, Complete: true, Blocks: 7}
+		said := strings.Fields(strings.ReplaceAll(result.Command(s), `"$ZTUNNEL_BIN"`, "/proc/self/exe"))
+		got, err := benchArgs(said[3:]...)
+		want.Blocks = 7
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v\n%v: %v\n got %+v\nwant %+v", args, said, err, got, want)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func breakdowns(s result.Summary) []breakdown {
 				switch {
 				case x == nil:
 				case x.Reason != "":
-					b.Missing = append(b.Missing, string(v)+": NOT RUN: "+x.Reason)
+					b.Missing = append(b.Missing, v.Label()+": NOT RUN: "+x.Reason)
 				default:
 					shown = append(shown, *x)
 					b.Lines = append(b.Lines, lineOf(s, *x))
@@ -98,7 +98,7 @@ func breakdownSVG(all []result.Breakdown) template.HTML {
 	}
 	for i, b := range all {
 		y := float64(i * breakdownRow)
-		d.text("0", y+15, "start", "name", string(b.Variant))
+		d.text("0", y+15, "start", "name", b.Variant.Label())
 		d.text("100%", y+15, "end", "value", fmt.Sprintf("%s µs, %s", micros(total(b)), hopWords(b.Hops)))
 		d.bar(s, b, y+22)
 		d.path(s, b, y+54)

@@ -58,7 +58,7 @@ type view struct {
 // Write writes the page. Run is the name of the run's directory.
 func Write(w io.Writer, s result.Summary, run string) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit,
+		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit, "label": plan.Variant.Label, "securities": securities,
 	}).Parse(reportTemplate)
 	if err != nil {
 		return fmt.Errorf("report template: %w", err)
@@ -74,7 +74,7 @@ func newView(s result.Summary, run string) (*view, error) {
 	v := &view{
 		Summary: s, Run: run, Title: "What a service mesh adds to a request",
 		Verdict: verdictOf(s), Findings: findings(s), Glance: glanceOf(s), Ways: ways(s.Plan),
-		Versus: versusTables(s), Breaks: breakdowns(s), Command: Command(s.Plan), Facts: facts(s),
+		Versus: versusTables(s), Breaks: breakdowns(s), Command: result.Command(s), Facts: facts(s),
 		CSS: template.CSS(reportCSS), UplotCSS: template.CSS(uplotCSS),
 		JS: template.JS(reportJS), UplotJS: template.JS(uplotJS),
 		UplotLicence: template.HTML("<!--\nuPlot, https://github.com/leeoniya/uPlot\n\n" + uplotLicence + "\n-->"),
@@ -94,36 +94,6 @@ func newView(s result.Summary, run string) (*view, error) {
 	}
 	v.Charts = template.JS(data)
 	return v, nil
-}
-
-// Command is what makes the same run again: the same order, the same number of
-// blocks where the plan has one.
-func Command(p plan.Plan) string {
-	args := []string{"sudo duomesh bench", "--variants " + list(p.Variants), "--modes " + list(p.Modes)}
-	switch {
-	case len(p.Placements) == 2:
-		args = append(args, "--placement both")
-	case len(p.Placements) == 1 && p.Placements[0] != plan.Cross:
-		args = append(args, "--placement "+string(p.Placements[0]))
-	}
-	if h := p.Handicap; h != nil {
-		args = append(args, fmt.Sprintf("--handicap %s=%v", h.Variant, h.Delay))
-	}
-	if p.Blocks > 0 {
-		args = append(args, fmt.Sprintf("--blocks %d", p.Blocks))
-	} else {
-		args = append(args, fmt.Sprintf("--budget %v", p.Budget))
-	}
-	args = append(args, fmt.Sprintf("--duration %v", p.Duration), fmt.Sprintf("--seed %d", p.Seed))
-	return strings.Join(args, " ")
-}
-
-func list[T ~string](all []T) string {
-	names := make([]string, len(all))
-	for i, a := range all {
-		names[i] = string(a)
-	}
-	return strings.Join(names, ",")
 }
 
 // class is the CSS class of a variant, which carries its colour.

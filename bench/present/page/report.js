@@ -27,7 +27,7 @@
     const soft = style("--soft"), grid = style("--grid");
     const n = chart.series.length;
     const lines = chart.series.map((s) => ({
-      label: s.name, stroke: style("--" + s.name) || soft, width: 2, points: { show: false }, value: (_, v) => micros(v),
+      label: s.label, stroke: style("--" + s.name) || soft, width: 2, points: { show: false }, value: (_, v) => micros(v),
     }));
     const edges = chart.series.flatMap(() => [0, 1].map(() => ({ show: true, width: 0, points: { show: false }, stroke: "transparent" })));
     const bands = chart.series.map((s, i) => ({

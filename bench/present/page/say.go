@@ -61,15 +61,15 @@ func findings(s result.Summary) []template.HTML {
 		}
 		for _, v := range []plan.Variant{plan.L4, plan.Ztunnel, plan.ZtunnelPlain, plan.HBONERef} {
 			if r := g.Row(v); r != nil && r.Effect != nil {
-				say("<b class=%q>%s</b> adds <b>%s µs</b> to it: %s. The bytes between the nodes are %s.",
-					class(v), v, signed(r.Effect.AddedP50), against(*r.Effect), security(v))
+				say("<b class=%q>%s</b> adds <b>%s µs</b> to it: %s. The bytes between the nodes are %s.%s",
+					class(v), v.Label(), signed(r.Effect.AddedP50), against(*r.Effect), security(v), standInText(*r))
 			}
 		}
 		for _, base := range []plan.Variant{plan.Ztunnel, plan.ZtunnelPlain} {
 			if r := g.Row(plan.L4); r != nil {
 				if x := r.Against(base); x != nil && x.Share != nil {
-					say("Of what <b class=%q>%s</b> adds, <b class=%q>%s</b> adds <b>%s</b>.",
-						class(base), base, class(plan.L4), plan.L4, shareText(*x.Share))
+					say("Of what <b class=%q>%s</b> adds, <b class=%q>%s</b> adds <b>%s</b> (between the nodes: %s).",
+						class(base), base, class(plan.L4), plan.L4, shareText(*x.Share), securities(plan.L4, base))
 				}
 			}
 		}
@@ -80,6 +80,14 @@ func findings(s result.Summary) []template.HTML {
 	say("“30 %% below Ambient at equal security <em>with encryption</em>” cannot be answered by this run: " +
 		"duomesh has no encryption between nodes yet. The row of equal security is ztunnel-plain, where nothing is encrypted.")
 	return all
+}
+
+// standInText says of a stand-in what it is.
+func standInText(r result.Row) string {
+	if r.Note == "" {
+		return ""
+	}
+	return template.HTMLEscapeString(" It is " + r.Note + "; " + r.Factor + ".")
 }
 
 // headline is the group that separates datapaths best: the closed loop.
@@ -93,6 +101,15 @@ func headline(s result.Summary) *result.Group {
 		}
 	}
 	return nil
+}
+
+// securities says whether two rows offer the same.
+func securities(v, base plan.Variant) string {
+	a, b := v.Traits().Security, base.Traits().Security
+	if a == b {
+		return "both " + a
+	}
+	return "unequal: " + a + ", " + b
 }
 
 func security(v plan.Variant) string {

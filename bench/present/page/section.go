@@ -36,7 +36,7 @@ func sectionOf(s result.Summary, g result.Group, n int, c chart) section {
 	}
 	for _, r := range g.Rows {
 		if r.Note != "" {
-			sec.StandIn = append(sec.StandIn, string(r.Variant)+" is "+r.Note+"; "+result.Factor(r, g.Mode))
+			sec.StandIn = append(sec.StandIn, string(r.Variant)+" is "+r.Note+"; "+r.Factor)
 		}
 	}
 	return sec
@@ -50,6 +50,7 @@ type chart struct {
 
 type series struct {
 	Name   string  `json:"name"`
+	Label  string  `json:"label"`
 	Points []point `json:"points"`
 }
 
@@ -64,7 +65,7 @@ type point struct {
 func chartOf(g result.Group) chart {
 	c := chart{Title: modeTitle(g)}
 	for _, r := range g.Rows {
-		line := series{Name: string(r.Variant)}
+		line := series{Name: string(r.Variant), Label: r.Variant.Label()}
 		for _, p := range r.Pooled {
 			if p.Quantile < 1 && p.Quantile > 0 && p.Micros > 0 {
 				line.Points = append(line.Points, point{p.Quantile, p.Micros, p.Low, p.High})
@@ -84,7 +85,6 @@ type glance struct {
 type glanceRow struct {
 	Variant  plan.Variant
 	Security string
-	StandIn  bool
 	Absent   string
 	Cells    []glanceCell
 }
@@ -103,8 +103,7 @@ func glanceOf(s result.Summary) glance {
 		}
 	}
 	for _, v := range s.Plan.Variants {
-		t := v.Traits()
-		row := glanceRow{Variant: v, Security: t.Security, StandIn: t.StandIn != ""}
+		row := glanceRow{Variant: v, Security: v.Traits().Security}
 		for _, x := range groups {
 			row.Cells = append(row.Cells, glanceCellOf(x, v))
 		}
@@ -133,6 +132,8 @@ func glanceCellOf(g result.Group, v plan.Variant) glanceCell {
 	switch {
 	case v == plan.DirectAA:
 		c.Class = "floor"
+	case r.Effect.Difference != stats.NoDifference && r.Effect.HolmP >= result.MayBeChance:
+		c.Class, c.Detail = "none", c.Detail+", undecided"
 	case r.Effect.Difference == stats.Higher:
 		c.Class = heat(r.Effect.RatioP50.Estimate)
 	case r.Effect.Difference == stats.Lower:
@@ -160,6 +161,8 @@ func heat(x float64) string {
 type versusTable struct {
 	Base    plan.Variant
 	StandIn string
+	// Factors say in each mode how much slower a stand-in is.
+	Factors []string
 	Lines   []versusLine
 }
 
@@ -176,6 +179,9 @@ func versusTables(s result.Summary) []versusTable {
 		for _, g := range s.Groups {
 			if g.Measure != result.Service {
 				continue
+			}
+			if r := g.Row(base); r != nil && r.Factor != "" {
+				t.Factors = append(t.Factors, modeTitle(g)+": "+r.Factor)
 			}
 			for _, r := range g.Rows {
 				if v := r.Against(base); v != nil && r.Variant != plan.Direct {

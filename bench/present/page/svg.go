@@ -102,7 +102,7 @@ func addedSVG(g result.Group) template.HTML {
 		}
 		a, y := r.Effect.AddedP50, float64(i*rowHeight)
 		i++
-		d.text("0", y+15, "start", "name", string(r.Variant))
+		d.text("0", y+15, "start", "name", r.Variant.Label())
 		d.text("100%", y+15, "end", "value", signed(a)+" µs")
 		d.add(`<g class=%q><title>%s: %s µs at p50; %s</title>`, class(r.Variant), r.Variant, signed(a), against(*r.Effect))
 		d.add(`<line class="whisker" x1="%s" x2="%s" y1="%.1f" y2="%.1f"/>`, pc(s.at(a.Low)), pc(s.at(a.High)), y+29, y+29)
@@ -161,7 +161,7 @@ func cpuSVG(g result.Group) template.HTML {
 			from += p.us
 			total += p.us
 		}
-		d.text("0", y+15, "start", "name", string(r.Variant))
+		d.text("0", y+15, "start", "name", r.Variant.Label())
 		d.text("100%", y+15, "end", "value", micros(total)+" µs")
 	}
 	return d.svg("processor time per request by role", float64(len(g.Rows)*rowHeight+axisHeight))
@@ -206,7 +206,11 @@ func curveSVG(c chart) template.HTML {
 		d.add(`<g class=%q><polyline class="curve" points=%q/>`, class(plan.Variant(s.Name)), strings.TrimSpace(path.String()))
 		left := curveLeft + float64(i)*(curveWidth-curveLeft)/float64(len(c.Series))
 		d.add(`<circle class="dot" cx="%.1f" cy="%.1f" r="4"/></g>`, left+4, curveHeight-9)
-		d.text(fmt.Sprintf("%.1f", left+12), curveHeight-5, "start", "tick", s.Name)
+		name := s.Name
+		if s.Label != s.Name {
+			name += "*" // there is room for no more; the section says what it is not
+		}
+		d.text(fmt.Sprintf("%.1f", left+12), curveHeight-5, "start", "tick", name)
 	}
 	return template.HTML(fmt.Sprintf(`<svg class="paper" viewBox="0 0 %g %g" role="img" aria-label="percentile curves, µs">%s</svg>`,
 		curveWidth, curveHeight, d.String()))

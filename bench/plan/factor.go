@@ -1,0 +1,59 @@
+package plan
+
+import "fmt"
+
+// Factor is the p50 of a stand-in divided by that of what it stands in for, with the
+// interval of 95 %.
+type Factor struct{ Ratio, Low, High float64 }
+
+// String is the figure and its interval.
+func (f Factor) String() string { return fmt.Sprintf("%.2f [%.2f, %.2f]", f.Ratio, f.Low, f.High) }
+
+// MaxFactor is up to where a stand-in is shown without being asked for: beyond it, it
+// would flatter whatever is held against it.
+const MaxFactor = 1.6
+
+type factorTable map[Variant]map[Mode]Factor
+
+// factors were measured side by side with a ztunnel, client and server on two nodes
+// (docs/results/2026-11-28-ztunnel). What is not here was not measured.
+var factors = factorTable{
+	HBONERef: {
+		Closed:  {0.996, 0.947, 1.118},
+		NewConn: {1.237, 0.994, 1.440},
+	},
+}
+
+// Factor is how much slower a stand-in was than what it stands in for when both were
+// measured side by side; false where that was not done.
+func (v Variant) Factor(m Mode) (Factor, bool) {
+	f, ok := factors[v][m]
+	return f, ok
+}
+
+// WithStandIns adds the stand-ins to the plan. One that was found to be much slower than
+// what it stands in for is left out, and the plan says so.
+func (p Plan) WithStandIns() Plan { return p.withStandIns(factors) }
+
+func (p Plan) withStandIns(measured factorTable) Plan {
+	p.Variants, p.Absent = append([]Variant{}, p.Variants...), append([]Absent(nil), p.Absent...)
+	for _, v := range StandIns() {
+		if m, f, slow := measured.tooSlow(v); slow {
+			p.Absent = append(p.Absent, Absent{v, fmt.Sprintf(
+				"its p50 was %s of %s's (%s), and up to %g is shown unasked: --variants has it", f, v.Traits().For, m, MaxFactor)})
+			continue
+		}
+		p.Variants = append(p.Variants, v)
+	}
+	return p
+}
+
+// tooSlow names the first mode in which a stand-in is beyond the limit.
+func (t factorTable) tooSlow(v Variant) (Mode, Factor, bool) {
+	for _, m := range Modes() {
+		if f := t[v][m]; f.Ratio > MaxFactor {
+			return m, f, true
+		}
+	}
+	return "", Factor{}, false
+}
