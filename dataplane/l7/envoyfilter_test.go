@@ -14,10 +14,14 @@ import (
 	"testing"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	state "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	listenerstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/set_filter_state/v3"
 	"github.com/goccy/go-yaml"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7"
@@ -88,7 +92,7 @@ func TestEnvoyFilterSamples(t *testing.T) {
 
 // foreign is a stock Envoy with what istiod sends for a waypoint, and the listener of a
 // sample: hand-offs go through main_internal.
-func foreign(t *testing.T, name string, guard bool) (*waypoint, *scripted) {
+func foreign(t *testing.T, name string, guard bool, change ...func(l *listener.Listener)) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
 	if !guard {
@@ -101,6 +105,9 @@ func foreign(t *testing.T, name string, guard bool) (*waypoint, *scripted) {
 	s.set(ads.Endpoints, echoV1, plain(echoV1, echo1))
 	s.set(ads.Endpoints, echoV2, plain(echoV2, echo2))
 	_, l := sample(t, name)
+	for _, f := range change {
+		f(l)
+	}
 	s.set(ads.Listeners, l.Name, l)
 	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
 	if err != nil {
@@ -218,6 +225,64 @@ func TestEnvoyFilterLosesAnswersWithTheGuard(t *testing.T) {
 	t.Logf("of 100: %d served", got["v1"]+got["v2"])
 	if got["v1"]+got["v2"] == 100 {
 		t.Error("none is lost: the guard need not be off for this Envoy, docs/migrate-from-kmesh.md says so")
+	}
+}
+
+// kmeshsPart is a filter that stock Envoy has in place of Kmesh's: it leaves the same
+// behind, the destination for main_internal, and the connection's address as it is. The
+// destination is none of the client's, but a fixed one.
+func kmeshsPart(t *testing.T, to string) func(l *listener.Listener) {
+	t.Helper()
+	config, err := anypb.New(&listenerstate.Config{OnAccept: []*state.FilterStateValue{{
+		Key: &state.FilterStateValue_ObjectKey{ObjectKey: "envoy.filters.listener.original_dst.local_ip"},
+		Value: &state.FilterStateValue_FormatString{FormatString: &core.SubstitutionFormatString{
+			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
+				Specifier: &core.DataSource_InlineString{InlineString: to},
+			}},
+		}},
+		SharedWithUpstream: state.FilterStateValue_ONCE,
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(l *listener.Listener) {
+		if len(l.ListenerFilters) != 1 || l.ListenerFilters[0].Name != "envoy.listener.kmesh_tlv" {
+			t.Fatalf("filters %v", l.ListenerFilters)
+		}
+		l.ListenerFilters[0] = &listener.ListenerFilter{
+			Name:       "envoy.filters.listener.set_filter_state",
+			ConfigType: &listener.ListenerFilter_TypedConfig{TypedConfig: config},
+		}
+	}
+}
+
+const kmeshAddress = "127.0.0.1:15019"
+
+// The sample for Kmesh's image serves what Kmesh's filter lets through, and nothing that
+// no service has.
+func TestEnvoyFilterServesKmeshsForm(t *testing.T) {
+	for to, served := range map[string]bool{echoVIP + ":80": true, "10.96.0.99:80": false} {
+		t.Run(to, func(t *testing.T) {
+			_, s := foreign(t, "kmesh-tlv", false, kmeshsPart(t, to))
+			if text := s.answer(ads.Listeners); text != "" {
+				t.Fatalf("the listeners were refused: %s", text)
+			}
+			c := newClient(t)
+			c.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, kmeshAddress)
+			}
+			if !served {
+				if status, body := c.get("http://" + to); status != 0 {
+					t.Errorf("served: %d %s", status, body)
+				}
+				return
+			}
+			got := c.share("http://"+echoVIP, enough)
+			within(t, "v2", got["v2"], .1)
+			if got["v1"]+got["v2"] != enough {
+				t.Errorf("answers %v", got)
+			}
+		})
 	}
 }
 
