@@ -54,7 +54,7 @@ e2e: preflight-e2e
 	scripts/ensure-packages.sh test
 	scripts/e2e.sh
 
-## controlplane: build etcd, kube-apiserver, kubectl, istiod and istioctl into the cache (ETCD_BIN=… and so on use yours)
+## controlplane: put etcd, kube-apiserver, kubectl, istiod and istioctl into the cache, from released images or built (ETCD_BIN=… and so on use yours)
 controlplane:
 	scripts/controlplane.sh
 

@@ -9,6 +9,7 @@ import (
 
 func nativeU32(b []byte) uint32       { return binary.NativeEndian.Uint32(b) }
 func nativeU64(b []byte) uint64       { return binary.NativeEndian.Uint64(b) }
+func putNativeU64(b []byte, v uint64) { binary.NativeEndian.PutUint64(b, v) }
 func putNativeU32(b []byte, v uint32) { binary.NativeEndian.PutUint32(b, v) }
 
 // dialOnce makes one TCP connection attempt by system calls, on this thread.

@@ -2,11 +2,9 @@ package kind
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
@@ -131,26 +129,19 @@ func (c *Cluster) stopServer(ctx context.Context, name string) error {
 	return p.server.Stop(ctx)
 }
 
-// servedTime bounds how long Served waits for servers to see what clients did.
-const servedTime = 15 * time.Second
-
 // Served implements scenario.World.
 func (c *Cluster) Served(ctx context.Context) (map[string][]traffic.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, servedTime)
-	defer cancel()
-	var errs []error
+	servers := map[string]*traffic.RemoteServer{}
 	for name, p := range c.pods {
 		if p.server != nil {
-			if err := p.server.Sync(ctx); err != nil {
-				errs = append(errs, fmt.Errorf("pod %s: %w", name, err))
-			}
+			servers[name] = p.server
 		}
 	}
-	errs = append(errs, c.witness.Settle(ctx))
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("collect what servers saw: %w", err)
+	served, err := c.witness.Collect(ctx, servers)
+	if err != nil {
+		return served, fmt.Errorf("collect what servers saw: %w", err)
 	}
-	return c.witness.Served(), nil
+	return served, nil
 }
 
 // Do implements scenario.World.

@@ -2,11 +2,9 @@ package netsim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
@@ -144,22 +142,11 @@ func (c *Cluster) launcher(pod string) traffic.Launch {
 	}
 }
 
-// servedTime bounds how long Served waits for servers to see what clients did.
-const servedTime = 15 * time.Second
-
 // Served implements scenario.World.
 func (c *Cluster) Served(ctx context.Context) (map[string][]traffic.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, servedTime)
-	defer cancel()
-	var errs []error
-	for pod, r := range c.servers.running() {
-		if err := r.Sync(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("pod %s: %w", pod, err))
-		}
+	served, err := c.witness.Collect(ctx, c.servers.running())
+	if err != nil {
+		return served, fmt.Errorf("collect what servers saw: %w", err)
 	}
-	errs = append(errs, c.witness.Settle(ctx))
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("collect what servers saw: %w", err)
-	}
-	return c.witness.Served(), nil
+	return served, nil
 }

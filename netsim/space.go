@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 )
@@ -89,10 +90,16 @@ func openSpace(routes, ipv6 bool) (*space, error) {
 	return s, nil
 }
 
-// setAll writes settings in the namespace of the calling thread.
+// setAll writes settings in the namespace of the calling thread, but those that are so
+// already: to write some, the kernel tries for its lock of all interfaces again and
+// again, without a pause, while another thread has it.
 func setAll(settings []sysctl) error {
 	for _, s := range settings {
-		if err := os.WriteFile("/proc/sys/net/"+s.path, []byte(s.value), 0); err != nil {
+		path := "/proc/sys/net/" + s.path
+		if now, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(now)) == s.value {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(s.value), 0); err != nil {
 			return fmt.Errorf("set net/%s to %s: %w", s.path, s.value, err)
 		}
 	}

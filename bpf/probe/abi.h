@@ -60,9 +60,19 @@ struct link_key {
 };
 _Static_assert(sizeof(struct link_key) == 16, "link_key is ABI");
 
+/* What one hook of a link has seen in all, as wire_value counts packets: begun
+ * before a packet is counted in wire, done after. Whoever empties or changes wire
+ * leaves a sum that does not lie between the two. */
+struct link_total {
+	__u64 begun;
+	__u64 done;
+};
+
 struct link_value {
 	__u32 link;
 	__u32 pod;
+	struct link_total ingress;
+	struct link_total egress;
 };
 
 struct wire_key {

@@ -155,9 +155,11 @@ static __always_inline struct wire_value *wire_entry(struct wire_key *key,
 }
 
 static __always_inline void count_packet(struct __sk_buff *skb,
-					 const struct link_value *link,
+					 struct link_value *link,
 					 const struct packet *p, enum hook hook)
 {
+	struct link_total *total = hook == HOOK_EGRESS ? &link->egress :
+							 &link->ingress;
 	struct wire_key key = {
 		.link = link->link,
 		.dport = p->dport,
@@ -165,7 +167,7 @@ static __always_inline void count_packet(struct __sk_buff *skb,
 		.hook = hook,
 	};
 	struct wire_value *v;
-	__u32 segments = skb->gso_segs;
+	__u32 segments = skb->gso_segs ? skb->gso_segs : 1;
 
 	__builtin_memcpy(key.dst, p->dst, sizeof(key.dst));
 	if (!p->ports && !has_no_ports(p->protocol))
@@ -175,9 +177,11 @@ static __always_inline void count_packet(struct __sk_buff *skb,
 		count(COUNTER_WIRE_FULL);
 		return;
 	}
-	__sync_fetch_and_add(&v->packets, segments ? segments : 1);
+	__sync_fetch_and_add(&total->begun, segments);
+	__sync_fetch_and_add(&v->packets, segments);
 	if (p->syn)
 		__sync_fetch_and_add(&v->syns, 1);
+	__sync_fetch_and_add(&total->done, segments);
 }
 
 static __always_inline void report_syn(struct __sk_buff *skb,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ said at start). TRUST_DOMAIN has none: istiod's CA says it.`,
 			return usagef("unknown arguments %q: see duomesh-waypoint --help", strings.Join(args, " "))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.start(cmd.Context(), surroundings{env, environ, cmd.Flags().Changed}, log)
+			return f.start(cmd.Context(), surroundings{env, environ, cmd.Flags().Changed, net.InterfaceAddrs}, log)
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -79,6 +80,8 @@ type surroundings struct {
 	env     func(string) string
 	environ []string
 	given   func(flag string) bool
+	// addresses are those of the pod's interfaces; nil: none are known.
+	addresses func() ([]net.Addr, error)
 }
 
 func (f *flags) define(cmd *cobra.Command, env func(string) string) {

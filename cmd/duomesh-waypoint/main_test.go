@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -63,7 +64,19 @@ func TestWhoAsksIstiod(t *testing.T) {
 		environ = append(environ, k+"="+v)
 	}
 	f := flags{name: "demo/waypoint", node: "node-b", istio: istioFlags{domain: "demo.svc.example.org"}}
-	who, name, err := f.identity(surroundings{env: func(name string) string { return env[name] }, environ: environ})
+	interfaces := func() (all []net.Addr, err error) {
+		for _, a := range []string{"127.0.0.1/8", "::1/128", "fe80::1/64", "10.0.0.3/24", "fd00:10::3/64"} {
+			ip, of, err := net.ParseCIDR(a)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, &net.IPNet{IP: ip, Mask: of.Mask})
+		}
+		return all, nil
+	}
+	who, name, err := f.identity(surroundings{
+		env: func(name string) string { return env[name] }, environ: environ, addresses: interfaces,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +87,9 @@ func TestWhoAsksIstiod(t *testing.T) {
 	labels := m["LABELS"].(map[string]any)
 	if m["CLUSTER_ID"] != "Kubernetes" || m["MESH_ID"] != "cluster.local" || labels[gatewayLabel] != "waypoint" {
 		t.Errorf("metadata %v", m)
+	}
+	if m["INSTANCE_IPS"] != "10.0.0.3,fd00:10::3" {
+		t.Errorf("a pod of both families says that it has %v", m["INSTANCE_IPS"])
 	}
 	proxy := m["PROXY_CONFIG"].(map[string]any)
 	if proxy["concurrency"] != float64(3) || proxy["proxyHeaders"].(map[string]any)["server"].(map[string]any)["disabled"] != true {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -84,8 +87,12 @@ func metadata(s surroundings, who istiod.Identity, labels map[string]string) (ma
 	if err != nil {
 		return nil, err
 	}
+	addresses, err := ownAddresses(s, who.IP)
+	if err != nil {
+		return nil, err
+	}
 	m := map[string]any{
-		"ISTIO_VERSION": istioVersion, "ENABLE_HBONE": "true", "NAME": who.Pod, "INSTANCE_IPS": who.IP,
+		"ISTIO_VERSION": istioVersion, "ENABLE_HBONE": "true", "NAME": who.Pod, "INSTANCE_IPS": strings.Join(addresses, ","),
 		"LABELS": anyMap(labels), "PROXY_CONFIG": proxy,
 	}
 	if account := s.env("SERVICE_ACCOUNT"); account != "" {
@@ -98,6 +105,26 @@ func metadata(s surroundings, who istiod.Identity, labels map[string]string) (ma
 		}
 	}
 	return m, nil
+}
+
+// ownAddresses are those of the pod, the one that Kubernetes names first: to a proxy that
+// does not say that it has both families istiod sends the services of one alone.
+func ownAddresses(s surroundings, first string) ([]string, error) {
+	all, found := []string{first}, []net.Addr(nil)
+	if s.addresses != nil {
+		var err error
+		if found, err = s.addresses(); err != nil {
+			return nil, fmt.Errorf("list the pod's addresses: %w", err)
+		}
+	}
+	for _, a := range found {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || !prefix.Addr().IsGlobalUnicast() || slices.Contains(all, prefix.Addr().String()) {
+			continue
+		}
+		all = append(all, prefix.Addr().String())
+	}
+	return all, nil
 }
 
 func anyMap(m map[string]string) map[string]any {

@@ -105,7 +105,7 @@ func diagnose(ctx context.Context) (kernel.Diagnosis, error) {
 // what this kernel lacks.
 func engineUses(features []kernel.Trial) []kernel.Use {
 	engine := kernel.Use{For: "redirect connections", Needed: true}
-	others, err := tryEngine()
+	others, listener, err := tryEngine()
 	if err != nil {
 		engine.Instead = []string{err.Error()}
 		engine.Effect = "the engine does not open"
@@ -117,7 +117,7 @@ func engineUses(features []kernel.Trial) []kernel.Use {
 		refusal.By, refusal.Instead = "return value of the program", []string{why}
 		refusal.Effect = "the application gets EPERM, not ECONNREFUSED"
 	}
-	return append(append([]kernel.Use{engine, refusal}, datagramUses(features)...), neighbourUses(others)...)
+	return slices.Concat([]kernel.Use{engine, refusal}, datagramUses(features), olderUses(features, listener), neighbourUses(others))
 }
 
 // datagramUses say what becomes of UDP: the engine opens only where it can redirect
@@ -176,21 +176,22 @@ func lack(tried []kernel.Trial, f kernel.Feature) string {
 	return ""
 }
 
-func tryEngine() (others []l4.Neighbour, err error) {
+// tryEngine opens one. listener is why a waypoint that listens already cannot be served.
+func tryEngine() (others []l4.Neighbour, listener, err error) {
 	g, err := kernel.NewGround()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	cgroup, err := g.Cgroup()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	e, err := l4.Open(l4.Host{Cgroup: cgroup}, l4.Options{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return e.Neighbours(), e.Close()
+	return e.Neighbours(), tryListener(e, cgroup), e.Close()
 }
 
 // envoyUse says which Envoy a waypoint would be.

@@ -116,7 +116,8 @@ func runVerify(ctx context.Context, f verifyFlags, names []string, out, progress
 	results := verify.All(ctx, chosen, verify.Options{
 		World: world, Open: open, Seed: f.seed, Repeat: f.repeat, Ahead: f.ahead,
 		Evidence: f.evidence, JudgeRing: f.ring, By: f.by, Second: f.second,
-		Done: func(r report.Result) { printProgress(progress, r) },
+		Done:     func(r report.Result) { printProgress(progress, r) },
+		Progress: func(p verify.Progress) { printUnderWay(progress, p) },
 	})
 	if err := errors.Join(closeWorld(), writeResults(f, results, out), writeJUnit(junit, results)); err != nil {
 		return err
@@ -154,6 +155,15 @@ func listScenarios(out io.Writer, form string, names []string) error {
 func printProgress(w io.Writer, r report.Result) {
 	fmt.Fprintf(w, "%-44s #%-3d %-12s %6d connections %s\n",
 		r.Scenario, r.Run, r.Verdict, r.Connections, r.Elapsed.Round(time.Millisecond))
+}
+
+// printUnderWay says of loads that take long how far they are.
+func printUnderWay(w io.Writer, p verify.Progress) {
+	failed := ""
+	if p.Failed > 0 {
+		failed = fmt.Sprintf(", %d ended with an error, the last by %s", p.Failed, p.Last)
+	}
+	fmt.Fprintf(w, "%s: %d of %d connections made%s\n", p.Scenario, p.Made, p.Declared, failed)
 }
 
 func chooseScenarios(ctx context.Context, f verifyFlags, names []string) ([]scenario.Scenario, error) {

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // A connected socket hears nobody but the endpoint that connect() chose, so what it
@@ -116,7 +117,7 @@ func TestRepliesOnTheirWayOfAPodThatLeaves(t *testing.T) {
 func TestConnectUnderWayWhenTheEndpointLeaves(t *testing.T) {
 	e, p := mesh(t, trio(1))
 	if e.ender == nil {
-		t.Skip("NOT RUN: the kernel cannot end UDP sockets")
+		t.Skipf("NOT RUN: %s: the kernel cannot end UDP sockets", kernel.SockDestroy.Name)
 	}
 	fd := p.udp(t, v4)
 	defer p.do(t, call{Op: "close", FD: fd})
@@ -147,7 +148,7 @@ func TestConnectUnderWayWhenTheEndpointLeaves(t *testing.T) {
 func TestDisconnectedSocketIsNotAwaitedForEver(t *testing.T) {
 	e, p := mesh(t, trio(1))
 	if e.ender == nil {
-		t.Skip("NOT RUN: the kernel cannot end UDP sockets")
+		t.Skipf("NOT RUN: %s: the kernel cannot end UDP sockets", kernel.SockDestroy.Name)
 	}
 	fd := p.udp(t, v4)
 	defer p.do(t, call{Op: "close", FD: fd})

@@ -127,7 +127,12 @@ func (p *wiredPod) needsMPTCP(tb testing.TB) {
 	kernel.Require(tb, kernel.MPTCP, kernel.BTF)
 }
 
+// handoffsEnv overrides how many connections some tests hand off, where a machine is
+// emulated.
+const handoffsEnv = "DUOMESH_HANDOFFS"
+
 func TestHandoffOfMPTCP(t *testing.T) {
+	n := int(fromEnv(t, handoffsEnv, 100))
 	for name, how := range map[string]listenHow{
 		"plain listener": {}, "net.Listen": {Go: true}, "MPTCP listener": {MPTCP: true},
 	} {
@@ -138,15 +143,15 @@ func TestHandoffOfMPTCP(t *testing.T) {
 			way := w.waypoint(t, "default/waypoint", how)
 			services, asked4, asked6 := vips(many, waypointOf(way))
 			w.apply(t, intent.Snapshot{Services: services})
-			w.wantEvents(t, 100, []Event{HandoffFull, HandoffAnswered}, func() {
-				client.wantRight(t, asking{N: 100, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked4})
+			w.wantEvents(t, n, []Event{HandoffFull, HandoffAnswered}, func() {
+				client.wantRight(t, asking{N: n, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked4})
 			})
 			// No room for an IPv6 address beside MPTCP's own option.
-			w.wantEvents(t, 100, []Event{HandoffShort, HandoffAnswered}, func() {
-				client.wantRight(t, asking{N: 100, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked6})
+			w.wantEvents(t, n, []Event{HandoffShort, HandoffAnswered}, func() {
+				client.wantRight(t, asking{N: n, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked6})
 			})
-			client.wantRight(t, asking{N: 100, Threads: 4, Go: true, Proto: unix.IPPROTO_MPTCP, To: asked4})
-			client.wantRight(t, asking{N: 100, Threads: 4, Go: true, To: asked6})
+			client.wantRight(t, asking{N: n, Threads: 4, Go: true, Proto: unix.IPPROTO_MPTCP, To: asked4})
+			client.wantRight(t, asking{N: n, Threads: 4, Go: true, To: asked6})
 		})
 	}
 }
@@ -315,8 +320,9 @@ func TestHandoffOfReusedTuples(t *testing.T) {
 	client, way := w.enrolled(t, "default/client"), w.waypoint(t, "default/waypoint", listenHow{})
 	services, asked4, asked6 := vips(many, waypointOf(way))
 	w.apply(t, intent.Snapshot{Services: services})
-	client.wantRight(t, asking{N: 300, Port: 40000, To: asked4})
-	client.wantRight(t, asking{N: 300, Port: 40000, To: asked6})
+	n := int(fromEnv(t, handoffsEnv, 300))
+	client.wantRight(t, asking{N: n, Port: 40000, To: asked4})
+	client.wantRight(t, asking{N: n, Port: 40000, To: asked6})
 }
 
 // Address translation on the way changes addresses, not the option. The peer that

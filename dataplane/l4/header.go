@@ -65,7 +65,7 @@ func (e *Engine) tryHeaders(spec *ebpf.CollectionSpec) error {
 // Open. Where its types are not known, a connection with data in its SYN is not
 // refused at connect, but by the waypoint, and counted as HandoffEarly.
 func seeFastOpen(spec *ebpf.CollectionSpec) error {
-	types, err := btf.LoadKernelSpec()
+	types, err := kernel.Types().Kernel()
 	if err != nil {
 		return nil
 	}

@@ -99,9 +99,12 @@ func TestReplacementUnderTraffic(t *testing.T) {
 	audited(t, e)
 }
 
-// The same without grace periods being the only protection: frontends flip as
-// fast as the kernel takes them, so that the memory of one is reused for the
-// other while programs read it.
+// The same without the grace periods between two flips of one frontend, which Apply
+// waits for: frontends flip as fast as the kernel takes them, so that the memory of one
+// is reused for the other while programs read it. No torn value is ever believed. A
+// program that is overtaken by a flip at both of its looks refuses and says so, which
+// takes a kernel that stops programs for others (PREEMPT), twice within one: at most
+// one in a thousand.
 func TestFlipsWithoutPause(t *testing.T) {
 	n := newNode(t)
 	p := n.pod(t, "default/client")
@@ -124,7 +127,7 @@ func TestFlipsWithoutPause(t *testing.T) {
 	events, err := e.Events()
 	must(t, err)
 	t.Logf("%d connections over %d flips, events %v", total, flips, events)
-	if refused+misrouted > 0 {
+	if misrouted > 0 || uint64(refused) != events[RefuseSlotMiss] || refused > total/1000 {
 		t.Errorf("refused %d, misrouted %d: %v", refused, misrouted, all)
 	}
 	if total < 1000 || flips < 10_000 {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // udpService is service for datagrams.
@@ -375,7 +376,7 @@ func TestConnectedSocketsOfARemovedEndpointEnd(t *testing.T) {
 	p, far := n.pod(t, "default/client"), n.pod(t, "default/far")
 	e := n.open(t, Options{})
 	if e.ender == nil {
-		t.Skip("NOT RUN: the kernel cannot end UDP sockets")
+		t.Skipf("NOT RUN: %s: the kernel cannot end UDP sockets", kernel.SockDestroy.Name)
 	}
 	apply(t, e, trio(1, 2))
 	must(t, e.Enrol(p.Pod))

@@ -165,6 +165,9 @@ func (s *scripted) set(typ, name string, m proto.Message) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		if s.sets[typ] == nil {
+			s.sets[typ] = map[string]*discovery.Resource{}
+		}
 		s.sets[typ][name] = &discovery.Resource{Name: name, Resource: a}
 	}
 	delete(s.answers, typ)

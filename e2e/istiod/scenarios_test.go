@@ -21,7 +21,10 @@ func open(ctx context.Context, t scenario.Topology) (scenario.World, error) {
 
 func openWith(ctx context.Context, cfg netsim.Config, t scenario.Topology) (*netsim.Cluster, error) {
 	cfg.Agent, cfg.ControlPlane = agentExe, plane
-	cfg.Waypoint, cfg.Envoy = waypointExe, findEnvoy()
+	cfg.Waypoint = waypointExe
+	if cfg.Envoy == "" {
+		cfg.Envoy = findEnvoy()
+	}
 	return netsim.Open(ctx, cfg, t)
 }
 

@@ -6,7 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"os"
+	"path/filepath"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -87,6 +88,9 @@ func judgedWay(ctx SpecContext, d declared, loads ...scenario.Load) report.Resul
 	s.Objects.Services = []scenario.Service{{
 		Name: echoVIP, Family: scenario.IPv4, Ports: []scenario.Port{{Port: 80, Target: 8080, Name: "http"}}, Waypoint: "waypoint",
 	}}
+	if d.codec != "" {
+		s.Objects.Waypoints = []scenario.Waypoint{{Name: "waypoint", Pods: []string{"waypoint"}, Codec: d.codec}}
+	}
 	forgetLater("waypoint")
 	r := verify.Run(ctx, s, verify.Options{World: "netsim+istiod", Open: d.opener}, 1)
 	if r.Verdict == report.NotRun {
@@ -159,16 +163,32 @@ func awaitTable(ctx context.Context, c *netsim.Cluster, pod, text string) error 
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var last []byte
 	for {
 		var dense bytes.Buffer
 		dump, err := c.WaypointConfig(ctx, pod)
-		if err == nil && json.Compact(&dense, dump) == nil && strings.Contains(dense.String(), text) {
-			return nil
+		if err == nil && json.Compact(&dense, dump) == nil {
+			if last = dense.Bytes(); bytes.Contains(last, []byte(text)) {
+				return nil
+			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the configuration of %s has no %s: %w", pod, text, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("the configuration of %s has no %s (%s): %w", pod, text, kept(pod+"-config.json", last), errors.Join(err, ctx.Err()))
 		}
 	}
+}
+
+// kept leaves what a failure is to be understood by beside the logs, and says where.
+func kept(name string, data []byte) string {
+	dir := os.Getenv("DUOMESH_OUT")
+	if dir == "" || len(data) == 0 {
+		return fmt.Sprintf("%d bytes", len(data))
+	}
+	at := filepath.Join(dir, name)
+	if err := os.WriteFile(at, data, 0o600); err != nil {
+		return err.Error()
+	}
+	return "it is in " + at
 }

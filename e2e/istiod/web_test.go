@@ -86,6 +86,12 @@ spec:
 // goes through a waypoint of some replicas. config is added to that of the cluster.
 func through(ctx SpecContext, config netsim.Config, replicas ...string) *netsim.Cluster {
 	GinkgoHelper()
+	return throughBy(ctx, config, scenario.HandOffPort, replicas...)
+}
+
+// throughBy is the same where connections are handed to another port.
+func throughBy(ctx SpecContext, config netsim.Config, port uint16, replicas ...string) *netsim.Cluster {
+	GinkgoHelper()
 	if findEnvoy() == "" {
 		Skip("NOT RUN: no Envoy (make tools)")
 	}
@@ -99,6 +105,7 @@ func through(ctx SpecContext, config netsim.Config, replicas ...string) *netsim.
 	forgetLater("waypoint")
 	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, echoPorts)+versions)
 	join(ctx, c, "waypoint", replicas...)
+	Expect(awaitRoutes(ctx, c, ledBy(port, replicas...))).To(Succeed())
 	return c
 }
 
@@ -111,23 +118,22 @@ func forgetLater(name string) {
 	})
 }
 
-// join makes pods the replicas of a Gateway, and returns when connections of the client
-// lead to them.
+// join makes pods the replicas of a Gateway.
 func join(ctx SpecContext, c *netsim.Cluster, name string, pods ...string) {
 	GinkgoHelper()
 	for _, pod := range pods {
 		Expect(c.JoinGateway(ctx, pod, name)).To(Succeed())
 	}
-	if name == "waypoint" {
-		Expect(awaitRoutes(ctx, c, ledTo(pods...))).To(Succeed())
-	}
 }
 
 // ledTo is where connections to echo lead: to these replicas evenly.
-func ledTo(pods ...string) map[string]map[string]float64 {
+func ledTo(pods ...string) map[string]map[string]float64 { return ledBy(scenario.HandOffPort, pods...) }
+
+// ledBy is the same to another port.
+func ledBy(port uint16, pods ...string) map[string]map[string]float64 {
 	shares := map[string]float64{}
 	for _, pod := range pods {
-		shares[fmt.Sprintf("%s:%d", pod, scenario.HandOffPort)] = 1 / float64(len(pods))
+		shares[fmt.Sprintf("%s:%d", pod, port)] = 1 / float64(len(pods))
 	}
 	return map[string]map[string]float64{echoVIP + ":80": shares}
 }

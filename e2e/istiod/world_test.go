@@ -44,6 +44,8 @@ type declared struct {
 	with func(ctx context.Context, c *netsim.Cluster, yaml string) error
 	// then is done afterwards; nil is nothing.
 	then func(ctx context.Context, c *netsim.Cluster) error
+	// codec is how the waypoint is told; "" is the usual one.
+	codec string
 	// routes are, by "address:port" of a service, the shares of its targets,
 	// "pod:port": what the agent of the client's node must have before the first
 	// connection. No targets: refused.

@@ -90,7 +90,7 @@ var floors = []floor{
 	},
 	{
 		level: 3, pattern: "internal/ambient/...",
-		may:   []string{"dataplane/intent", "internal/kernel/...", "internal/istiod/..."},
+		may:   []string{"dataplane/intent", "internal/kernel/...", "internal/istiod/...", "internal/images/..."},
 		never: map[string]string{"dataplane": whyBaseline, "dataplane/l4/...": whyBaseline, "dataplane/l7/...": whyBaseline},
 	},
 	{

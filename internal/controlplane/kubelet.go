@@ -44,7 +44,7 @@ type Pod struct {
 func (p Pod) key() string { return p.Namespace + "/" + p.Name }
 
 // kubelet plays the kubelets of all nodes, and what kube-controller-manager does
-// for Services and namespaces.
+// for Services and namespaces, and for what Gateways leave.
 type kubelet struct {
 	client kubernetes.Interface
 	log    *slog.Logger
@@ -58,7 +58,8 @@ type kubelet struct {
 	pods  map[string]Pod
 }
 
-func openKubelet(ctx context.Context, client kubernetes.Interface, log *slog.Logger) (*kubelet, error) {
+func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, error) {
+	client := c.client
 	life, cancel := context.WithCancel(context.Background())
 	k := &kubelet{
 		client: client, log: log, cancel: cancel, shared: informers.NewSharedInformerFactory(client, 0),
@@ -74,7 +75,7 @@ func openKubelet(ctx context.Context, client kubernetes.Interface, log *slog.Log
 	_, nsErr := k.shared.Core().V1().Namespaces().Informer().AddEventHandler(work(k.seeNamespace))
 	var sliceErr error
 	k.slices, sliceErr = newSlices(client, k.shared, log)
-	if err := errors.Join(podErr, nsErr, sliceErr); err != nil {
+	if err := errors.Join(podErr, nsErr, sliceErr, watchGarbage(life, c, k.shared, log)); err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch the API server: %w", err)
 	}

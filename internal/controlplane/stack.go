@@ -110,7 +110,7 @@ func (s *Stack) furnish(ctx context.Context, manifests []*unstructured.Unstructu
 		return err
 	}
 	var err error
-	if s.kubelet, err = openKubelet(ctx, s.client, s.cfg.Log); err != nil {
+	if s.kubelet, err = openKubelet(ctx, s.clients, s.cfg.Log); err != nil {
 		return err
 	}
 	s.tokens = openTokens(s.client, s.cfg.Log)

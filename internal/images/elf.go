@@ -18,12 +18,37 @@ func static(program []byte) error {
 	if err != nil {
 		return fmt.Errorf("it is no program: %w", err)
 	}
+	return unlinked(f)
+}
+
+func unlinked(f *elf.File) error {
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			return errors.New("it is not static: it names a dynamic linker")
 		}
 	}
 	return nil
+}
+
+// machines are architectures in Go's words.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+// executable makes a file one that can be run, when it is a program for an
+// architecture, and static where that is asked.
+func executable(file *os.File, architecture string, alone bool) error {
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return fmt.Errorf("it is no program: %w", err)
+	}
+	if want, known := machines[architecture]; !known || f.Machine != want {
+		return fmt.Errorf("it is a program for %v, not for %s", f.Machine, architecture)
+	}
+	if alone {
+		if err := unlinked(f); err != nil {
+			return err
+		}
+	}
+	return file.Chmod(0o755)
 }
 
 // libraryDirs are where Debian's packages have their libraries.

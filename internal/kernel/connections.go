@@ -13,8 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// EndSockets is SOCK_DESTROY of sock_diag(7) (CONFIG_INET_DIAG_DESTROY).
-var EndSockets = Feature{Name: "SOCK_DESTROY", Since: "4.5", Probe: probeEndSockets}
+var (
+	// SockDiag is the list of TCP and UDP sockets of sock_diag(7) (CONFIG_INET_DIAG,
+	// CONFIG_INET_UDP_DIAG).
+	SockDiag = Feature{Name: "sock_diag", Probe: probeSockDiag}
+	// EndSockets is SOCK_DESTROY of sock_diag(7) (CONFIG_INET_DIAG_DESTROY).
+	EndSockets = Feature{Name: "SOCK_DESTROY", Since: "4.5", Probe: probeEndSockets}
+)
 
 // Connection is a connection that a process of a network namespace has made: TCP, or a
 // connected UDP socket.
@@ -30,6 +35,7 @@ type Connection struct {
 // sockets is a list of sock_diag.
 type sockets struct {
 	protocol uint8
+	module   string // of the kernel
 	list     func(family uint8) ([]*netlink.Socket, error)
 }
 
@@ -39,8 +45,8 @@ type sockets struct {
 func Connections(ns *os.File) (all []Connection, err error) {
 	err = InNetns(ns, func() error {
 		for _, s := range []sockets{
-			{unix.IPPROTO_TCP, netlink.SocketDiagTCP},
-			{unix.IPPROTO_UDP, netlink.SocketDiagUDP},
+			{unix.IPPROTO_TCP, "tcp_diag", netlink.SocketDiagTCP},
+			{unix.IPPROTO_UDP, "udp_diag", netlink.SocketDiagUDP},
 		} {
 			found, err := s.connections()
 			if err != nil {
@@ -62,6 +68,9 @@ func (s sockets) connections() ([]Connection, error) {
 		some, err := whole(func() ([]*netlink.Socket, error) { return s.list(f) })
 		if errors.Is(err, unix.ENOENT) && f == unix.AF_INET6 {
 			continue // a kernel without IPv6
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("%w: this kernel has no %s", ebpf.ErrNotSupported, s.module)
 		}
 		if err != nil {
 			return nil, err
@@ -171,14 +180,27 @@ func (r diagRequest) Serialize() []byte {
 	return binary.NativeEndian.AppendUint32(b, r.id.Cookie[1])
 }
 
+func probeSockDiag() error {
+	ns, err := NewNetns()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	_, err = Connections(ns)
+	return err
+}
+
 // probeEndSockets asks for the end of a socket that there is none of, in a namespace
-// without any.
+// without any. A kernel that lists no sockets says the same of each: there is none.
 func probeEndSockets() error {
 	ns, err := NewNetns()
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
+	if _, err := Connections(ns); err != nil {
+		return err
+	}
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		c := Connection{Protocol: protocol, family: unix.AF_INET, id: netlink.SocketID{
 			SourcePort: 1, DestinationPort: 1, Cookie: [2]uint32{nl.TCPDIAG_NOCOOKIE, nl.TCPDIAG_NOCOOKIE},

@@ -107,6 +107,7 @@ func connect(t *testing.T, ns *os.File, network, address string) pair {
 }
 
 func TestConnections(t *testing.T) {
+	Require(t, Root, SockDiag)
 	ns := livingNetns(t)
 	if all, err := Connections(ns); err != nil || len(all) > 0 {
 		t.Fatalf("of an empty namespace: %v, %v", all, err)
@@ -139,9 +140,7 @@ func portOf(p pair) netip.AddrPort {
 }
 
 func TestEndConnections(t *testing.T) {
-	if err := EndSockets.Probe(); err != nil {
-		t.Skipf("NOT RUN: %v", err)
-	}
+	Require(t, Root, EndSockets)
 	ns := livingNetns(t)
 	var ended []pair
 	for _, network := range []string{"tcp", "udp"} {

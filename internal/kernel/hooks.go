@@ -97,6 +97,7 @@ func Features() []Feature {
 		Root, BPF, Cgroup2Mount, BTF, JIT,
 		CgroupConnect, CgroupGetpeername, CgroupSockRelease, CgroupSendmsg, CgroupRecvmsg,
 		CgroupSockOps, CgroupSockopt, NetnsCookies, SetRetval, HeaderOptions, SockMsg, SockDestroy,
+		SockDiag, EndSockets,
 		KprobeMulti, Kprobe, Fentry, TpBTF, RawTracepoint, Tracepoint, SyscallTracepoint,
 		TCX, Clsact, MPTCP,
 	}

@@ -129,7 +129,7 @@ func (t *Trial) conclude(err error) {
 // source that it is about.
 func complaint(log []string) string {
 	for _, line := range slices.Backward(log) {
-		other := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth ", ";"}, func(s string) bool {
+		other := slices.ContainsFunc([]string{"processed ", "verification time ", "stack depth ", "subprog ", ";"}, func(s string) bool {
 			return strings.HasPrefix(line, s)
 		})
 		if !other {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,11 @@ func TestTryPrograms(t *testing.T) {
 		if g.Outcome != Fails || !strings.Contains(g.Reason, says) || len(g.Log) == 0 {
 			t.Errorf("%s: %+v; want it to fail and the verifier to say %q", name, g, says)
 		}
-		t.Logf("%s: %s", name, g.Reason)
+		told, err := json.Marshal(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("broken program %s", told) // the kernel matrix reads it
 	}
 	if g := got["nowhere"]; g.Outcome != Lacks || !strings.HasPrefix(g.Reason, "attach to function") && !strings.Contains(g.Reason, "no") {
 		t.Errorf("a function that does not exist: %+v", g)
@@ -84,6 +89,10 @@ func TestComplaint(t *testing.T) {
 	}
 	if got := complaint(log); got != wrong {
 		t.Errorf("got %q", got)
+	}
+	since73 := slices.Insert(slices.Clone(log), 5, "subprog 0 (<unknown>) main insns_self 3 insns_total 3 stack 0")
+	if got := complaint(since73); got != wrong {
+		t.Errorf("got %q of a log of Linux 7.3", got)
 	}
 	if got := complaint(nil); got != "" {
 		t.Errorf("got %q of no log", got)

@@ -75,8 +75,10 @@ type book struct {
 	flows    map[flow]*entry
 	loose    map[origin][]SYN
 	entries  []*entry
-	// events counts all that came, by kind.
+	// events counts all that came, by kind; syns those of SYNs, as the map of
+	// counters does.
 	events [kinds]uint64
+	syns   map[probeWireKey]uint64
 	// ended are addresses of sockets whose last event was their end.
 	ended map[uint64]bool
 }
@@ -86,7 +88,7 @@ func newBook() *book {
 		watches: map[uint32]watch{}, links: map[uint32]linkInfo{},
 		byCookie: map[uint64]*socket{}, byAddr: map[uint64]*socket{},
 		flows: map[flow]*entry{}, loose: map[origin][]SYN{},
-		ended: map[uint64]bool{},
+		ended: map[uint64]bool{}, syns: map[probeWireKey]uint64{},
 	}
 }
 

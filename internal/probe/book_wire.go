@@ -6,6 +6,9 @@ import "slices"
 // where it leaves the pod, else by its addresses. One that comes before its
 // connection is known waits in loose.
 func (b *book) wireSYN(e *event) {
+	b.syns[probeWireKey{
+		Link: e.Link, Dst: e.Dst, Dport: e.Dport, Protocol: uint8(e.Protocol), Hook: uint8(e.hook),
+	}]++
 	link := b.links[e.Link]
 	syn := SYN{
 		Side: link.side, Direction: link.side.direction(e.hook),

@@ -184,11 +184,14 @@ type Lost struct {
 	// Detached lists the hooks, as "pod: hook", that others took from the judge.
 	// What happens there since is not seen.
 	Detached []string `json:"detached,omitempty"`
+	// Altered lists what others wrote or deleted in the judge's maps, as "pod: what".
+	// What was counted there is not to be believed.
+	Altered []string `json:"altered,omitempty"`
 }
 
 // Total is above zero when anything was missed.
 func (l Lost) Total() uint64 {
-	total := l.Missed + l.Wire + uint64(len(l.Detached))
+	total := l.Missed + l.Wire + uint64(len(l.Detached)+len(l.Altered))
 	for _, n := range l.Ring {
 		total += n
 	}
@@ -225,6 +228,9 @@ func (l Lost) counted() string {
 	}
 	if len(l.Detached) > 0 {
 		parts = append(parts, "sight of what others detached it from: "+strings.Join(l.Detached, "; "))
+	}
+	if len(l.Altered) > 0 {
+		parts = append(parts, "what others changed in its maps: "+strings.Join(l.Altered, "; "))
 	}
 	return "lost " + strings.Join(parts, ", ")
 }

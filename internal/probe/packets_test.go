@@ -226,7 +226,7 @@ func newWireTest(tb testing.TB, program string) *wireTest {
 			delete(spec.Programs, other)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: o.shared()})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: o.shared(), Cache: kernel.Types()})
 	must(tb, err)
 	tb.Cleanup(coll.Close)
 	own, err := os.Open("/proc/thread-self/ns/net")

@@ -13,8 +13,16 @@ import (
 type watched struct {
 	number uint32
 	netns  uint64 // cookie
-	keys   []probeLinkKey
+	ends   []linkEnd
 	links  closers
+}
+
+// linkEnd is one watched interface of a pod: its entry in the map of links, and the
+// number that it has there.
+type linkEnd struct {
+	key    probeLinkKey
+	number uint32
+	side   Side
 }
 
 // Add watches one more pod. When it returns, everything that the pod does is
@@ -111,7 +119,7 @@ func (p *Probe) openLink(pod string, l Link, w *watched) error {
 	if err := p.objects.maps.Links.Update(key, value, ebpf.UpdateNoExist); err != nil {
 		return fmt.Errorf("interface %d is counted already, or map %s is full: %w", l.Ifindex, probeMapLinks, err)
 	}
-	w.keys = append(w.keys, key)
+	w.ends = append(w.ends, linkEnd{key, value.Link, l.Side})
 	return nil
 }
 
@@ -125,7 +133,8 @@ func (p *Probe) Remove(pod string) error {
 		return fmt.Errorf("stop watching pod %s: it is not watched", pod)
 	}
 	delete(p.pods, pod)
-	err := errors.Join(p.notice(pod, w), p.unwatch(w))
+	_, err := p.inspect(map[string]*watched{pod: w})
+	err = errors.Join(err, p.notice(pod, w), p.unwatch(w))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = errors.Join(err, p.read())
@@ -142,8 +151,8 @@ func (p *Probe) unwatch(w *watched) error {
 	if w.number != 0 {
 		errs = append(errs, absent(p.objects.maps.Watched.Delete(w.netns)))
 	}
-	for _, key := range w.keys {
-		errs = append(errs, absent(p.objects.maps.Links.Delete(key)))
+	for _, e := range w.ends {
+		errs = append(errs, absent(p.objects.maps.Links.Delete(e.key)))
 	}
 	return errors.Join(append(errs, w.links.Close())...)
 }

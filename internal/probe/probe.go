@@ -86,8 +86,8 @@ type Probe struct {
 	pods    map[string]*watched
 	lastPod uint32
 	lastLnk uint32
-	// detached lists what others took away.
-	detached []string
+	// detached lists what others took away, altered what they changed in the maps.
+	detached, altered []string
 
 	mu      sync.Mutex // guards what the reader goroutine writes
 	book    *book
@@ -263,13 +263,15 @@ func (p *Probe) ledger(ctx context.Context, forget bool) (Ledger, error) {
 	if err != nil {
 		return Ledger{}, err
 	}
-	if l.Wire, err = wireCounts(p.objects.maps.Wire, links); err != nil {
+	wire, altered, err := p.inspected()
+	if err != nil {
 		return Ledger{}, err
 	}
+	l.Wire = wireCounts(wire, links)
 	if l.Lost, l.Unparsed, err = p.lost(); err != nil {
 		return Ledger{}, err
 	}
-	l.Lost.Detached = detached
+	l.Lost.Detached, l.Lost.Altered = detached, altered
 	return l, nil
 }
 

@@ -75,9 +75,19 @@ type probeLinkKey struct {
 }
 
 type probeLinkValue struct {
-	_    structs.HostLayout
-	Link uint32
-	Pod  uint32
+	_       structs.HostLayout
+	Link    uint32
+	Pod     uint32
+	Ingress struct {
+		_     structs.HostLayout
+		Begun uint64
+		Done  uint64
+	}
+	Egress struct {
+		_     structs.HostLayout
+		Begun uint64
+		Done  uint64
+	}
 }
 
 type probeNamedKey struct {

@@ -120,13 +120,19 @@ type WireCount struct {
 // hash map has.
 const wireBatch = 4096
 
-// wireCounts reads the counters of all links that were ever watched, sorted.
-func wireCounts(wire *ebpf.Map, links map[uint32]linkInfo) ([]WireCount, error) {
+// wireEntry is one counter as the kernel has it.
+type wireEntry struct {
+	key   probeWireKey
+	value probeWireValue
+}
+
+// readWire reads all counters. One that was made before the call is among them.
+func readWire(wire *ebpf.Map) ([]wireEntry, error) {
 	var (
-		cursor ebpf.MapBatchCursor
-		counts []WireCount
-		keys   = make([]probeWireKey, wireBatch)
-		values = make([]probeWireValue, wireBatch)
+		cursor  ebpf.MapBatchCursor
+		entries []wireEntry
+		keys    = make([]probeWireKey, wireBatch)
+		values  = make([]probeWireValue, wireBatch)
 	)
 	for {
 		n, err := wire.BatchLookup(&cursor, keys, values, nil)
@@ -134,12 +140,20 @@ func wireCounts(wire *ebpf.Map, links map[uint32]linkInfo) ([]WireCount, error) 
 			return nil, fmt.Errorf("read wire counters: %w", err)
 		}
 		for i, key := range keys[:n] {
-			if l, ok := links[key.Link]; ok { // else it came since
-				counts = append(counts, l.count(key, values[i]))
-			}
+			entries = append(entries, wireEntry{key, values[i]})
 		}
 		if err != nil { // the end
-			break
+			return entries, nil
+		}
+	}
+}
+
+// wireCounts are the counters of all links that were ever watched, sorted.
+func wireCounts(entries []wireEntry, links map[uint32]linkInfo) []WireCount {
+	var counts []WireCount
+	for _, e := range entries {
+		if l, ok := links[e.key.Link]; ok { // else it came since
+			counts = append(counts, l.count(e.key, e.value))
 		}
 	}
 	slices.SortFunc(counts, func(a, b WireCount) int {
@@ -148,7 +162,7 @@ func wireCounts(wire *ebpf.Map, links map[uint32]linkInfo) ([]WireCount, error) 
 			cmp.Compare(a.Protocol, b.Protocol), a.Dst.Compare(b.Dst),
 		)
 	})
-	return counts, nil
+	return counts
 }
 
 func (l linkInfo) count(key probeWireKey, value probeWireValue) WireCount {

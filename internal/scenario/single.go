@@ -11,8 +11,9 @@ const singles = 4
 const atOnce = 10
 
 // Single makes a scenario small: a few connections of each client pod, one after
-// the other. Shares of some connections are not judged then, and what is changed
-// under load is changed between two loads; everything else stays. It is for
+// the other. Shares of some connections are not judged then, what is changed under
+// load is changed between two loads, and a churn is a few changes; everything else
+// stays. It is for
 // kernels that are emulated, where thousands would take too long.
 func Single(s Scenario) Scenario {
 	small := s
@@ -50,6 +51,30 @@ func (l Load) small(want Want) Load {
 	return l
 }
 
+// A churn made small is a few changes, and the agents that it ends are ended once.
+const (
+	smallChanges   = 12
+	smallKillEvery = 8
+)
+
+func (a Churn) small() Churn {
+	if a.Changes = min(a.Changes, smallChanges); a.KillEvery > 0 {
+		a.KillEvery = smallKillEvery
+	}
+	return a
+}
+
+// smaller makes what is done small.
+func smaller(all []Action) []Action {
+	all = slices.Clone(all)
+	for i, a := range all {
+		if c, is := a.(Churn); is {
+			all[i] = c.small()
+		}
+	}
+	return all
+}
+
 // chunks makes phases of at most atOnce loads; first is done before the first.
 func chunks(first []Action, loads []Load) []Phase {
 	var phases []Phase
@@ -59,6 +84,6 @@ func chunks(first []Action, loads []Load) []Phase {
 	if len(phases) == 0 {
 		phases = []Phase{{}}
 	}
-	phases[0].Before = first
+	phases[0].Before = smaller(first)
 	return phases
 }

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/duomesh/duomesh/internal/report"
@@ -52,6 +53,25 @@ func TestSmallPhases(t *testing.T) {
 	}
 	if got[0].Loads[0].Want.Outcome != Connected || got[3].Loads[0].Want.Outcome != RefusedByMesh {
 		t.Errorf("wants are not where they belong: %+v, %+v", got[0].Loads[0], got[3].Loads[0])
+	}
+}
+
+// A churn stays one, with each of its states and the end of each agent, and the
+// scenario's own is not changed.
+func TestSmallChurn(t *testing.T) {
+	own := Churn{Between: make([]Objects, 4), Changes: 400, PerSecond: 100, Kill: []string{"a"}, KillEvery: 150, Through: true}
+	all := []Action{own, Enrol{"a"}}
+	got := smaller(all)
+	c := got[0].(Churn)
+	if c.Changes != smallChanges || c.Changes < len(own.Between) || c.Changes/c.KillEvery != 1 {
+		t.Errorf("%d changes, agents ended every %d", c.Changes, c.KillEvery)
+	}
+	c.Changes, c.KillEvery = own.Changes, own.KillEvery
+	if !reflect.DeepEqual(c, own) || !reflect.DeepEqual(all[0], Action(own)) || got[1] != all[1] {
+		t.Errorf("something else was changed: %+v, %+v", got, all)
+	}
+	if c := (Churn{Changes: 3}).small(); c.Changes != 3 || c.KillEvery != 0 {
+		t.Errorf("a churn that is small already: %+v", c)
 	}
 }
 

@@ -24,10 +24,13 @@ type World interface {
 	Resolve(t Target) (netip.AddrPort, error)
 	// Exec runs a load in a pod until it ends. The world sets FirstID, so that
 	// every connection in it has an ID of its own. Each connection is also handed
-	// to seen, in the order of their ends, when seen is not nil.
+	// to seen, in the order of their ends, when seen is not nil. On error it returns
+	// those that were seen before; traffic.ErrGaveUp says that the client made no more.
 	Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error)
 	// Served returns what the servers of all pods have seen since the world
-	// opened, by pod name. Every connection that clients have closed is in it.
+	// opened, by pod name. Every connection that clients have closed is in it, but for
+	// servers that did not tell: a traffic.SilentError names them, and comes with what
+	// is known.
 	Served(ctx context.Context) (map[string][]traffic.Conn, error)
 	// Do carries out one action and returns when it holds everywhere.
 	Do(ctx context.Context, a Action) error

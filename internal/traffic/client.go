@@ -19,6 +19,8 @@ func (l Load) Check() error {
 		return fmt.Errorf("load: %d connections", l.Connections)
 	case l.Bytes < 0 || l.Bytes > MaxBytes:
 		return fmt.Errorf("load: %d payload bytes: want 0 to %d", l.Bytes, MaxBytes)
+	case l.Patience < 0:
+		return fmt.Errorf("load: patience of %s", l.Patience)
 	case l.PerSecond < 0:
 		return fmt.Errorf("load: %g connections per second", l.PerSecond)
 	case l.FirstID+uint64(l.Connections) > MaxID:
@@ -39,6 +41,32 @@ func (l Load) Check() error {
 	return nil
 }
 
+// patience is how long every worker of a client waits in connections that fail before
+// the client gives up. What fails at once takes next to nothing of it.
+const patience = 30 * time.Second
+
+// patienceOf is what all workers of a load may wait, together.
+func (l Load) patienceOf() time.Duration {
+	each := l.Patience
+	if each == 0 {
+		each = patience
+	}
+	return each * time.Duration(max(l.Workers, 1))
+}
+
+// waited is how long a connection that failed has kept its worker waiting: since it, or
+// the last request on it, was begun.
+func (c Conn) waited() time.Duration {
+	if c.Errno == "" {
+		return 0
+	}
+	since := c.Start
+	if n := len(c.Requests); n > 0 {
+		since = c.Requests[n-1].Start
+	}
+	return time.Duration(c.End - since)
+}
+
 // client is the child process that makes connections: the Load comes as JSON on
 // in, one JSON line per connection goes to out.
 func client(in io.Reader, out io.Writer) error {
@@ -54,9 +82,14 @@ func client(in io.Reader, out io.Writer) error {
 	return lines.close()
 }
 
-// work makes the connections of l and hands each to done, from any worker.
+// work makes the connections of l and hands each to done, from any worker. It ends early
+// when the patience of l is at its end.
 func work(l Load, done func(Conn)) {
-	var next atomic.Int64
+	var next, waited atomic.Int64
+	over := func(c Conn) {
+		waited.Add(int64(c.waited()))
+		done(c)
+	}
 	var wg sync.WaitGroup
 	start := time.Now()
 	for range max(l.Workers, 1) {
@@ -64,7 +97,7 @@ func work(l Load, done func(Conn)) {
 			d := newDialer(l)
 			for {
 				i := next.Add(1) - 1
-				if i >= int64(l.Connections) {
+				if i >= int64(l.Connections) || waited.Load() >= int64(l.patienceOf()) {
 					return
 				}
 				if l.PerSecond > 0 {
@@ -74,11 +107,11 @@ func work(l Load, done func(Conn)) {
 				id := l.FirstID + uint64(i)
 				switch {
 				case l.UDP:
-					done(d.socket(id))
+					over(d.socket(id))
 				case l.HTTP != nil:
-					done(d.requests(id, func() { done(Conn{Role: Progress, ID: id}) }))
+					over(d.requests(id, func() { done(Conn{Role: Progress, ID: id}) }))
 				default:
-					done(d.connection(id))
+					over(d.connection(id))
 				}
 			}
 		})

@@ -1,6 +1,9 @@
 package traffic
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Role says which end of a connection a line comes from.
 type Role string
@@ -107,4 +110,7 @@ type Load struct {
 	// ServerFirst waits for the server's name before anything is sent: for ports of
 	// ServerConfig.First.
 	ServerFirst bool `json:"server_first,omitempty"`
+	// Patience is how long each worker waits in connections that fail, in all, before
+	// the client makes no more; 0 means half a minute.
+	Patience time.Duration `json:"patience,omitempty"`
 }

@@ -44,6 +44,10 @@ func start(ctx context.Context, launch Launch, role string) (*process, error) {
 	return &process{in: in, out: out, wait: wait}, nil
 }
 
+// ErrGaveUp: a client has waited too long in connections that failed, and made no more
+// (Load.Patience).
+var ErrGaveUp = errors.New("its patience with connections that fail was at its end")
+
 // RunClient runs one client process for l and returns its connections in the
 // order of their ends; each is also handed to seen when that is not nil, and with
 // HTTP a line of Role Progress before it. On error it returns what was seen before.
@@ -61,7 +65,7 @@ func RunClient(ctx context.Context, launch Launch, l Load, seen func(Conn)) ([]C
 	p.out.Close()
 	err = errors.Join(p.wait(), sendErr, readErr, ctx.Err())
 	if err == nil && len(conns) != l.Connections {
-		err = fmt.Errorf("it ended after %d of %d connections", len(conns), l.Connections)
+		err = fmt.Errorf("it gave up after %d of %d connections: %w", len(conns), l.Connections, ErrGaveUp)
 	}
 	if err != nil {
 		return conns, fmt.Errorf("traffic client to %s: %w", l.To, err)

@@ -71,7 +71,7 @@ type server struct {
 
 // How long a server that is told to stop goes on for those who are there: after
 // drainTime without a new connection nobody waits to be accepted, after
-// finishTime open connections are reset.
+// finishTime open connections are reset. sync waits as long for those who have gone.
 const (
 	drainTime  = 100 * time.Millisecond
 	finishTime = 5 * time.Second
@@ -196,13 +196,13 @@ func (s *server) obey(dec *json.Decoder) error {
 func (s *server) sync(token uint64) {
 	s.web.keep(false)
 	s.mu.Lock()
-	var waits []chan struct{}
+	var open []*session
 	for ses := range s.open {
 		if !ses.spoken {
 			ses.reset()
 		}
 		if ses.ours || !ses.spoken {
-			waits = append(waits, ses.done)
+			open = append(open, ses)
 		}
 	}
 	s.mu.Unlock()
@@ -210,12 +210,30 @@ func (s *server) sync(token uint64) {
 		u.flush()
 	}
 	s.wg.Go(func() {
-		for _, done := range waits {
-			<-done
-		}
+		end(open)
 		s.web.keep(true)
 		s.lines.put(line{Event: eventSynced, Token: token})
 	})
+}
+
+// end waits until sessions are over. One that is still there after finishTime has a
+// client that has gone, whose last packets did not come: it is reset.
+func end(open []*session) {
+	late := time.After(finishTime)
+	for _, ses := range open {
+		select {
+		case <-ses.done:
+			continue
+		case <-late:
+		}
+		for _, ses := range open {
+			ses.reset()
+		}
+		break
+	}
+	for _, ses := range open {
+		<-ses.done
+	}
 }
 
 // retire stops as a rollout does: those who wait are accepted, those who are

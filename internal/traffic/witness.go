@@ -93,14 +93,16 @@ func (s *settling) seen(id uint64) {
 }
 
 // Settle returns when every connection that clients have closed before the call
-// has been reported by its server.
-func (w *Witness) Settle(ctx context.Context) error {
+// has been reported by its server. Silent servers are not waited for; one that does not
+// report in time is a SilentError.
+func (w *Witness) Settle(ctx context.Context, silent map[string]error) error {
 	w.mu.Lock()
-	if len(w.unseen) == 0 {
+	s := &settling{left: maps.Clone(w.unseen), done: make(chan struct{})}
+	maps.DeleteFunc(s.left, func(_ uint64, server string) bool { return silent[server] != nil })
+	if len(s.left) == 0 {
 		w.mu.Unlock()
 		return nil
 	}
-	s := &settling{left: maps.Clone(w.unseen), done: make(chan struct{})}
 	if w.waits == nil {
 		w.waits = map[*settling]struct{}{}
 	}
@@ -117,8 +119,21 @@ func (w *Witness) Settle(ctx context.Context) error {
 	case <-ctx.Done():
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return fmt.Errorf("%d connections that clients have closed are not reported by their servers: %w", len(s.left), ctx.Err())
+		return s.silent(ctx.Err())
 	}
+}
+
+// silent names the servers of what is left.
+func (s *settling) silent(why error) *SilentError {
+	left := map[string]int{}
+	for _, server := range s.left {
+		left[server]++
+	}
+	e := &SilentError{Pods: map[string]error{}}
+	for server, n := range left {
+		e.Pods[server] = fmt.Errorf("%d connections that clients have closed are not reported: %w", n, why)
+	}
+	return e
 }
 
 // Served returns a copy of all lines.

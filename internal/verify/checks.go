@@ -15,8 +15,8 @@ import (
 type rule struct {
 	name  string
 	holds func(f fact, w scenario.Want) string
-	// kernel is set where the statement rests on the judge's ledger.
-	kernel bool
+	// needs are the witnesses that the statement rests on beside the client.
+	needs witnesses
 }
 
 // rulesOf are held against every connection of a load. Each has a negative control
@@ -32,25 +32,22 @@ func rulesOf(l scenario.Load) []rule {
 }
 
 var tcpRules = [...]rule{
-	{"the application saw what is declared", ruleOutcome, false},
-	{"client and kernel agree on what was asked", ruleAsked, true},
-	{"client and server agree", ruleServer, false},
-	{"getpeername answers the asked address", rulePeerName, false},
-	{"the server sees the client's own address", ruleSource, false},
-	{"the way is as declared", ruleVia, false},
-	{"the socket's peer is as declared", rulePeer, true},
-	{"the server's kernel saw it arrive", ruleAccepted, true},
-	{"the first packet went as declared", ruleFirstPacket, true}, // or was never made
+	{"the application saw what is declared", ruleOutcome, 0},
+	{"client and kernel agree on what was asked", ruleAsked, kernel},
+	{"client and server agree", ruleServer, servers},
+	{"getpeername answers the asked address", rulePeerName, 0},
+	{"the server sees the client's own address", ruleSource, 0},
+	{"the way is as declared", ruleVia, 0},
+	{"the socket's peer is as declared", rulePeer, kernel},
+	{"the server's kernel saw it arrive", ruleAccepted, kernel},
+	{"the first packet went as declared", ruleFirstPacket, kernel}, // or was never made
 }
 
-func (g group) judge(sight sight) []report.Check {
+func (g group) judge(missing witnesses) []report.Check {
 	var checks []report.Check
 	for _, r := range g.rules {
-		c := g.hold(r)
-		if r.kernel {
-			c = sight.limit(c)
-		}
-		checks = append(checks, c)
+		// Of servers that are silent, hold has told which connections are theirs.
+		checks = append(checks, missing.limit(g.hold(r), r.needs&kernel))
 	}
 	checks = append(checks, g.checkHarness())
 	if len(g.wants) == 1 && g.wants[0].Outcome == scenario.Connected && !g.byRequest {
@@ -58,7 +55,9 @@ func (g group) judge(sight sight) []report.Check {
 		if g.wants[0].Unweighed {
 			check = scenario.CheckExact
 		}
-		checks = append(checks, check(g.name+":", g.wants[0].Split, g.servers())...)
+		for _, c := range check(g.name+":", g.wants[0].Split, g.servers()) {
+			checks = append(checks, missing.limit(c, servers|clients))
+		}
 	}
 	return checks
 }
@@ -66,17 +65,27 @@ func (g group) judge(sight sight) []report.Check {
 // hold holds a rule against every connection: a connection that may follow one
 // of two wants must follow one of them whole.
 func (g group) hold(r rule) report.Check {
-	broken, example := 0, ""
+	broken, untold, example := 0, 0, ""
 	for _, f := range g.facts {
-		if problem := r.holds(f, f.followed(g.wants)); problem != "" {
+		problem := r.holds(f, f.followed(g.wants))
+		switch {
+		case problem == "":
+		case r.needs&servers != 0 && f.untold():
+			untold++
+		default:
 			broken++
 			if example == "" {
 				example = fmt.Sprintf("; first: pod %s cookie %d: %s", f.pod, f.Cookie, problem)
 			}
 		}
 	}
-	return report.Checkf(g.name+": "+r.name, broken == 0, "%d of %d connections break it%s",
+	c := report.Checkf(g.name+": "+r.name, broken == 0, "%d of %d connections break it%s",
 		broken, len(g.facts), example)
+	if untold > 0 {
+		c.Verdict = c.Verdict.Worse(report.Inconclusive)
+		c.Detail += fmt.Sprintf("; of %d their server does not tell", untold)
+	}
+	return c
 }
 
 // followed is the want that a connection followed whole; none of two: the first
@@ -237,9 +246,7 @@ func rulePeer(f fact, w scenario.Want) string {
 }
 
 // wantPeer is the address in the socket after connect; none for a connection
-// that the mesh refused. A redirected connection that no server reports should
-// have had some server's address: the one returned is then not valid, and
-// equals nothing.
+// that the mesh refused.
 func (f fact) wantPeer(w scenario.Want) (netip.AddrPort, bool) {
 	switch {
 	case w.Outcome == scenario.RefusedByMesh:
@@ -251,7 +258,24 @@ func (f fact) wantPeer(w scenario.Want) (netip.AddrPort, bool) {
 	case len(f.servers) == 1:
 		return plain(f.servers[0].Local), true
 	}
-	return netip.AddrPort{}, true
+	return f.declaredPeer(w), true
+}
+
+// declaredPeer is the address in the socket of a redirected connection that no server
+// reports, where that is one of a declared pod and of the one that the client names;
+// else one that is not valid, and equals nothing.
+func (f fact) declaredPeer(w scenario.Want) netip.AddrPort {
+	if len(f.lines) != 1 {
+		return netip.AddrPort{}
+	}
+	peer := plain(f.lines[0].Peer)
+	for pod := range f.seen.pods {
+		name, own := f.seen.placeAt(pod, peer.Addr())
+		if _, declared := w.Split[name]; own && declared && peer.Port() == w.PortOf(pod) && (f.Server == "" || f.Server == pod) {
+			return peer
+		}
+	}
+	return netip.AddrPort{}
 }
 
 func ruleAccepted(f fact, w scenario.Want) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -40,6 +41,10 @@ type evidence struct {
 	entering map[netip.AddrPort]bool
 	// forwarded is how many requests the waypoints say they have sent on in the phase.
 	forwarded tally
+	// silent are the servers that did not tell all that they saw, and why.
+	silent map[string]error
+	// cutShort is what ended the loads before their time; nil: nothing did.
+	cutShort error
 }
 
 // loadEvidence is a load and what its clients reported.
@@ -49,14 +54,28 @@ type loadEvidence struct {
 
 	mu    sync.Mutex // while clients report
 	conns []clientConn
+	so    progress
+	// gaveUp are the pods whose clients made no more connections.
+	gaveUp []string
 }
 
-func (le *loadEvidence) report(pod string, conns []traffic.Conn) {
+// report takes the connections of a pod's client, and whether it gave up.
+func (le *loadEvidence) report(pod string, conns []traffic.Conn, gaveUp bool) {
 	le.mu.Lock()
 	defer le.mu.Unlock()
+	if gaveUp {
+		le.gaveUp = append(le.gaveUp, pod)
+	}
 	for _, c := range conns {
 		le.conns = append(le.conns, clientConn{pod, c})
 	}
+}
+
+// hopeless reports whether a client of the load gave up.
+func (le *loadEvidence) hopeless() bool {
+	le.mu.Lock()
+	defer le.mu.Unlock()
+	return len(le.gaveUp) > 0
 }
 
 type clientConn struct {
@@ -109,9 +128,13 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 		defer second.Close()
 	}
 	before := g.forwarded(ctx)
-	if err := g.inTurn(ctx, func() error { return g.drive(ctx, ph, &e) }); err != nil {
-		return evidence{}, err
+	e.cutShort = g.inTurn(ctx, func() error { return g.drive(ctx, ph, &e) })
+	if e.cutShort != nil && (errors.Is(e.cutShort, scenario.ErrNotExpressible) || !e.told()) {
+		return evidence{}, e.cutShort
 	}
+	// What was seen until the loads were cut short is collected all the same.
+	ctx, cancel := afterCut(ctx)
+	defer cancel()
 	e.forwarded = g.forwarded(ctx).since(before)
 	if err := g.collect(ctx, judge, &e); err != nil || second == nil {
 		return e, err
@@ -119,6 +142,22 @@ func (g *gatherer) gather(ctx context.Context, ph scenario.Phase) (evidence, err
 	again, err := second.ledger(ctx)
 	e.second = &again
 	return e, err
+}
+
+// told reports whether any client told of a connection.
+func (e *evidence) told() bool {
+	return slices.ContainsFunc(e.loads, func(le *loadEvidence) bool { return le != nil && len(le.conns) > 0 })
+}
+
+// cutTime bounds what is done yet after a run was interrupted.
+const cutTime = 20 * time.Second
+
+// afterCut is ctx, or where that is over one with a little time left.
+func afterCut(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), cutTime)
 }
 
 // inTurn runs loads when no other scenario's do.
@@ -166,15 +205,12 @@ func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) er
 	}
 	changed := make(chan struct{})
 	group, ctx := errgroup.WithContext(ctx)
-	e.loads = make([]*loadEvidence, len(ph.Loads))
-	for i, l := range ph.Loads {
-		asked, err := g.world.Resolve(l.To)
-		if err != nil {
-			return errors.Join(fmt.Errorf("load %d: %w", i+1, err), group.Wait())
-		}
-		le := &loadEvidence{load: l, asked: asked}
-		e.loads[i] = le
-		first, last := parts(l)
+	if err := g.resolve(ph, e); err != nil {
+		return err
+	}
+	defer g.report(e.loads)()
+	for i, le := range e.loads {
+		first, last := parts(le.load)
 		count, countOver := half.counter(i), over.counter(i)
 		g.startLoad(ctx, group, le, part{connections: first, done: func() { count(); countOver() }})
 		if last > 0 {
@@ -182,6 +218,7 @@ func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) er
 		}
 	}
 	if len(ph.During) > 0 {
+		e.change = window{math.MaxInt64, math.MaxInt64} // not yet
 		group.Go(func() error {
 			if err := await(ctx, half.reached); err != nil {
 				return err
@@ -191,6 +228,18 @@ func (g *gatherer) drive(ctx context.Context, ph scenario.Phase, e *evidence) er
 		})
 	}
 	return group.Wait()
+}
+
+// resolve makes the evidence of each load.
+func (g *gatherer) resolve(ph scenario.Phase, e *evidence) error {
+	for i, l := range ph.Loads {
+		asked, err := g.world.Resolve(l.To)
+		if err != nil {
+			return fmt.Errorf("load %d: %w", i+1, err)
+		}
+		e.loads = append(e.loads, &loadEvidence{load: l, asked: asked})
+	}
+	return nil
 }
 
 // part is some connections of a load; after, where set, is waited for.
@@ -218,13 +267,13 @@ func await(ctx context.Context, c <-chan struct{}) error {
 }
 
 func (g *gatherer) change(ctx context.Context, actions []scenario.Action, w *window) error {
-	start := traffic.Monotonic()
+	w.start = traffic.Monotonic()
 	for _, a := range actions {
 		if err := g.world.Do(ctx, a); err != nil {
 			return meshError{fmt.Errorf("%s: %w", a, err)}
 		}
 	}
-	*w = window{start, traffic.Monotonic()}
+	w.end = traffic.Monotonic()
 	return nil
 }
 
@@ -249,20 +298,27 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 		}
 		group.Go(func() error {
 			if p.after != nil {
-				if err := await(ctx, p.after); err != nil {
+				if err := await(ctx, p.after); err != nil || le.hopeless() {
 					return err
 				}
 			}
+			counted := 0
 			conns, err := g.world.Exec(ctx, pod, spec, func(c traffic.Conn) {
+				le.saw(c)
 				// With HTTP, a connection counts when half of its requests are through.
 				if isHTTP(l) == (c.Role == traffic.Progress) {
+					counted++
 					p.done()
 				}
 			})
-			if err != nil {
+			gaveUp := errors.Is(err, traffic.ErrGaveUp)
+			le.report(pod, conns, gaveUp)
+			if err != nil && !gaveUp {
 				return fmt.Errorf("load in pod %s: %w", pod, err)
 			}
-			le.report(pod, conns)
+			for range n - counted {
+				p.done() // nobody waits for what will not come
+			}
 			return nil
 		})
 	}
@@ -271,7 +327,11 @@ func (g *gatherer) startLoad(ctx context.Context, group *errgroup.Group, le *loa
 // collect reads the servers' side and the ledger once everything has ended.
 func (g *gatherer) collect(ctx context.Context, judge *judge, e *evidence) error {
 	served, err := g.world.Served(ctx)
-	if err != nil {
+	var silent *traffic.SilentError
+	switch {
+	case errors.As(err, &silent):
+		e.silent = silent.Pods
+	case err != nil:
 		return fmt.Errorf("read what servers saw: %w", err)
 	}
 	e.served = map[uint64][]servedConn{}

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/duomesh/duomesh/internal/probe"
@@ -42,9 +43,8 @@ type group struct {
 // judge holds the evidence against what each load wants. It returns how many
 // connections were judged, and the checks.
 func (e *evidence) judge() (int, []report.Check) {
-	seen := e.checkLost()
-	sight := sight{whole: seen.Verdict == report.Pass}
-	checks := []report.Check{seen}
+	missing := e.missing()
+	checks := []report.Check{e.checkLost(), e.checkTold()}
 	var all []group
 	for i := range e.loads {
 		all = append(all, e.groups(i)...)
@@ -52,29 +52,24 @@ func (e *evidence) judge() (int, []report.Check) {
 	judged := 0
 	for _, g := range all {
 		judged += len(g.facts)
-		checks = append(checks, g.judge(sight)...)
+		checks = append(checks, g.judge(missing)...)
 		checks = append(checks, g.checkTimes()...)
 	}
-	checks = append(checks, e.checkRequests()...)
-	checks = append(checks, e.checkWaypoints(sight)...)
+	for _, c := range e.checkRequests() {
+		checks = append(checks, missing.limit(c, clients))
+	}
+	checks = append(checks, e.checkWaypoints(missing)...)
 	checks = append(checks, e.checkChange(all)...)
-	checks = append(checks, e.checkCount(judged), sight.limit(e.checkUnreported()),
-		e.checkGhosts(), sight.limit(e.checkGhostLines()))
-	for _, c := range append(e.checkWire(all), e.checkDatagrams(all)...) {
-		checks = append(checks, sight.limit(c))
+	checks = append(checks, missing.limit(e.checkCount(judged), clients),
+		missing.limit(e.checkUnreported(), kernel|clients), missing.limit(e.checkGhosts(), clients),
+		missing.limit(e.checkGhostLines(), kernel|clients))
+	for _, c := range e.checkWire(all) {
+		checks = append(checks, missing.limit(c, kernel|clients))
+	}
+	for _, c := range e.checkDatagrams(all) {
+		checks = append(checks, missing.limit(c, kernel|servers|clients))
 	}
 	return judged, checks
-}
-
-// sight is how well the judge could see.
-type sight struct{ whole bool }
-
-// limit takes the blame away from a check that rests on a ledger with holes.
-func (s sight) limit(c report.Check) report.Check {
-	if !s.whole && c.Verdict == report.Fail {
-		c.Verdict = report.Inconclusive
-	}
-	return c
 }
 
 // groups splits a load's connections by the change of the phase.
@@ -146,16 +141,24 @@ func (e *evidence) fact(le *loadEvidence, c clientConn) fact {
 // place is the name of the pod that served, with the number of the address where it was
 // reached; see scenario.AddressOf.
 func (e *evidence) place(s servedConn) string {
-	at, n := s.Local.Addr().Unmap(), 1
-	for _, a := range e.pods[s.pod].Addresses {
+	if name, own := e.placeAt(s.pod, s.Local.Addr().Unmap()); own {
+		return name
+	}
+	return s.pod
+}
+
+// placeAt is the name of an address of a pod; false where it is not the pod's.
+func (e *evidence) placeAt(pod string, at netip.Addr) (string, bool) {
+	n := 1
+	for _, a := range e.pods[pod].Addresses {
 		if a == at {
-			return scenario.AddressOf(s.pod, n)
+			return scenario.AddressOf(pod, n), true
 		}
 		if a.Is4() == at.Is4() {
 			n++
 		}
 	}
-	return s.pod
+	return "", false
 }
 
 // checkChange finds groups that are too small to show what they stand for: a
@@ -178,12 +181,15 @@ func (e *evidence) checkChange(all []group) []report.Check {
 
 // checkCount finds connections that were declared and never reported.
 func (e *evidence) checkCount(judged int) report.Check {
-	declared := 0
+	declared, gaveUp := 0, ""
 	for _, le := range e.loads {
 		declared += le.load.Connections
+		for _, pod := range le.gaveUp {
+			gaveUp += fmt.Sprintf("; the client of %s to %s gave up", pod, le.load.To)
+		}
 	}
 	return report.Checkf("every declared connection was reported", judged == declared,
-		"%d of %d", judged, declared)
+		"%d of %d%s", judged, declared, gaveUp)
 }
 
 // checkUnreported compares what the kernel saw with what clients reported: a
@@ -235,9 +241,13 @@ func (e *evidence) checkGhostLines() report.Check {
 			reported[socket{c.pod, c.Cookie}] = true
 		}
 	}
-	ghosts, strays := 0, 0
+	ghosts, strays, silent := 0, 0, 0
 	for s, lines := range e.ledger.passive {
-		if !reported[s] && !e.entered(s, lines) {
+		switch {
+		case reported[s] || e.entered(s, lines):
+		case e.silent[s.pod] != nil:
+			silent += len(lines)
+		default:
 			ghosts += len(lines)
 		}
 	}
@@ -246,8 +256,13 @@ func (e *evidence) checkGhostLines() report.Check {
 			strays++
 		}
 	}
-	return report.Checkf("every arrival that the kernel saw was reported", ghosts+strays == 0,
+	c := report.Checkf("every arrival that the kernel saw was reported", ghosts+strays == 0,
 		"%d connections that no server reported, %d SYNs that became no connection", ghosts, strays)
+	if silent > 0 {
+		c.Verdict = c.Verdict.Worse(report.Inconclusive)
+		c.Detail += fmt.Sprintf("; %d connections to servers that are silent", silent)
+	}
+	return c
 }
 
 // plain writes a v4-mapped address as IPv4.

@@ -45,6 +45,8 @@ type Options struct {
 	By, Second []string
 	// Done is told of each run as it ends; nil means nobody.
 	Done func(report.Result)
+	// Progress is told how far loads are that take long; nil means nobody.
+	Progress func(Progress)
 	// Log is handed to the judge; nil discards.
 	Log *slog.Logger
 
@@ -62,6 +64,13 @@ func All(ctx context.Context, scenarios []scenario.Scenario, o Options) []report
 	var order []int
 	o.turn = make(chan struct{}, 1)
 	var done sync.Mutex
+	if tell := o.Progress; tell != nil {
+		o.Progress = func(p Progress) {
+			done.Lock()
+			defer done.Unlock()
+			tell(p)
+		}
+	}
 	var group errgroup.Group
 	group.SetLimit(1 + max(o.Ahead, 0))
 	for n := range results {
@@ -158,10 +167,22 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 		r.Providers = e.ledger.providers()
 		r.Add(checks...)
 		if r.Verdict != report.Pass {
-			return g.waited, e.write(o.Evidence, fmt.Sprintf("%s.%016x.phase%d", s.Name, seed, i+1))
+			kept := e.write(o.Evidence, fmt.Sprintf("%s.%016x.phase%d", s.Name, seed, i+1))
+			return g.waited, errors.Join(e.whyCut(ctx, i+1), kept)
 		}
 	}
 	return g.waited, nil
+}
+
+// whyCut is why the loads of a phase ended before their time; nil: they did not.
+func (e *evidence) whyCut(ctx context.Context, phase int) error {
+	switch {
+	case e.cutShort == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("phase %d: interrupted; what was seen until then is judged", phase)
+	}
+	return fmt.Errorf("phase %d: %w", phase, e.cutShort)
 }
 
 func inPhase(n int, checks []report.Check) []report.Check {

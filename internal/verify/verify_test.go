@@ -41,6 +41,7 @@ func good() evidence {
 		loads:  []*loadEvidence{{load: load, asked: vip, conns: []clientConn{{"client", client}}}},
 		served: map[uint64][]servedConn{7: {{"v1", served}}},
 		known:  map[uint64]bool{7: true},
+		pods:   map[string]scenario.PodHandle{"v1": {Name: "v1", Addresses: []netip.Addr{server.Addr()}}},
 		ledger: bySocket(probe.Ledger{
 			Lines: []probe.Line{
 				{Pod: "client", Cookie: 70, Role: probe.RoleActive, Asked: vip, Local: local, Peer: server, SynSentAt: 105, Wire: []probe.SYN{syn}},
@@ -155,6 +156,43 @@ func TestHolesTakeNoBlame(t *testing.T) {
 	e.served[7][0].pod = "v2"
 	if r := verdictOf(e); r.Verdict != report.Fail {
 		t.Errorf("client and server disagree: %s", r.Verdict)
+	}
+}
+
+// TestSilentServer: what only a silent server could tell is inconclusive, what client
+// and kernel saw of a failed connection is a fail; never a pass.
+func TestSilentServer(t *testing.T) {
+	e := good()
+	e.served, e.silent = nil, map[string]error{"v1": errors.New("killed")}
+	if r := verdictOf(e); r.Verdict != report.Inconclusive {
+		t.Errorf("a connection that only the server is missing of: %s %+v", r.Verdict, r.Failed())
+	}
+	e.silent = map[string]error{"v2": errors.New("killed")}
+	if r := verdictOf(e); r.Verdict != report.Fail {
+		t.Errorf("the silent server is another: %s %+v", r.Verdict, r.Failed())
+	}
+	e = good()
+	e.served, e.silent = nil, map[string]error{"v1": errors.New("killed")}
+	c := &e.loads[0].conns[0]
+	c.Errno, c.Op, c.Server = "ECONNREFUSED", "connect", ""
+	if r := verdictOf(e); r.Verdict != report.Fail {
+		t.Errorf("a failed connection: %s %+v", r.Verdict, r.Failed())
+	}
+}
+
+// TestCutShort: what clients told before they were ended is judged; what they did not
+// tell blames nobody.
+func TestCutShort(t *testing.T) {
+	e := good()
+	e.cutShort = context.Canceled
+	e.loads[0].load.Connections = 100
+	e.ledger.active[socket{"client", 99}] = []probe.Line{{Pod: "client", Cookie: 99, Asked: vip}}
+	if r := verdictOf(e); r.Verdict != report.Inconclusive {
+		t.Errorf("good as far as it went: %s %+v", r.Verdict, r.Failed())
+	}
+	e.loads[0].conns[0].Errno, e.loads[0].conns[0].Op = "ETIMEDOUT", "connect"
+	if r := verdictOf(e); r.Verdict != report.Fail {
+		t.Errorf("a failed connection: %s %+v", r.Verdict, r.Failed())
 	}
 }
 

@@ -26,15 +26,15 @@ func viaWaypoint(l scenario.Load) bool {
 }
 
 var waypointRules = [...]rule{
-	{"the application saw what is declared", ruleOutcomeVia, false},
-	{"client and kernel agree on what was asked", ruleAsked, true},
-	{"client and server agree", ruleServerVia, false},
-	{"getpeername answers the asked address", rulePeerNameVia, false},
-	{"the server sees the waypoint", ruleSourceVia, false},
-	{"the socket's peer is the waypoint", rulePeer, true},
-	{"the waypoint's kernel saw it arrive", ruleEntered, true},
-	{"the server's kernel saw it arrive", ruleAcceptedVia, true},
-	{"the first packet went as declared", ruleFirstPacketVia, true}, // or was never made
+	{"the application saw what is declared", ruleOutcomeVia, 0},
+	{"client and kernel agree on what was asked", ruleAsked, kernel},
+	{"client and server agree", ruleServerVia, servers},
+	{"getpeername answers the asked address", rulePeerNameVia, 0},
+	{"the server sees the waypoint", ruleSourceVia, 0},
+	{"the socket's peer is the waypoint", rulePeer, kernel},
+	{"the waypoint's kernel saw it arrive", ruleEntered, kernel},
+	{"the server's kernel saw it arrive", ruleAcceptedVia, kernel},
+	{"the first packet went as declared", ruleFirstPacketVia, kernel}, // or was never made
 }
 
 func ruleOutcomeVia(f fact, w scenario.Want) string {
@@ -301,7 +301,7 @@ func (le *loadEvidence) answers(when func(start, end int64) bool) map[string]int
 
 // checkWaypoints holds the waypoints' own side: their connections are not captured
 // again, and their proxies count as many requests as clients and servers.
-func (e *evidence) checkWaypoints(sight sight) []report.Check {
+func (e *evidence) checkWaypoints(missing witnesses) []report.Check {
 	if len(e.replicas) == 0 {
 		return nil
 	}
@@ -316,9 +316,12 @@ func (e *evidence) checkWaypoints(sight sight) []report.Check {
 			}
 		}
 	}
-	checks := []report.Check{sight.limit(report.Checkf("a waypoint's own connections are left alone", captured == 0,
-		"%d were redirected", captured))}
-	return append(checks, e.checkForwarded()...)
+	checks := []report.Check{missing.limit(report.Checkf("a waypoint's own connections are left alone", captured == 0,
+		"%d were redirected", captured), kernel)}
+	for _, c := range e.checkForwarded() {
+		checks = append(checks, missing.limit(c, servers|clients))
+	}
+	return checks
 }
 
 func (e *evidence) checkForwarded() []report.Check {

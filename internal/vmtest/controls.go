@@ -46,7 +46,7 @@ func (r *runner) controls(ctx context.Context, k Kernel) ([]testsum.Case, error)
 	var cases []testsum.Case
 	for _, c := range controls {
 		start := time.Now()
-		problem, err := r.control(ctx, k, tree, c)
+		problem, err := r.dies(ctx, k, tree, c)
 		if err != nil {
 			return cases, fmt.Errorf("control, %s: %w", c.name, err)
 		}
@@ -59,8 +59,8 @@ func (r *runner) controls(ctx context.Context, k Kernel) ([]testsum.Case, error)
 	return cases, nil
 }
 
-// control returns what is wrong with how a machine's death was told, or "".
-func (r *runner) control(ctx context.Context, k Kernel, tree Tree, c control) (string, error) {
+// dies returns what is wrong with how a machine's death was told, or "".
+func (r *runner) dies(ctx context.Context, k Kernel, tree Tree, c control) (string, error) {
 	dir := filepath.Join(r.Out, k.Name, "control-"+c.does)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -85,6 +85,6 @@ func (r *runner) control(ctx context.Context, k Kernel, tree Tree, c control) (s
 	case death.Tail == "":
 		return "nothing was kept of its console", nil
 	}
-	r.say("%s: control: %s; its console ends:\n%s", k.Name, death.Reason, lastLines(death.Tail, 3))
+	r.control(k, []string{death.Reason + "; its console ends:\n" + lastLines(death.Tail, 3)})
 	return "", nil
 }

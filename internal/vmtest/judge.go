@@ -61,7 +61,7 @@ func (j *judge) run(ctx context.Context, p program, r *result) []testsum.Case {
 	case p.name == doctorRun:
 		return j.doctor(r)
 	case p.name == verifyRun, strings.HasPrefix(p.name, judgedBy):
-		return j.scenarios(p.name, r)
+		return j.scenarios(p.name, p.scenarios, r)
 	}
 	return j.tests(ctx, p, r)
 }
@@ -96,9 +96,11 @@ func (j *judge) tests(ctx context.Context, p program, r *result) []testsum.Case 
 
 func lastPart(s string) string { return s[max(0, len(s)-4000):] }
 
-// scenarios reads the JSON lines of `duomesh verify`.
-func (j *judge) scenarios(run string, r *result) []testsum.Case {
+// scenarios reads the JSON lines of `duomesh verify`. Each that was asked for must have
+// its line, and a bad exit code its reason.
+func (j *judge) scenarios(run string, asked []string, r *result) []testsum.Case {
 	var cases []testsum.Case
+	judged := map[string]bool{}
 	lines := bufio.NewScanner(strings.NewReader(r.output))
 	lines.Buffer(nil, len(r.output)+1)
 	for lines.Scan() {
@@ -106,6 +108,7 @@ func (j *judge) scenarios(run string, r *result) []testsum.Case {
 		if !strings.HasPrefix(lines.Text(), "{") || json.Unmarshal(lines.Bytes(), &one) != nil || one.Scenario == "" {
 			continue // what it says for people
 		}
+		judged[one.Scenario] = true
 		cases = append(cases, scenarioCase(j.kernel.suite(run), one))
 	}
 	if len(cases) == 0 && r.exit == report.ExitUsage {
@@ -118,6 +121,16 @@ func (j *judge) scenarios(run string, r *result) []testsum.Case {
 	}
 	if len(cases) == 0 {
 		return []testsum.Case{j.fail(run, "it judged no scenario", lastPart(r.output))}
+	}
+	for _, name := range asked {
+		if !judged[name] {
+			c := j.fail(run, "it was asked for and not judged", "")
+			c.Name = name
+			cases = append(cases, c)
+		}
+	}
+	if r.exit != 0 && !slices.ContainsFunc(cases, func(c testsum.Case) bool { return c.Outcome != testsum.Passed }) {
+		cases = append(cases, j.fail(run, fmt.Sprintf("exit code %d", r.exit), lastPart(r.output)))
 	}
 	return cases
 }

@@ -168,13 +168,19 @@ func TestScenariosAndDoctorOutput(t *testing.T) {
 {"scenario":"c","verdict":"inconclusive","reason":"lost"}
 {"scenario":"d","verdict":"not-run","reason":"BTF: none"}
 `
-	cases := j.scenarios(verifyRun, &result{output: verdicts})
+	cases := j.scenarios(verifyRun, []string{"a", "b", "c", "d", "e"}, &result{output: verdicts})
 	outcomeIs(t, caseNamed(t, cases, "a"), testsum.Passed)
 	outcomeIs(t, caseNamed(t, cases, "b"), testsum.Failed, "rule: broken")
 	outcomeIs(t, caseNamed(t, cases, "c"), testsum.Failed, "lost")
 	outcomeIs(t, caseNamed(t, cases, "d"), testsum.Skipped, "NOT RUN: BTF: none")
-	outcomeIs(t, j.scenarios(verifyRun, &result{output: "nothing"})[0], testsum.Failed, "it judged no scenario")
-	refused := j.scenarios(verifyRun, &result{output: "duomesh: this kernel lacks BTF: none\n", exit: 2})
+	outcomeIs(t, caseNamed(t, cases, "e"), testsum.Failed, "asked for and not judged")
+	if len(cases) != 5 {
+		t.Errorf("%d cases, want 5: %+v", len(cases), cases)
+	}
+	died := j.scenarios(verifyRun, []string{"a"}, &result{output: verdicts[:strings.Index(verdicts, `{"scenario":"b"`)], exit: 2})
+	outcomeIs(t, caseNamed(t, died, "(run)"), testsum.Failed, "exit code 2")
+	outcomeIs(t, j.scenarios(verifyRun, nil, &result{output: "nothing"})[0], testsum.Failed, "it judged no scenario")
+	refused := j.scenarios(verifyRun, []string{"a"}, &result{output: "duomesh: this kernel lacks BTF: none\n", exit: 2})
 	outcomeIs(t, refused[0], testsum.Skipped, "this kernel lacks BTF")
 
 	outcomeIs(t, j.doctor(&result{output: "segmentation fault"})[0], testsum.Failed, "nothing that can be read")
@@ -183,4 +189,48 @@ func TestScenariosAndDoctorOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	outcomeIs(t, j.doctor(&result{output: string(text)})[0], testsum.Failed, "nothing that can be read")
+}
+
+// The controls pass on what a kernel really says, and fail where a refusal or a broken
+// promise would not be told.
+func TestToldControls(t *testing.T) {
+	j := judge{kernel: Kernel{Name: "k", Lacks: []string{"tcx"}}}
+	trial := func(name, log string) string {
+		text, err := json.Marshal(kernel.Trial{
+			Name: name, Hook: "cgroup/connect4", Outcome: kernel.Fails, Reason: "the verifier refuses it: " + log, Log: []string{log},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "    trial_test.go:77: broken program " + string(text) + "\n"
+	}
+	large, access := trial("too_complex", "BPF program is too large. Processed 1000001 insn"), trial("wrong_context", "invalid bpf_context access off=28")
+	cases, told := j.refusals("=== RUN\n" + large + access)
+	if testsum.Count(cases).Failed > 0 || len(told) != 2 || !strings.Contains(told[1], "kernel k: program wrong_context (cgroup/connect4) fails") {
+		t.Errorf("%+v, %q", cases, told)
+	}
+	for says, output := range map[string]string{
+		"it was not tried": large,
+		"told as":          large + trial("wrong_context", "another word"),
+		"outcome 0":        large + strings.ReplaceAll(access, string(kernel.Fails), string(kernel.Works)),
+	} {
+		cases, _ := (&judge{kernel: j.kernel, budget: Budget{"wrong_context": 5}}).refusals(strings.ReplaceAll(output, `"log"`, `"instructions":5,"log"`))
+		outcomeIs(t, caseNamed(t, cases, "a broken program is a failure: wrong_context"), testsum.Failed, says)
+	}
+
+	d := &Diagnosed{Diagnosis: kernel.Diagnosis{
+		Features: []kernel.Trial{{Name: "tcx", Outcome: kernel.Lacks, Reason: "not supported"}},
+		Engine:   []kernel.Trial{{Name: "p", Outcome: kernel.Works, Instructions: 9}},
+	}}
+	cases, told = j.unkept(d)
+	if testsum.Count(cases).Failed > 0 || len(cases) != 2 || len(told) != 2 ||
+		!strings.Contains(told[0], "kernel k promises tcx, and it does not work: lacks: not supported") ||
+		!strings.Contains(told[1], "9 instructions of program p, the budget is 8") {
+		t.Errorf("%+v, %q", cases, told)
+	}
+	d.Features[0].Outcome, d.Engine = kernel.Works, nil
+	cases, _ = j.unkept(d)
+	if testsum.Count(cases).Failed != 2 {
+		t.Errorf("nothing can fail here: %+v", cases)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,11 +82,15 @@ func (t *moduleTree) order(names []string, scratch string) ([]string, error) {
 		if err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
-		needs, err := dependencies(path)
+		info, err := readModinfo(path)
 		if err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
 		}
-		for _, n := range needs {
+		soft, err := t.softly(info.before, scratch)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", name, err)
+		}
+		for _, n := range slices.Concat(info.needs, soft) {
 			if err := add(n); err != nil {
 				return fmt.Errorf("module %s: %w", name, err)
 			}
@@ -125,25 +130,91 @@ func unpacked(path, scratch string) (string, error) {
 	return to, nil
 }
 
-// dependencies reads what modinfo(8) prints as "depends".
-func dependencies(path string) ([]string, error) {
+// softly resolves soft dependencies, which may name an alias: "crc32c" is whatever
+// implements it. One that this kernel has in no form is left out, as modprobe(8) does.
+func (t *moduleTree) softly(names []string, scratch string) ([]string, error) {
+	var found []string
+	for _, name := range names {
+		name = strings.ReplaceAll(name, "-", "_")
+		if t.builtin[name] || t.files[name] != "" {
+			found = append(found, name)
+			continue
+		}
+		module, err := t.implementing(name, scratch)
+		if err != nil {
+			return nil, err
+		}
+		if module != "" {
+			found = append(found, module)
+		}
+	}
+	return found, nil
+}
+
+// implementing is the first module, by name, that is called after an alias and has it;
+// "" where there is none or one is built in.
+func (t *moduleTree) implementing(alias, scratch string) (string, error) {
+	for name := range t.builtin {
+		if strings.HasPrefix(name, alias+"_") {
+			return "", nil
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.files)) {
+		if !strings.HasPrefix(name, alias+"_") {
+			continue
+		}
+		path, err := unpacked(t.files[name], scratch)
+		if err != nil {
+			return "", err
+		}
+		info, err := readModinfo(path)
+		if err != nil {
+			return "", err
+		}
+		if slices.Contains(info.aliases, alias) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// modinfo is what a module says of itself.
+type modinfo struct {
+	needs   []string // without which it does not load
+	before  []string // what is to be loaded before it, where it is there
+	aliases []string
+}
+
+// readModinfo reads what modinfo(8) prints as "depends", "softdep" and "alias".
+func readModinfo(path string) (modinfo, error) {
 	f, err := elf.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %s (of compressed modules only .xz is supported): %w", path, err)
+		return modinfo{}, fmt.Errorf("read %s (of compressed modules only .xz is supported): %w", path, err)
 	}
 	defer f.Close()
 	section := f.Section(".modinfo")
 	if section == nil {
-		return nil, fmt.Errorf("%s has no section .modinfo", path)
+		return modinfo{}, fmt.Errorf("%s has no section .modinfo", path)
 	}
 	data, err := section.Data()
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return modinfo{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	for field := range bytes.SplitSeq(data, []byte{0}) {
-		if list, ok := strings.CutPrefix(string(field), "depends="); ok && list != "" {
-			return strings.Split(list, ","), nil
+	return parseModinfo(data), nil
+}
+
+func parseModinfo(section []byte) modinfo {
+	var m modinfo
+	for field := range bytes.SplitSeq(section, []byte{0}) {
+		switch key, value, _ := strings.Cut(string(field), "="); key {
+		case "depends":
+			m.needs = append(m.needs, strings.FieldsFunc(value, func(r rune) bool { return r == ',' })...)
+		case "softdep": // "pre: a b post: c"
+			value, _, _ = strings.Cut(value, "post:")
+			m.before = append(m.before, strings.Fields(strings.TrimPrefix(strings.TrimSpace(value), "pre:"))...)
+		case "alias":
+			m.aliases = append(m.aliases, value)
 		}
 	}
-	return nil, nil
+	return m
 }

@@ -3,6 +3,8 @@ package vmtest
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +50,33 @@ func TestUnpackedModule(t *testing.T) {
 func TestLoadOrderNamesTheModule(t *testing.T) {
 	if _, err := loadOrder(t.TempDir(), []string{"veth"}, t.TempDir()); err == nil || !strings.Contains(err.Error(), "module veth") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a module needs first is what it names, and what implements that.
+func TestModinfo(t *testing.T) {
+	section := "name=libcrc32c\x00depends=\x00softdep=pre: crc32c post: other\x00alias=a\x00alias=crypto-a\x00" +
+		"parm=x:depends=y\x00"
+	got := parseModinfo([]byte(section))
+	if want := (modinfo{before: []string{"crc32c"}, aliases: []string{"a", "crypto-a"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	got = parseModinfo([]byte("depends=llc,stp\x00"))
+	if want := (modinfo{needs: []string{"llc", "stp"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// A soft dependency is loaded where the kernel has it, under its own name or built in
+// under that of what implements it, and is no fault where it has not.
+func TestSoftDependencies(t *testing.T) {
+	tree := moduleTree{
+		files:   map[string]string{"there": "/there.ko"},
+		builtin: map[string]bool{"crc32c_generic": true, "inside": true},
+	}
+	got, err := tree.softly([]string{"there", "crc32c", "inside", "nowhere"}, t.TempDir())
+	if want := []string{"there", "inside"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 }
 

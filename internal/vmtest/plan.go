@@ -22,6 +22,8 @@ type program struct {
 	pkg  string
 	test bool
 	args []string
+	// scenarios are those that `duomesh verify` is asked for.
+	scenarios []string
 	// run chooses tests where not everything is run; empty is all.
 	run string
 	// env has what makes tests smaller where not everything is run.
@@ -52,7 +54,7 @@ var beside = []program{
 func plan(full bool) []program {
 	runs := []program{
 		{name: doctorRun, pkg: command, args: []string{"doctor", "-o", "json"}, timeout: 10 * time.Minute},
-		{name: "internal/kernel", pkg: "internal/kernel", test: true, timeout: 5 * time.Minute},
+		{name: kernelRun, pkg: "internal/kernel", test: true, timeout: 5 * time.Minute},
 		{
 			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 15 * time.Minute,
 			// What the kernel decides and does; what is refused before it is asked is
@@ -60,9 +62,10 @@ func plan(full bool) []program {
 			run: "^Test(Decision|PeerThat|Protocols$|Getpeername|Reconnect|NonBlocking|EnrolAndLeave|PodsThat|TakeOverKeeps|" +
 				"Grace|Datagrams$|Choice|FlowWhenTheService|FlowsOfAnEarlier|TwoAddresses|UDPReconnect|HidePeer|Connected|" +
 				"Replacement|FlipsWithout|DeletingFirst|KernelAgrees|KernelThat|" +
-				"ServeAndStop|HandoffToAnOlder|HandoffOfReused|ConnectionsWithoutHandoff)",
+				"ServeAndStop|HandoffToAnOlder|HandoffOfReused|HandoffOfMPTCP|ConnectionsWithoutHandoff|" +
+				"HeadersOfSocketsThat|HeadersWithoutRoom)",
 			// Few, and still each exit, each change and each reuse of a map's memory.
-			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000"},
+			env: []string{"DUOMESH_SNAPSHOTS=240", "DUOMESH_DATAGRAMS=2000", "DUOMESH_HANDOFFS=20"},
 		},
 		{
 			name: probeRun, pkg: "internal/probe", test: true, timeout: 15 * time.Minute,
@@ -70,7 +73,7 @@ func plan(full bool) []program {
 		},
 		{name: "internal/trace", pkg: "internal/trace", test: true, timeout: 15 * time.Minute},
 		{name: "duomesh probe", pkg: command, test: true, run: "^TestProbe(JSON|Drops|Stack)$", timeout: 15 * time.Minute},
-		{name: verifyRun, pkg: command, args: verifyArgs(), timeout: 20 * time.Minute},
+		{name: verifyRun, pkg: command, args: verifyArgs, scenarios: single(), timeout: 20 * time.Minute},
 	}
 	if full {
 		for i := range runs {
@@ -80,17 +83,19 @@ func plan(full bool) []program {
 	return runs
 }
 
-// verifyArgs asks for every scenario that needs nothing but this module: not those
-// of the DNAT baseline, which are iptables' work and not the mesh's, nor those with a
-// waypoint, which is an Envoy.
-func verifyArgs() []string {
-	args := []string{"verify", "--single", "--seed", "1", "-o", "json", "--evidence", ""}
+var verifyArgs = []string{"verify", "--single", "--seed", "1", "-o", "json", "--evidence", ""}
+
+// single are the scenarios that need nothing but this module: not those of the DNAT
+// baseline, which are iptables' work and not the mesh's, nor those with a waypoint,
+// which is an Envoy.
+func single() []string {
+	var names []string
 	for _, s := range scenario.All() {
 		if s.Topology.Mesh != scenario.DNAT && !hasWaypoint(s.Topology) {
-			args = append(args, s.Name)
+			names = append(names, s.Name)
 		}
 	}
-	return args
+	return names
 }
 
 func hasWaypoint(t scenario.Topology) bool {
@@ -112,11 +117,9 @@ func seconds(k Kernel) []program {
 		}
 		runs = append(runs, program{
 			name: judgedBy + way, pkg: command, timeout: 5 * time.Minute,
-			args: []string{
-				"verify", "--single", "--seed", "1", "-o", "json", "--evidence", "",
-				"--second", way + "/tcp_set_state", "--second", way + "/__inet_stream_connect",
-				"clusterip/weight/90-10",
-			},
+			args: append(slices.Clone(verifyArgs),
+				"--second", way+"/tcp_set_state", "--second", way+"/__inet_stream_connect"),
+			scenarios: []string{"clusterip/weight/90-10"},
 		})
 	}
 	return runs
@@ -140,7 +143,7 @@ func (p program) guestRun() guest.Run {
 		}
 	}
 	return guest.Run{
-		Name: p.name, Argv: append(argv, p.args...),
+		Name: p.name, Argv: slices.Concat(argv, p.args, p.scenarios),
 		// Memory is there for less collecting of garbage.
 		Env: append([]string{"GOGC=400"}, p.env...),
 		// A test binary that is late says where it hangs, before it is ended.

@@ -154,6 +154,9 @@ func (m Machine) death(state *os.ProcessState, timeout error, records []guest.Re
 	if code := state.ExitCode(); code != endedWell {
 		return fmt.Sprintf("it said that it was done, and QEMU ended with status %d, want %d", code, endedWell)
 	}
+	if what := warned(console); what != "" {
+		return "it did everything, and the kernel warned: " + what
+	}
 	return ""
 }
 
@@ -178,6 +181,17 @@ func during(records []guest.Record) string {
 func panicked(console string) bool {
 	text, err := os.ReadFile(console)
 	return err == nil && bytes.Contains(text, []byte("Kernel panic - not syncing"))
+}
+
+// warned is the kernel's first warning (WARN_ON), or "".
+func warned(console string) string {
+	text, err := os.ReadFile(console)
+	if err != nil {
+		return ""
+	}
+	_, after, _ := strings.Cut(string(text), "------------[ cut here ]------")
+	line, _, _ := strings.Cut(strings.TrimSpace(after), "\n")
+	return strings.TrimSpace(line)
 }
 
 // tail returns the last lines of a console.

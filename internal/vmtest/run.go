@@ -186,6 +186,16 @@ func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 		r.say("%s: %s took %s", k.Name, p.name, one.elapsed.Round(100*time.Millisecond))
 		cases = append(cases, j.run(ctx, p, one)...)
 		t.count(one.output)
+		if p.name == kernelRun {
+			controls, told := j.refusals(one.output)
+			cases = append(cases, controls...)
+			r.control(k, told)
+		}
+	}
+	if j.diagnosed != nil && r.Only == nil {
+		controls, told := j.unkept(j.diagnosed)
+		cases = append(cases, controls...)
+		r.control(k, told)
 	}
 	cases = append(k.settle(cases), k.fires(plan, t.events)...)
 	r.say("%s: %s", k.Name, testsum.Count(cases))
@@ -233,10 +243,8 @@ func (r *runner) chosen() []program {
 
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
-	all := r.plan
-	if r.Full || len(k.Runs) == 0 {
-		all = append(slices.Clone(all), seconds(k)...)
-	} else {
+	all := append(slices.Clone(r.plan), seconds(k)...)
+	if !r.Full && len(k.Runs) > 0 {
 		all = named(all, k.Runs)
 	}
 	if r.Only != nil {
@@ -339,6 +347,13 @@ func (l *lines) Write(b []byte) (int, error) {
 // say is for the reader alone.
 func (r *runner) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.Progress, "test-kernel: "+format+"\n", args...)
+}
+
+// control shows what controls were told.
+func (r *runner) control(k Kernel, told []string) {
+	for _, t := range told {
+		r.say("%s: control: %s", k.Name, t)
+	}
 }
 
 func since(t time.Time) time.Duration { return time.Since(t).Round(100 * time.Millisecond) }

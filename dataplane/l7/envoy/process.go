@@ -18,11 +18,6 @@ import (
 
 const (
 	connectTime = time.Second
-	// firstPause and longestPause bound the pause before a restart; one that has
-	// run for steadyTime begins with the first again.
-	firstPause   = 100 * time.Millisecond
-	longestPause = 5 * time.Second
-	steadyTime   = 10 * time.Second
 	// drainTime is how long connections on a filter chain that was replaced may go on,
 	// as Istio's agent has it.
 	drainTime = 45 * time.Second
@@ -94,7 +89,8 @@ func (p *Process) State() (pid, restarts int) {
 }
 
 func (p *Process) keep(ctx context.Context) error {
-	pause, answered := firstPause, false
+	var wait pauses
+	answered := false
 	for ctx.Err() == nil {
 		start := time.Now()
 		live, err := p.once(ctx)
@@ -105,15 +101,12 @@ func (p *Process) keep(ctx context.Context) error {
 		if !answered {
 			return fmt.Errorf("Envoy does not start: %w%s", err, p.words.text()) //nolint:staticcheck // a name
 		}
-		if time.Since(start) > steadyTime {
-			pause = firstPause
-		}
+		pause := wait.next(time.Now(), live)
 		p.config.Log.Error("Envoy has ended, and is started again", "after", time.Since(start).Round(time.Millisecond),
 			"error", err, "pause", pause)
 		if !sleep(ctx, pause) {
 			return nil
 		}
-		pause = min(2*pause, longestPause)
 		p.mu.Lock()
 		p.restarts++
 		p.mu.Unlock()

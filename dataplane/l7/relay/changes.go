@@ -20,6 +20,7 @@ const (
 	proxyListener   = "hand-off-proxy-v2-listener"
 	noInspector     = "hand-off-without-http-inspector"
 	localAddress    = "hand-off-local-address"
+	plainDirect     = "hand-off-plain-to-workloads"
 	ownPort         = "hand-off-own-port"
 	needsIdentity   = "hand-off-needs-identity"
 	byAddress       = "hand-off-identity-by-address"

@@ -55,6 +55,9 @@ func (w *work) handOff(of *listener.Listener) error {
 	}
 	l.Address = at(netip.IPv4Unspecified())
 	l.AdditionalAddresses = []*listener.AdditionalAddress{{Address: at(netip.IPv6Unspecified())}}
+	if err := w.plainly(l); err != nil {
+		return err
+	}
 	split := map[string]groups{}
 	var chains []*listener.FilterChain
 	for _, c := range l.FilterChains {

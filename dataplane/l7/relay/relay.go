@@ -55,7 +55,9 @@ type Relay struct {
 	// trimming is set while somebody waits to take away what has left.
 	trimming bool
 	refused  map[string]string // by type: why Envoy has not taken it whole
-	wg       sync.WaitGroup
+	// listen makes istiod tell who has which address, once; nil before Run.
+	listen func()
+	wg     sync.WaitGroup
 }
 
 // held is a resource as istiod sent it, but for what was changed of a cluster; own is the
@@ -96,9 +98,9 @@ func New(c Config) (*Relay, error) {
 		raw: map[string]map[string]held{}, notify: make(chan struct{}), answers: map[string]context.CancelFunc{},
 		trim: func() {}, refused: map[string]string{},
 	}
+	t.workloads = newSources(c.Node.GetMetadata().GetFields()["NETWORK"].GetStringValue(), c.Log, r.regroup)
 	if c.ByAddress {
-		network := c.Node.GetMetadata().GetFields()["NETWORK"].GetStringValue()
-		t.sources = newSources(network, c.Log, r.regroup)
+		t.sources = t.workloads
 	}
 	r.state.Changes = t.rules.list(nil)
 	for _, typ := range asked {
@@ -133,6 +135,11 @@ func (r *Relay) note(change func(s *State)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.state)
+	r.tell()
+}
+
+// tell wakes those who wait for another State. r.mu must be held.
+func (r *Relay) tell() {
 	close(r.notify)
 	r.notify = make(chan struct{})
 }
@@ -151,12 +158,17 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.mu.Unlock()
 		r.wg.Wait()
 	}()
-	if r.transformer.sources != nil {
+	r.mu.Lock()
+	r.listen = sync.OnceFunc(func() {
 		who := istiod.Subscription{Node: r.config.Node, Types: []string{workloadType}, Token: r.config.Istiod.Token}
 		r.wg.Go(func() {
-			_ = who.Run(ctx, conn, r.transformer.sources) // it ends with ctx alone
+			_ = who.Run(ctx, conn, r.transformer.workloads) // it ends with ctx alone
 		})
+	})
+	if r.config.ByAddress {
+		r.listen()
 	}
+	r.mu.Unlock()
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = 250*time.Millisecond, 15*time.Second
 	for {
@@ -212,6 +224,9 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 		}
 		r.keepListener(view)
 		r.view = view
+		if view.Workloads > 0 {
+			r.listen() // how to reach them
+		}
 	}
 	if m.TypeUrl == ads.Clusters {
 		r.keepClusters(have, next)
@@ -222,7 +237,7 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 	return nil
 }
 
-// regroup makes the listeners anew when another has an address.
+// regroup makes the listeners anew when another has an address, or takes HBONE or not.
 func (r *Relay) regroup() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,11 +251,16 @@ func (r *Relay) regroup() {
 	}
 	r.view = view
 	r.serve(ads.Listeners)
+	r.state.Changes = r.changes()
+	r.tell()
 }
 
 // Sourceless reports whether it is not known yet who has which address, and is to be.
 func (r *Relay) Sourceless() bool {
-	return r.transformer.sources != nil && r.transformer.sources.waiting()
+	r.mu.Lock()
+	needed := r.config.ByAddress || r.view.Workloads > 0
+	r.mu.Unlock()
+	return needed && r.transformer.workloads.waiting()
 }
 
 func bodies(all map[string]held) map[string]*anypb.Any {

@@ -17,7 +17,7 @@ import (
 const workloadType = "type.googleapis.com/istio.workload.Workload"
 
 // sources are the workloads of the mesh as istiod says: whose identity a connection from
-// an address has. It implements istiod.Handler.
+// an address has, and how one to it must go. It implements istiod.Handler.
 type sources struct {
 	network string
 	log     *slog.Logger
@@ -37,6 +37,8 @@ type source struct {
 	pod bool
 	// shared is set where others have the address as well: a node's own network.
 	shared bool
+	// tunnel is set where it takes HBONE.
+	tunnel bool
 }
 
 func newSources(network string, log *slog.Logger, changed func()) *sources {
@@ -85,14 +87,19 @@ func (s *sources) sourceOf(w *workloadapi.Workload) (source, error) {
 	if domain == "" {
 		domain = istiod.DefaultDomain
 	}
-	out := source{pod: strings.Contains(w.Uid, "//Pod/"), shared: w.NetworkMode == workloadapi.NetworkMode_HOST_NETWORK}
+	out := source{
+		pod: strings.Contains(w.Uid, "//Pod/"), shared: w.NetworkMode == workloadapi.NetworkMode_HOST_NETWORK,
+		tunnel: w.TunnelProtocol != workloadapi.TunnelProtocol_NONE,
+	}
 	if account == "" && out.pod {
 		account = "default"
 	}
-	if account == "" || w.Network != s.network {
-		return out, nil // nobody can have shown a certificate of it, or nobody comes from there
+	if w.Network != s.network {
+		return out, nil // nobody comes from there
 	}
-	out.identity = "spiffe://" + domain + "/ns/" + w.Namespace + "/sa/" + account
+	if account != "" { // else nobody can have shown a certificate of it
+		out.identity = "spiffe://" + domain + "/ns/" + w.Namespace + "/sa/" + account
+	}
 	for _, raw := range w.Addresses {
 		a, ok := netip.AddrFromSlice(raw)
 		if !ok {
@@ -118,6 +125,9 @@ func (s *sources) identities() map[netip.Addr]string {
 	defer s.mu.Unlock()
 	pods, others := map[netip.Addr]string{}, map[netip.Addr]string{}
 	for _, one := range s.known {
+		if one.identity == "" {
+			continue
+		}
 		to := others
 		if one.pod {
 			to = pods
@@ -133,4 +143,18 @@ func (s *sources) identities() map[netip.Addr]string {
 	maps.Copy(others, pods)
 	maps.DeleteFunc(others, func(_ netip.Addr, identity string) bool { return identity == "" })
 	return others
+}
+
+// withoutTunnel are the addresses of workloads that are known to take no HBONE.
+func (s *sources) withoutTunnel() map[netip.Addr]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[netip.Addr]bool{}
+	for _, one := range s.known {
+		for _, a := range one.addresses {
+			open, there := all[a]
+			all[a] = !one.tunnel && (open || !there)
+		}
+	}
+	return all
 }

@@ -58,6 +58,8 @@ type Transformer struct {
 	// where what was handed over has no principal at all.
 	sources *sources
 	chosen  map[string]string
+	// workloads say who takes HBONE; nil where nobody says.
+	workloads *sources
 }
 
 // Ports are those of hand-offs by SO_ORIGINAL_DST and by a PROXY header, in host byte

@@ -70,7 +70,7 @@ func TestRecordedChangesAreCounted(t *testing.T) {
 		"drop-peer-metadata": 8, "drop-stats": 10, "drop-metadata-exchange": 3, "drop-wasm": 0, "drop-wasm-network": 0, "hashable-string": 4,
 		"route-by-name": 6, "hand-off-listener": 1, "hand-off-without-http-inspector": 1, "hand-off-local-address": 2,
 		"hand-off-own-port": 1, "hand-off-needs-identity": 1, "hand-off-identity-by-address": 0,
-		"hand-off-proxy-v2-listener": 0,
+		"hand-off-proxy-v2-listener": 0, "hand-off-plain-to-workloads": 0,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("changes: %v, want %v", got, want)

@@ -47,8 +47,9 @@ func run() error {
 	}
 	records := guest.NewWriter(port)
 	if err := work(records); err != nil {
-		_ = records.Write(guest.Record{Kind: guest.Fault, Data: err.Error()})
-		return err
+		said := records.Write(guest.Record{Kind: guest.Fault, Data: err.Error()})
+		// The host hears of it by the console alone where it is not drained.
+		return errors.Join(err, said, drain(port))
 	}
 	return drain(port)
 }

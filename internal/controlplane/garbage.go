@@ -1,0 +1,94 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/duomesh/duomesh/internal/cluster"
+)
+
+// garbage deletes what belongs to a Gateway that is gone, as Kubernetes' collector does:
+// istiod, which hears late that a Gateway is gone, makes its Deployment and Service anew
+// when they are deleted before that. Left alone they would be there when a Gateway of the
+// name is made again, and istiod would not say of that where it is.
+type garbage struct {
+	client  kubernetes.Interface
+	objects *cluster.Client
+	log     *slog.Logger
+}
+
+// watchGarbage makes the informers tell of what is made or changed.
+func watchGarbage(life context.Context, c clients, shared informers.SharedInformerFactory, log *slog.Logger) error {
+	g := garbage{client: c.client, objects: c.objects, log: log}
+	seen := func(o any) { g.see(life, o) }
+	work := cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }}
+	var errs []error
+	for _, informer := range []cache.SharedIndexInformer{
+		shared.Apps().V1().Deployments().Informer(), shared.Core().V1().Services().Informer(),
+		shared.Core().V1().ServiceAccounts().Informer(),
+	} {
+		_, err := informer.AddEventHandler(work)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// see deletes an object whose Gateway is not there.
+func (g garbage) see(ctx context.Context, o any) {
+	meta, ok := o.(metav1.Object)
+	if !ok || meta.GetDeletionTimestamp() != nil {
+		return
+	}
+	for _, owner := range meta.GetOwnerReferences() {
+		if owner.Kind != "Gateway" || g.lives(ctx, meta.GetNamespace(), owner) {
+			continue
+		}
+		if err := g.remove(ctx, o, meta); err != nil && ctx.Err() == nil && !gone(err) {
+			g.log.Warn("what belongs to a Gateway that is gone could not be deleted", "gateway", owner.Name, "error", err)
+		}
+		return
+	}
+}
+
+// lives reports whether an owner is there; an API server that does not answer has it.
+func (g garbage) lives(ctx context.Context, namespace string, owner metav1.OwnerReference) bool {
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": owner.APIVersion, "kind": owner.Kind}}
+	o.SetNamespace(namespace)
+	r, err := g.objects.Resource(o)
+	if err != nil {
+		return true
+	}
+	found, err := r.Get(ctx, owner.Name, metav1.GetOptions{})
+	if err != nil {
+		return !gone(err)
+	}
+	return found.GetUID() == owner.UID
+}
+
+func (g garbage) remove(ctx context.Context, o any, meta metav1.Object) error {
+	only := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(meta.GetUID()))}
+	namespace, name := meta.GetNamespace(), meta.GetName()
+	var err error
+	switch o.(type) {
+	case *appsv1.Deployment:
+		err = g.client.AppsV1().Deployments(namespace).Delete(ctx, name, only)
+	case *corev1.Service:
+		err = g.client.CoreV1().Services(namespace).Delete(ctx, name, only)
+	case *corev1.ServiceAccount:
+		err = g.client.CoreV1().ServiceAccounts(namespace).Delete(ctx, name, only)
+	}
+	if err != nil {
+		return fmt.Errorf("%s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
