@@ -99,6 +99,7 @@ bench-hook: preflight-bench-hook
 	scripts/go.sh test -run '^$$' -bench 'BenchmarkConnect' -benchtime 100x ./dataplane/l4
 	scripts/go.sh test -run '^$$' -bench 'Apply|Grace' -benchtime 20x ./dataplane/l4
 	scripts/go.sh test -run '^$$' -bench 'BenchmarkPrograms' -benchtime 40x ./dataplane/l4
+	scripts/go.sh test -run '^$$' -bench 'BenchmarkCodecs' -benchtime 40x ./dataplane/l4
 
 ## build: build the commands into bin/
 build:

@@ -69,7 +69,7 @@ enum mesh_exit {
 	EVENT_HANDOFF_SILENT,
 	/* or there was no room for the socket in unsent, or no memory, */
 	EVENT_HANDOFF_UNWRITTEN,
-	/* or the waypoint refused the connection, or did not answer. */
+	/* Of either kind: the waypoint refused the connection, or did not answer. */
 	EVENT_HANDOFF_UNREACHED,
 	/* Of the waypoint's end, once for each connection: */
 	/* SO_ORIGINAL_DST is answered, */

@@ -21,13 +21,6 @@
 
 #include "sockops.h"
 
-/* Marks a socket from its SYN on. */
-#define CLOSES BPF_SOCK_OPS_STATE_CB_FLAG
-
-/* enum of include/uapi/linux/bpf.h */
-#define BPF_TCP_CLOSE 7
-#define BPF_TCP_CLOSE_WAIT 8
-
 enum header_length {
 	TLV_V4 = 16,
 	PROXY_V4 = 28,

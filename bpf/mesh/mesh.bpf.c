@@ -205,6 +205,9 @@ int mesh_sockops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		accept_handoff(ctx);
 		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		end_unreached(ctx);
+		break;
 	}
 	return 1;
 }

@@ -29,7 +29,25 @@ static __always_inline void begin_handoff(struct bpf_sock_ops *ctx)
 	if (!h || h->state != HANDOFF_ASKED || !goes_to(ctx, &h->origin))
 		return;
 	h->state = HANDOFF_CONNECTING;
-	set_callbacks(ctx, WRITES, 0);
+	set_callbacks(ctx, WRITES | CLOSES, 0);
+}
+
+/*
+ * end_unreached is called when the socket's state changes. Without an answer of the
+ * waypoint nothing of this connect() may be left: the socket may connect again, to
+ * anywhere. With one the callback goes off before others ask for it.
+ */
+static __always_inline void end_unreached(struct bpf_sock_ops *ctx)
+{
+	if (ctx->args[0] != BPF_TCP_SYN_SENT || !handoff_of(ctx) ||
+	    !(ctx->bpf_sock_ops_cb_flags & WRITES))
+		return;
+	if (ctx->args[1] != BPF_TCP_CLOSE) {
+		set_callbacks(ctx, 0, CLOSES);
+		return;
+	}
+	count_event(EVENT_HANDOFF_UNREACHED);
+	set_callbacks(ctx, 0, WRITES | CLOSES);
 }
 
 /* put_full writes the option with the address; syn: without the id where it is needed. */

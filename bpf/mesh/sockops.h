@@ -16,6 +16,13 @@
 
 #define WRITES BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG
 #define READS BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG
+/* Marks a socket of a hand-off from its SYN on. */
+#define CLOSES BPF_SOCK_OPS_STATE_CB_FLAG
+
+/* enum of include/uapi/linux/bpf.h */
+#define BPF_TCP_SYN_SENT 2
+#define BPF_TCP_CLOSE 7
+#define BPF_TCP_CLOSE_WAIT 8
 
 static __always_inline void set_callbacks(struct bpf_sock_ops *ctx, __u32 on,
 					  __u32 off)

@@ -79,6 +79,9 @@ func printStatus(out io.Writer, s api.Status) {
 	for _, c := range s.Applied.Conflicts {
 		say("conflict", "%s is claimed by %s; the first has it", c.Frontend, strings.Join(c.Services, ", "))
 	}
+	for _, line := range s.HandOffs {
+		say("hand-off", "%s", line)
+	}
 	say("audit", "%s", auditWords(s.Audit))
 	for _, n := range s.Neighbours {
 		say("neighbour", "program %v", l4.Neighbour{Hook: n.Hook, Program: n.Program, ID: n.ID, Before: n.Before, Pod: n.Pod})

@@ -2,10 +2,14 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/handoff"
@@ -115,5 +119,41 @@ func TestWaypointNeedsAPort(t *testing.T) {
 	wantError(t, api.ServeWaypoint(deadline(t), r.cfg.EnrolSocket, p.name, p.netns, p.cgroup, 0), "the hand-off port is for waypoint")
 	if r.entries() != 0 {
 		t.Error("it is served all the same")
+	}
+}
+
+// A waypoint that does not listen for what it is handed is a line of the status, which
+// names it, its codec and its port.
+func TestStatusOfHandOffsToNobody(t *testing.T) {
+	for _, codec := range []intent.Codec{intent.OriginalDst, intent.ProxyV2, intent.KmeshTLV} {
+		t.Run(string(codec), func(t *testing.T) {
+			g := newGround(t)
+			r := g.start(t)
+			u := web("one", "10.1.0.1")
+			u.Snapshot.Services[0].Waypoint = &intent.Waypoint{
+				Name: "default/way", Codec: codec, Port: codec.Port(), Endpoints: u.Snapshot.Services[0].Endpoints,
+			}
+			if s := r.apply(u); s.Source.Error != "" || len(s.HandOffs) > 0 {
+				t.Fatalf("status %+v", s)
+			}
+			p := g.pod(t, "p")
+			must(t, kernel.InNetns(p.netns, func() error {
+				lo, err := netlink.LinkByName("lo")
+				if err != nil {
+					return err
+				}
+				addr, err := netlink.ParseAddr("10.1.0.1/32")
+				return errors.Join(err, netlink.LinkSetUp(lo), netlink.AddrAdd(lo, addr))
+			}))
+			must(t, p.enrol(t, r))
+			if got := p.exit(t, r); got != intent.RedirectWaypoint {
+				t.Fatalf("the connection: %s", got)
+			}
+			got := r.status().HandOffs
+			want := fmt.Sprintf("waypoints in use: default/way (%s at %d)", codec, codec.Port())
+			if len(got) != 2 || !strings.HasPrefix(got[0], "1 connections were refused by their waypoint") || got[1] != want {
+				t.Errorf("status says %q", got)
+			}
+		})
 	}
 }

@@ -198,6 +198,8 @@ func perform(q call) (a answer) {
 		a.Told = tell(q.Telling)
 	case "silent":
 		a.FDs, err = silent(q.Telling)
+	case "first send":
+		a.FD, err = firstSend(q.Telling)
 	case "write":
 		err = write(q.FD, make([]byte, q.N))
 	case "half close":

@@ -62,8 +62,8 @@ const (
 	// waypoint refuses the connection, or no memory for the header, and the send
 	// failed with EACCES. This one is counted for each send.
 	HandoffUnwritten Event = "handoff-unwritten"
-	// HandoffUnreached: the waypoint refused a connection that was to have a header, or
-	// did not answer: nobody may listen at its hand-off port.
+	// HandoffUnreached: the waypoint refused a connection, or did not answer: nobody may
+	// listen at its hand-off port.
 	HandoffUnreached Event = "handoff-unreached"
 	// HandoffAnswered: SO_ORIGINAL_DST answers the asked address.
 	HandoffAnswered Event = "handoff-answered"

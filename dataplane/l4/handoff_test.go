@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -278,6 +279,39 @@ func TestConnectionsWithoutHandoff(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A waypoint that does not listen for hand-offs refuses by itself, and that is counted.
+// The socket may connect again: to a waypoint's own address it says nothing of what it
+// asked before.
+func TestHandoffToNobody(t *testing.T) {
+	w := newWired(t)
+	client, way := w.enrolled(t, "default/client"), w.pod(t, w.servers, "default/waypoint")
+	must(t, w.server.ServeWaypoint(way.Cgroup, way.Netns, handoff.PortOriginalDst))
+	services, asked4, asked6 := vips(many, waypointOf(way))
+	w.apply(t, intent.Snapshot{Services: services})
+	socket := func() int { return client.do(t, call{Op: "socket", Domain: v4, Type: unix.SOCK_STREAM}).FD }
+	connect := func(fd int, to netip.AddrPort) syscall.Errno {
+		return client.do(t, call{Op: "connect", FD: fd, Domain: v4, To: to}).Errno
+	}
+	fd := socket()
+	w.wantEvents(t, 41, []Event{HandoffFull, HandoffUnreached}, func() {
+		if got := client.ask(t, asking{N: 40, To: append(asked4[:20:20], asked6[:20]...)}); got.Failed != 40 {
+			t.Errorf("%+v", got)
+		}
+		if errno := connect(fd, asked4[0]); errno != unix.ECONNREFUSED {
+			t.Errorf("connect: %v", errno)
+		}
+	})
+	way.serve(t, listenHow{})
+	w.wantEvents(t, 1, []Event{HandoffNoAnswer}, func() {
+		if errno := connect(fd, netip.AddrPortFrom(way.v4, handoff.PortOriginalDst)); errno != 0 {
+			t.Errorf("connect again: %v", errno)
+		}
+	})
+	w.wantEvents(t, 20, []Event{HandoffFull, HandoffAnswered}, func() {
+		client.wantRight(t, asking{N: 20, To: asked4})
+	})
 }
 
 // Ports are used again and again for other addresses.

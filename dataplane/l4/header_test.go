@@ -116,12 +116,18 @@ func TestReadsGiveUpInACollection(t *testing.T) {
 	}
 }
 
+// counting has the kernel count the runs of programs.
+func counting(t *testing.T) {
+	t.Helper()
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	must(t, err)
+	t.Cleanup(func() { stats.Close() })
+}
+
 // After its first bytes a socket is a plain one: it is in no collection, and no send
 // runs a program.
 func TestSocketsLeaveAtTheirFirstBytes(t *testing.T) {
-	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
-	must(t, err)
-	defer stats.Close()
+	counting(t)
 	for _, codec := range headerCodecs {
 		t.Run(string(codec), func(t *testing.T) {
 			h := newHeaded(t, codec, Options{})
@@ -145,6 +151,29 @@ func TestSocketsLeaveAtTheirFirstBytes(t *testing.T) {
 				t.Errorf("%d runs of programs for later sends", after-before)
 			}
 		})
+	}
+}
+
+// So it is whatever the first send looks like: the socket is still open when it is looked
+// for.
+func TestSocketsLeaveAtAnyFirstSend(t *testing.T) {
+	counting(t)
+	for _, codec := range headerCodecs {
+		h := newHeaded(t, codec, Options{})
+		for _, shape := range slices.Sorted(maps.Keys(shapes)) {
+			for _, to := range []netip.AddrPort{h.asked4[0], h.asked6[0], mapped(h.asked4)[0]} {
+				a := h.from.do(t, call{Op: "first send", Telling: telling{N: 1, Shapes: []string{shape}, To: []netip.AddrPort{to}}})
+				if n := h.client.waiting(t); a.Errno != 0 || n != 0 {
+					t.Errorf("%s, %s to %s: %d sockets in unsent, %v", codec, shape, to, n, a.Errno)
+				}
+				before := h.runs(t)
+				h.from.do(t, call{Op: "write", FD: a.FD, N: 1000})
+				if after := h.runs(t); after != before {
+					t.Errorf("%s, %s to %s: %d runs of programs for the next send", codec, shape, to, after-before)
+				}
+				h.from.do(t, call{Op: "close", FD: a.FD})
+			}
+		}
 	}
 }
 

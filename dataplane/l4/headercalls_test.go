@@ -364,6 +364,16 @@ func silent(q telling) (fds []int, err error) {
 	return fds, nil
 }
 
+// firstSend opens a connection, sends, and leaves it open.
+func firstSend(q telling) (int, error) {
+	fds, err := silent(q)
+	if err != nil {
+		return 0, err
+	}
+	shape := q.Shapes[0]
+	return fds[0], shapes[shape](fds[0], make([]byte, max(sizes[shape], 3000)))
+}
+
 // readWithin is a read that gives up, of a socket that is not the test's subject.
 func readWithin(fd int, limit time.Duration) (string, error) {
 	tv := unix.NsecToTimeval(limit.Nanoseconds())

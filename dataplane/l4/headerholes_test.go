@@ -3,8 +3,11 @@ package l4
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -113,6 +116,74 @@ func TestHeadersWithoutRoom(t *testing.T) {
 	h.from.do(t, call{Op: "write", FD: fds[0], N: 1}) // makes room
 	if got := h.tell(t, telling{N: 20}); got.Right != 20 {
 		t.Errorf("with room: %+v", got)
+	}
+}
+
+// takesSockets is another mesh on the cgroup that keeps each client socket in a
+// collection of its own, with a program for its sends: the kernel lets a socket have one.
+// Its program runs before the engine's.
+func takesSockets(t *testing.T, cgroup *os.File) (stop func()) {
+	t.Helper()
+	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockHash, KeySize: 8, ValueSize: 8, MaxEntries: 4096})
+	must(t, err)
+	sends, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SkMsg, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	must(t, err)
+	must(t, link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: sockets.FD(), Program: sends, Attach: ebpf.AttachSkMsgVerdict,
+	}))
+	const activeEstablished = 4 // BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+	taker, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "takes_sockets", Type: ebpf.SockOps, AttachType: ebpf.AttachCGroupSockOps, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.LoadMem(asm.R0, asm.R6, 0, asm.Word),
+			asm.JNE.Imm(asm.R0, activeEstablished, "end"),
+			asm.FnGetSocketCookie.Call(),
+			asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.LoadMapPtr(asm.R2, sockets.FD()),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -8),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.FnSockHashUpdate.Call(),
+			asm.Mov.Imm(asm.R0, 1).WithSymbol("end"),
+			asm.Return(),
+		},
+	})
+	must(t, err)
+	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(cgroup.Fd()), Program: taker, Attach: ebpf.AttachCGroupSockOps})
+	must(t, err)
+	stop = sync.OnceFunc(func() {
+		for _, c := range []io.Closer{l, taker, sends, sockets} {
+			c.Close()
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// A socket that another mesh has put into a collection of its own cannot be in unsent:
+// that is counted, and nothing is told. Kmesh's connections had no metadata then.
+func TestHeadersBesideAnotherCollection(t *testing.T) {
+	const n = 60
+	for _, codec := range headerCodecs {
+		t.Run(string(codec), func(t *testing.T) {
+			h := newHeaded(t, codec, Options{})
+			stop := takesSockets(t, h.from.Cgroup)
+			var got told
+			client := exitsOf(t, h.client, func() { got = h.tell(t, telling{N: n, Threads: 4, Shapes: []string{"1 byte", "writev"}}) })
+			// Some reads give up: the other mesh's sockets stay where they are.
+			want := map[intent.Exit]uint64{intent.RedirectWaypoint: n, intent.Exit(HandoffUnwritten): n}
+			if got.Bare == 0 || got.Bare+got.Again != n || !maps.Equal(client, want) {
+				t.Errorf("%+v, counted %v, want %v", got, client, want)
+			}
+			stop()
+			if got := h.tell(t, telling{N: n}); got.Right != n {
+				t.Errorf("without it: %+v", got)
+			}
+		})
 	}
 }
 

@@ -1,7 +1,6 @@
 package l7_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,17 +10,23 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	state "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	listenerstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/set_filter_state/v3"
 	"github.com/goccy/go-yaml"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/ads"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/istiod"
 )
 
@@ -88,7 +93,7 @@ func TestEnvoyFilterSamples(t *testing.T) {
 
 // foreign is a stock Envoy with what istiod sends for a waypoint, and the listener of a
 // sample: hand-offs go through main_internal.
-func foreign(t *testing.T, name string, guard bool) (*waypoint, *scripted) {
+func foreign(t *testing.T, name string, guard bool, change ...func(l *listener.Listener)) (*waypoint, *scripted) {
 	t.Helper()
 	c := config(t)
 	if !guard {
@@ -101,6 +106,9 @@ func foreign(t *testing.T, name string, guard bool) (*waypoint, *scripted) {
 	s.set(ads.Endpoints, echoV1, plain(echoV1, echo1))
 	s.set(ads.Endpoints, echoV2, plain(echoV2, echo2))
 	_, l := sample(t, name)
+	for _, f := range change {
+		f(l)
+	}
 	s.set(ads.Listeners, l.Name, l)
 	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
 	if err != nil {
@@ -221,22 +229,91 @@ func TestEnvoyFilterLosesAnswersWithTheGuard(t *testing.T) {
 	}
 }
 
-// Stock Envoy does not have the filter of Kmesh's form, and says so by name.
-func TestStockEnvoyRefusesKmeshsFilter(t *testing.T) {
-	c := config(t)
-	s := startScripted(t)
-	_, l := sample(t, "kmesh-tlv")
-	s.set(ads.Listeners, l.Name, l)
-	control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
+// kmeshsPart is a filter that stock Envoy has in place of Kmesh's: it leaves the same
+// behind, the destination for main_internal, and the connection's address as it is. The
+// destination is none of the client's, but a fixed one.
+func kmeshsPart(t *testing.T, to string) func(l *listener.Listener) {
+	t.Helper()
+	config, err := anypb.New(&listenerstate.Config{OnAccept: []*state.FilterStateValue{{
+		Key: &state.FilterStateValue_ObjectKey{ObjectKey: "envoy.filters.listener.original_dst.local_ip"},
+		Value: &state.FilterStateValue_FormatString{FormatString: &core.SubstitutionFormatString{
+			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
+				Specifier: &core.DataSource_InlineString{InlineString: to},
+			}},
+		}},
+		SharedWithUpstream: state.FilterStateValue_ONCE,
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, c, control)
-	for deadline := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) {
-		if text := s.answer(ads.Listeners); bytes.Contains([]byte(text), []byte("kmesh_tlv")) || bytes.Contains([]byte(text), []byte("KmeshTlv")) {
-			return
-		} else if time.Now().After(deadline) {
-			t.Fatalf("istiod heard %q", text)
+	return func(l *listener.Listener) {
+		if len(l.ListenerFilters) != 1 || l.ListenerFilters[0].Name != kmeshFilter {
+			t.Fatalf("filters %v", l.ListenerFilters)
+		}
+		l.ListenerFilters[0] = &listener.ListenerFilter{
+			Name:       "envoy.filters.listener.set_filter_state",
+			ConfigType: &listener.ListenerFilter_TypedConfig{TypedConfig: config},
 		}
 	}
 }
+
+const kmeshAddress = "127.0.0.1:15019"
+
+// The sample for Kmesh's image serves what Kmesh's filter lets through, and nothing that
+// no service has.
+func TestEnvoyFilterServesKmeshsForm(t *testing.T) {
+	for to, served := range map[string]bool{echoVIP + ":80": true, "10.96.0.99:80": false} {
+		t.Run(to, func(t *testing.T) {
+			_, s := foreign(t, "kmesh-tlv", false, kmeshsPart(t, to))
+			if text := s.answer(ads.Listeners); text != "" {
+				t.Fatalf("the listeners were refused: %s", text)
+			}
+			c := newClient(t)
+			c.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, kmeshAddress)
+			}
+			if !served {
+				if status, body := c.get("http://" + to); status != 0 {
+					t.Errorf("served: %d %s", status, body)
+				}
+				return
+			}
+			got := c.share("http://"+echoVIP, enough)
+			within(t, "v2", got["v2"], .1)
+			if got["v1"]+got["v2"] != enough {
+				t.Errorf("answers %v", got)
+			}
+		})
+	}
+}
+
+// Stock Envoy does not have the filter of Kmesh's form, and says so by name. A waypoint that
+// begins with it is not ready, and says why; one that gets it later serves what it has.
+func TestStockEnvoyRefusesKmeshsFilter(t *testing.T) {
+	_, l := sample(t, "kmesh-tlv")
+	t.Run("from the start", func(t *testing.T) {
+		c := config(t)
+		s := startScripted(t)
+		s.set(ads.Listeners, l.Name, l)
+		control, err := l7.NewIstiod(c, istiod.Server{Address: scriptedAt, Plaintext: true}, "xds:"+scriptedAt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, c, control).until(t, "not ready for Kmesh's filter", func(st api.Status) bool {
+			return !st.Ready && strings.Contains(st.Waiting, kmeshFilter)
+		})
+		if text := s.answer(ads.Listeners); !strings.Contains(text, kmeshFilter) {
+			t.Errorf("istiod heard %q", text)
+		}
+	})
+	t.Run("later", func(t *testing.T) {
+		w, s := relayed(t)
+		s.set(ads.Listeners, l.Name, l)
+		w.until(t, "saying what is refused", func(st api.Status) bool { return strings.Contains(st.Source.Problem, kmeshFilter) })
+		if got := newClient(t).share("http://"+echoVIP, 200); got["v1"]+got["v2"] != 200 {
+			t.Errorf("beside what is refused: %v", got)
+		}
+	})
+}
+
+const kmeshFilter = "envoy.listener.kmesh_tlv"

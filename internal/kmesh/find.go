@@ -83,7 +83,8 @@ func daemons(n Node) ([]Found, error) {
 		all = append(all, Found{
 			Step: stepDaemon, What: "process " + name, Where: "pid " + filepath.Base(filepath.Dir(path)),
 			Effect: "it keeps maps, pins and the CNI entry up to date, and writes them again",
-			Remove: "delete Kmesh's DaemonSet (helm uninstall kmesh -n kmesh-system): with its object gone the daemon takes most of what follows with it",
+			Remove: "keep Kmesh's DaemonSet off this node by a node affinity: the daemon ends and leaves what follows. " +
+				"On the last node: helm uninstall kmesh -n kmesh-system: with its object gone the daemon takes most of it along",
 		})
 	}
 	return all, nil

@@ -85,7 +85,9 @@ func header(schema string) api.Header { return api.Header{Schema: schema, Versio
 func (h handler) status(w http.ResponseWriter, r *http.Request) {
 	s, err := h.node.Status(r.Context(), r.FormValue("seen"))
 	s.Header = header(api.StatusSchema)
-	answer(w, s, err)
+	events, evErr := h.node.Engine().Events()
+	s.HandOffs = handOffLines(events, h.node.Snapshot())
+	answer(w, s, errors.Join(err, evErr))
 }
 
 func (h handler) ready(w http.ResponseWriter, r *http.Request) {

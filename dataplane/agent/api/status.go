@@ -42,6 +42,9 @@ type Status struct {
 	Unknown    int         `json:"unknown"`
 	Audit      *Audited    `json:"audit,omitempty"`
 	Neighbours []Neighbour `json:"neighbours"`
+	// HandOffs says what became of connections that could not be handed to their
+	// waypoints, a line for each kind; none when all could.
+	HandOffs []string `json:"hand_offs,omitempty"`
 }
 
 // Source is where the desired state comes from.
