@@ -74,7 +74,7 @@ func (e *Engine) fits(p *plan) error {
 	if need := uint64(len(e.state.fronts)) + uint64(p.added); need > uint64(e.limits.Frontends) {
 		return CapacityError{Map: e.frontends.name, Need: uint32(need), Have: e.limits.Frontends}
 	}
-	if need := len(e.state.names) - len(e.state.lingering) + len(p.putNames); need > int(e.limits.Names) {
+	if need := e.state.namesWith(p) - len(e.state.spare(p)); need > int(e.limits.Names) {
 		return CapacityError{Map: e.names.name, Need: uint32(need), Have: e.limits.Names}
 	}
 	return nil
@@ -128,7 +128,7 @@ func (e *Engine) show(p *plan) error {
 			return err
 		}
 	}
-	if err := e.putNames(p.putNames); err != nil {
+	if err := e.putNames(p); err != nil {
 		return err
 	}
 	if p.replaces {
