@@ -182,7 +182,7 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	spec.Maps[meshMapNames].MaxEntries = e.limits.Names
 	spec.Maps[meshMapWaypoints].MaxEntries = e.limits.Waypoints
-	if err := seeFastOpen(spec); err != nil {
+	if err := seeFields(spec); err != nil {
 		return err
 	}
 	retval, err := haveHelper(asm.FnSetRetval)
