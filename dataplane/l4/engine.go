@@ -228,6 +228,10 @@ func (e *Engine) adopt() error {
 		return nil
 	}
 	if err := e.reread(); err != nil {
+		var strange strangeError
+		if errors.As(err, &strange) {
+			return PinError{e.pins.dir, err.Error() + ": remove the directory to start anew"}
+		}
 		return err
 	}
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {

@@ -103,12 +103,18 @@ func (m *mirror) isThere(id setID, set *slotSet) bool {
 	return slices.Equal(want, m.found[id.set:int(id.set)+n])
 }
 
+// strangeError is about an entry of the kernel that no engine has written.
+type strangeError string
+
+// Error implements error.
+func (s strangeError) Error() string { return string(s) }
+
 // meet records a frontend, and its set, as they were read from the kernel.
 func (m *mirror) meet(k meshFrontendKey, v meshFrontend) error {
 	id := setOf(v)
 	if v.Slots > 0 && m.sizes[id] == 0 {
 		if !m.ranges.mark(span{v.Set, v.Slots}) {
-			return fmt.Errorf("frontend %s: slots %s are out of range or of another set", keyString(k), id)
+			return strangeError(fmt.Sprintf("frontend %s: slots %s are out of range or of another set", keyString(k), id))
 		}
 		m.putSet(id, v.Slots)
 	}
