@@ -312,6 +312,9 @@ var _ = Describe("a mesh broken from outside", Label("netsim"), func() {
 			"after the change: the application saw what is declared"),
 		Entry("an enrolment that does not happen", "managed/enrol-and-leave/12000", brokenWorld{deaf: true},
 			"after the change: the application saw what is declared"),
+		Entry("a pod that is never sent to itself", "hairpin/50-50", brokenWorld{sabotage: sendTo("v2")}, "share of v1"),
+		Entry("a pod that is not redirected to itself", "hairpin/50-50", brokenWorld{sabotage: detach("mesh_connect4")},
+			"the application saw what is declared"),
 		Entry("a pod's own address that is rewritten on the way", "pod-ip/direct/500", brokenWorld{
 			sabotage: rules("a", func(c *netsim.Cluster) [][]string {
 				return [][]string{{"nat", "PREROUTING", "-d", address(c, "v2"), "-j", "DNAT", "--to-destination", address(c, "v1")}}

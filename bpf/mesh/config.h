@@ -30,6 +30,9 @@ volatile const __u32 cfg_fast_message = 0;
 volatile const __u32 cfg_fast_connect = 0;
 volatile const __u8 cfg_fast_connect_bit = 0;
 
+/* Where the state of an MPTCP socket is; 0 where the kernel does not tell. */
+volatile const __u32 cfg_mptcp_state = 0;
+
 /* Not read by the programs: makes the types part of the object's. */
 volatile const enum mesh_abi cfg_abi = MESH_ABI;
 volatile const enum mesh_exit cfg_exit = 0;

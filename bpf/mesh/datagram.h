@@ -13,6 +13,16 @@ static __always_inline struct flows *flows_of(struct bpf_sock_addr *ctx,
 	return bpf_sk_storage_get(&udp_flows, ctx->sk, NULL, flags);
 }
 
+/* forget_late: from now on replies from addr, port are the sender's own. */
+static __always_inline void forget_late(struct bpf_sock_addr *ctx,
+					const __be32 addr[4], __be16 port)
+{
+	struct late_key key = {};
+
+	late_key_of(&key, bpf_get_socket_cookie(ctx), addr, port);
+	bpf_map_delete_elem(&lates, &key);
+}
+
 /* keep_connected is false when the kernel has no memory for it. */
 static __always_inline bool keep_connected(struct bpf_sock_addr *ctx,
 					   const struct frontend_key *k,
@@ -22,18 +32,26 @@ static __always_inline bool keep_connected(struct bpf_sock_addr *ctx,
 
 	if (!all)
 		return false;
+	retire(bpf_get_socket_cookie(ctx), &all->connected);
 	write_flow(&all->connected, k, c->addr, c->port);
 	all->connected.used = 0;
 	return true;
 }
 
-/* forget_connected is for a socket that connects to what is not redirected. */
-static __always_inline void forget_connected(struct bpf_sock_addr *ctx)
+/*
+ * forget_connected is for a socket that connects to k, which is not redirected: from
+ * there it hears k itself, but for what others have on their way to it.
+ */
+static __always_inline void forget_connected(struct bpf_sock_addr *ctx,
+					     const struct frontend_key *k)
 {
 	struct flows *all = flows_of(ctx, 0);
 
-	if (all)
-		all->connected.asked_port = 0;
+	if (!all)
+		return;
+	retire(bpf_get_socket_cookie(ctx), &all->connected);
+	all->connected.asked_port = 0;
+	forget_late(ctx, k->addr, k->port);
 }
 
 /*
@@ -148,14 +166,19 @@ static __always_inline void use_flow(struct bpf_sock_addr *ctx,
 	c->port = w->target_port;
 }
 
-/* forget_late: from now on replies from addr, port are the sender's own. */
-static __always_inline void forget_late(struct bpf_sock_addr *ctx,
-					const __be32 addr[4], __be16 port)
+/*
+ * forget_disconnected ends what answered for replies from k, of a socket that was
+ * connected there and is no more.
+ */
+static __always_inline void forget_disconnected(struct bpf_sock_addr *ctx,
+						struct flows *all,
+						const struct frontend_key *k)
 {
-	struct late_key key = {};
+	struct flow *w = &all->connected;
 
-	late_key_of(&key, bpf_get_socket_cookie(ctx), addr, port);
-	bpf_map_delete_elem(&lates, &key);
+	if (is_flow_from(w, k->addr, k->port) &&
+	    !is_peer(ctx->sk, k->addr, k->port))
+		w->asked_port = 0;
 }
 
 /*
@@ -173,6 +196,7 @@ static __always_inline void sent_directly(struct bpf_sock_addr *ctx,
 	if (!all)
 		return;
 	if (!is_any_from(all, k->addr, k->port)) {
+		forget_disconnected(ctx, all, k);
 		forget_late(ctx, k->addr, k->port);
 		return;
 	}
@@ -220,7 +244,10 @@ static __always_inline void by_late(struct bpf_sock_addr *ctx,
 	}
 }
 
-/* by_connection finds what a connected socket asked for. */
+/*
+ * by_connection finds what a connected socket asked for. When it is disconnected that
+ * holds on for replies on their way.
+ */
 static __always_inline void by_connection(const struct flows *all,
 					  const __be32 addr[4], __be16 port,
 					  struct answered *a)
@@ -249,9 +276,11 @@ static __always_inline void find_answered(struct bpf_sock_addr *ctx,
 	if (w) {
 		a->asked = w->asked;
 		a->port = w->asked_port;
-	} else {
-		by_late(ctx, addr, port, a);
+		return;
 	}
+	by_connection(all, addr, port, a);
+	if (!a->asked)
+		by_late(ctx, addr, port, a);
 }
 
 /* connected_to is by_connection for a socket whose flows may be none. */

@@ -49,21 +49,26 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, __u8 proto)
 
 /* pass is for a connect() that is none of ours: what the socket asked before ends. */
 static __always_inline int pass(struct bpf_sock_addr *ctx,
-				struct cpu_state *cpu, __u8 proto, int exit)
+				struct cpu_state *cpu,
+				const struct frontend_key *k, int exit)
 {
 	count(cpu, exit);
-	if (proto == IPPROTO_UDP)
-		forget_connected(ctx);
+	if (k->proto == IPPROTO_UDP)
+		forget_connected(ctx, k);
 	return 1;
 }
 
+/*
+ * keep_udp leaves a refused socket as it is: it stays connected to what it was, since
+ * the kernel has not begun.
+ */
 static __always_inline void keep_udp(struct bpf_sock_addr *ctx,
 				     const struct frontend_key *k,
 				     struct choice *c)
 {
-	if (!c->addr) {
-		forget_connected(ctx);
-	} else if (!keep_connected(ctx, k, c)) {
+	if (c->exit <= EXIT_PASS_PASSTHROUGH) {
+		forget_connected(ctx, k);
+	} else if (c->addr && !keep_connected(ctx, k, c)) {
 		c->addr = NULL;
 		c->exit = EXIT_REFUSE_NO_FLOW;
 	}

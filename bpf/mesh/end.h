@@ -83,7 +83,7 @@ int mesh_end_udp(struct bpf_iter__udp *ctx)
 	if (is_pending(sk, &all->connected))
 		w.used = all->connected.used;
 	else if (is_connected(sk, &w) && !bpf_sock_destroy(sk))
-		all->connected.asked_port = 0;
+		all->connected.used = PENDING_LOOKS; /* not pending */
 	else
 		return 0;
 	bpf_seq_write(ctx->meta->seq, &w, sizeof(w));

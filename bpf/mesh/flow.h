@@ -211,6 +211,7 @@ static __always_inline bool still_leads(const struct frontend *f,
 	return w->generation == f->generation || is_member(f, w);
 }
 
+/* write_flow leaves it to the caller to say in which set the target was found. */
 static __always_inline void write_flow(struct flow *w,
 				       const struct frontend_key *k,
 				       const __be32 target[4], __be16 port)
@@ -219,6 +220,7 @@ static __always_inline void write_flow(struct flow *w,
 	copy_addr(w->target, target);
 	w->asked_port = k->port;
 	w->target_port = port;
+	w->generation = 0; /* no set has it */
 }
 
 /* late_key_of is the key in lates of what replies from addr, port answer. */

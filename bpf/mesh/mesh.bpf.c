@@ -50,9 +50,9 @@ int mesh_connect4(struct bpf_sock_addr *ctx)
 	if (!cpu)
 		return 1;
 	exit = untouched(ctx, key.proto);
-	if (exit >= 0)
-		return pass(ctx, cpu, key.proto, exit);
 	key4(&key, ctx);
+	if (exit >= 0)
+		return pass(ctx, cpu, &key, exit);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
 		return finish(to.exit);
@@ -72,9 +72,9 @@ int mesh_connect6(struct bpf_sock_addr *ctx)
 	if (!cpu)
 		return 1;
 	exit = untouched(ctx, key.proto);
-	if (exit >= 0)
-		return pass(ctx, cpu, key.proto, exit);
 	key6(&key, ctx);
+	if (exit >= 0)
+		return pass(ctx, cpu, &key, exit);
 	decide(ctx, cpu, &key, &to);
 	if (!to.addr)
 		return finish(to.exit);

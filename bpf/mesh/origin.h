@@ -61,15 +61,34 @@ static __always_inline struct mptcp_sock *mptcp_of(struct bpf_sock_addr *ctx)
 	return cfg_places ? bpf_skc_to_mptcp_sock(ctx->sk) : NULL;
 }
 
+#define BPF_TCP_SYN_SENT 2 /* enum of include/uapi/linux/bpf.h */
+#define BPF_TCP_CLOSE 7
+
 /*
- * leave_join is true for a further subflow of an MPTCP connection, of whose socket
- * o is: it goes where the first one went, whatever that address is to others.
+ * joins is true for a further subflow of an MPTCP connection: the application's socket
+ * is past the connect() of the first one. Where the kernel does not tell, one that goes
+ * to where the first one went is taken for it.
  */
-static __always_inline bool leave_join(const struct origin *o,
+static __always_inline bool joins(struct mptcp_sock *mptcp,
+				  const struct frontend_key *k)
+{
+	const struct origin *o;
+	__u8 state;
+
+	if (cfg_mptcp_state) {
+		state = *((const __u8 *)mptcp + cfg_mptcp_state);
+		return state != BPF_TCP_CLOSE && state != BPF_TCP_SYN_SENT;
+	}
+	o = bpf_sk_storage_get(&spilled, mptcp, NULL, 0);
+	return o && o->target_port == k->port && same_addr(o->target, k->addr);
+}
+
+/* leave_join is true for what joins: it goes where it goes, whatever that is to others. */
+static __always_inline bool leave_join(struct mptcp_sock *mptcp,
 				       const struct frontend_key *k,
 				       struct choice *c)
 {
-	if (!o || o->target_port != k->port || !same_addr(o->target, k->addr))
+	if (!joins(mptcp, k))
 		return false;
 	c->addr = NULL;
 	c->exit = EXIT_PASS_NO_VIP;
@@ -84,6 +103,8 @@ static __always_inline void keep_origin(struct bpf_sock_addr *ctx,
 	struct mptcp_sock *mptcp = mptcp_of(ctx);
 	struct origin *o;
 
+	if (mptcp && leave_join(mptcp, k, c))
+		return;
 	if (mptcp)
 		o = bpf_sk_storage_get(&spilled, mptcp, NULL,
 				       BPF_SK_STORAGE_GET_F_CREATE);
@@ -92,8 +113,6 @@ static __always_inline void keep_origin(struct bpf_sock_addr *ctx,
 	else
 		o = bpf_sk_storage_get(&spilled, ctx->sk, NULL,
 				       BPF_SK_STORAGE_GET_F_CREATE);
-	if (mptcp && leave_join(o, k, c))
-		return;
 	if (o)
 		write_origin(o, k, c);
 	else
@@ -109,9 +128,9 @@ static __always_inline void give_back(__u64 cookie)
 }
 
 /*
- * forget_origin is for a socket that connects anew and is not redirected. A
- * subflow that joins an MPTCP connection is none: it must not take away what
- * the first one kept, so those are left to the comparison in asked_for().
+ * forget_origin is for a socket that connects anew and is not redirected. Where the
+ * kernel does not tell what joins, an MPTCP socket's is left to the comparison in
+ * asked_for(): it must not be taken away by a further subflow.
  */
 static __always_inline void forget_origin(struct bpf_sock_addr *ctx,
 					  const struct frontend_key *k,
@@ -120,7 +139,8 @@ static __always_inline void forget_origin(struct bpf_sock_addr *ctx,
 	struct mptcp_sock *mptcp = mptcp_of(ctx);
 
 	if (mptcp) {
-		leave_join(bpf_sk_storage_get(&spilled, mptcp, NULL, 0), k, c);
+		if (!leave_join(mptcp, k, c) && cfg_mptcp_state)
+			bpf_sk_storage_delete(&spilled, mptcp);
 		return;
 	}
 	give_back(bpf_get_socket_cookie(ctx));

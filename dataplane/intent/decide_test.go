@@ -178,17 +178,6 @@ func TestPassthroughAtAWorkloadsAddress(t *testing.T) {
 	}
 }
 
-// A pod that is chosen by its own connection is rewritten as any other.
-func TestHairpinIsChosen(t *testing.T) {
-	s := table()
-	s.Services[0].Endpoints = s.Services[0].Endpoints[:1]
-	from := intent.Caller{Managed: true, Place: here} // as "one" itself
-	got := intent.Decide(s, from, netip.MustParseAddrPort("10.0.0.1:80"), intent.TCP)
-	if got.Exit != intent.Redirect || !sameList(dialled(got.Targets), []string{"10.1.0.1:8080"}) {
-		t.Errorf("got %s %v", got.Exit, dialled(got.Targets))
-	}
-}
-
 func TestRefused(t *testing.T) {
 	for exit, want := range map[intent.Exit]bool{
 		intent.PassUnmanaged: false, intent.PassProtocol: false, intent.PassNoVIP: false, intent.PassPassthrough: false,

@@ -54,6 +54,12 @@ func (e *Engine) prepare(ctx context.Context, s intent.Snapshot) (*plan, error) 
 	if err := supported(s); err != nil {
 		return nil, err
 	}
+	if e.state.failed {
+		// What the last Apply wrote counts as there, what it left is free.
+		if err := e.reread(); err != nil {
+			return nil, PartialError{err}
+		}
+	}
 	e.state.lacks = missing{e.noHandoff, e.noHeaders}
 	p := e.state.plan(c, e.host.Place)
 	if err := e.fits(p); err != nil {
@@ -74,7 +80,7 @@ func (e *Engine) fits(p *plan) error {
 	if need := uint64(len(e.state.fronts)) + uint64(p.added); need > uint64(e.limits.Frontends) {
 		return CapacityError{Map: e.frontends.name, Need: uint32(need), Have: e.limits.Frontends}
 	}
-	if need := len(e.state.names) - len(e.state.lingering) + len(p.putNames); need > int(e.limits.Names) {
+	if need := e.state.namesWith(p) - len(e.state.spare(p)); need > int(e.limits.Names) {
 		return CapacityError{Map: e.names.name, Need: uint32(need), Have: e.limits.Names}
 	}
 	return nil
@@ -102,11 +108,11 @@ func (e *Engine) carryOut(p *plan) error {
 		err = e.settle(p)
 	}
 	if err != nil {
-		e.state.torn = true // nobody knows how far it came
+		e.state.torn, e.state.failed = true, true // nobody knows how far it came
 		return err
 	}
 	e.state.adopt(p)
-	e.state.torn, e.state.found = false, nil
+	e.state.torn, e.state.failed, e.state.found = false, false, nil
 	return nil
 }
 
@@ -128,7 +134,7 @@ func (e *Engine) show(p *plan) error {
 			return err
 		}
 	}
-	if err := e.putNames(p.putNames); err != nil {
+	if err := e.putNames(p); err != nil {
 		return err
 	}
 	if p.replaces {
@@ -188,12 +194,12 @@ func (e *Engine) flip(keys []meshFrontendKey, values []meshFrontend) error {
 	return nil
 }
 
-// reread makes the mirror what the kernel has: after a failed write, and for
-// the entries of a process that ran earlier. What is free then must not be read
-// any more either, so it waits as Apply does.
+// reread makes the mirror what the kernel has: after a failed write, before the Apply
+// that follows, and for the entries of a process that ran earlier. What is free then
+// must not be read any more either, so it waits as Apply does.
 func (e *Engine) reread() error {
 	fresh := newMirror(e.limits.Slots)
-	fresh.lastGeneration = e.state.lastGeneration
+	fresh.lastGeneration, fresh.failed = e.state.lastGeneration, e.state.failed
 	var wrong []error
 	err := e.frontends.each(func(k meshFrontendKey, v meshFrontend) {
 		if err := fresh.meet(k, v); err != nil {
@@ -206,7 +212,7 @@ func (e *Engine) reread() error {
 	if err := e.names.each(func(id uint32, n meshName) { fresh.names[id] = n }); err != nil {
 		return err
 	}
-	if !e.state.applied && len(fresh.sizes) > 0 {
+	if len(fresh.sizes) > 0 {
 		fresh.found = make([]meshSlot, e.limits.Slots)
 	}
 	// UDP flows tell sets apart by their generations, also sets that have gone.
@@ -218,6 +224,9 @@ func (e *Engine) reread() error {
 	}); err != nil {
 		return err
 	}
+	if err := e.grace.wait(); err != nil {
+		return err
+	}
 	e.state.mirror = fresh
-	return e.grace.wait()
+	return nil
 }

@@ -160,6 +160,8 @@ func perform(q call) (a answer) {
 		a.Errno = disconnect(q.FD)
 	case "poll":
 		_, err = unix.Poll([]unix.PollFd{{Fd: int32(q.FD), Events: unix.POLLOUT}}, 5000)
+	case "await":
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(q.FD), Events: unix.POLLIN}}, 5000)
 	case "peer":
 		a.Peer, err = peerOf(q.FD)
 	case "close":

@@ -182,7 +182,7 @@ func (e *Engine) configure(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	spec.Maps[meshMapNames].MaxEntries = e.limits.Names
 	spec.Maps[meshMapWaypoints].MaxEntries = e.limits.Waypoints
-	if err := seeFastOpen(spec); err != nil {
+	if err := seeFields(spec); err != nil {
 		return err
 	}
 	retval, err := haveHelper(asm.FnSetRetval)
@@ -228,6 +228,10 @@ func (e *Engine) adopt() error {
 		return nil
 	}
 	if err := e.reread(); err != nil {
+		var strange strangeError
+		if errors.As(err, &strange) {
+			return PinError{e.pins.dir, err.Error() + ": remove the directory to start anew"}
+		}
 		return err
 	}
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {

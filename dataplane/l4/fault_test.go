@@ -2,6 +2,7 @@ package l4
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -91,4 +92,59 @@ func TestFailedApplyFreesOnlyItsOwnSlots(t *testing.T) {
 		t.Errorf("sets are left: %v, %v", e.state.sizes, e.state.loose)
 	}
 	audited(t, e)
+}
+
+// An Apply that failed in the middle can be done, also where its slots have no room
+// beside those that it has written already and those that it replaces.
+func TestFailedApplyIsDoneInTheEnd(t *testing.T) {
+	three := func(first int) *intent.Service {
+		var ws []*intent.Workload
+		for i := first; i < first+3; i++ {
+			ws = append(ws, workload("w"+itoa(i), "10.1.0."+itoa(i)))
+		}
+		return service("web", []string{"10.9.0.1", "10.9.0.2"}, []uint16{80}, ws...)
+	}
+	next := intent.Snapshot{Services: []*intent.Service{three(4)}}
+	refuse := func(t *testing.T, e *Engine, at **ebpf.Map) {
+		mend := failing(t, at)
+		defer mend()
+		var partial PartialError
+		for range 3 {
+			if err := e.Apply(context.Background(), next); !errors.As(err, &partial) {
+				t.Fatalf("got %v, want that the kernel refused it", err)
+			}
+		}
+	}
+	for name, fail := range map[string]func(*testing.T, *Engine){
+		"before the first frontend": func(t *testing.T, e *Engine) { refuse(t, e, &e.frontends.m) },
+		"after the last one":        func(t *testing.T, e *Engine) { refuse(t, e, &e.grace.outer) },
+		"between two": func(t *testing.T, e *Engine) {
+			p, err := e.prepare(context.Background(), next)
+			must(t, err)
+			for _, set := range p.sets {
+				must(t, e.slots.put(slotsOf(set)))
+			}
+			must(t, e.frontends.put(p.putKeys[:1], p.put[:1]))
+			e.state.torn, e.state.failed = true, true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			p := n.pod(t, "default/client")
+			e := n.open(t, Options{HidePeer: true, Limits: Limits{Slots: 8}})
+			must(t, e.Enrol(p.Pod))
+			apply(t, e, three(1))
+			fail(t, e)
+			must(t, e.Apply(context.Background(), next))
+			audited(t, e)
+			for _, to := range []string{"10.9.0.1:80", "10.9.0.2:80"} {
+				if a := p.dial(t, v4, addrPort(to)); a.Errno != 0 || a.Peer.Addr().Less(addr("10.1.0.4")) {
+					t.Errorf("%s: errno %v, peer %v", to, a.Errno, a.Peer)
+				}
+			}
+			if used := usageOf(t, e, meshMapSlots).Used; used != 3 {
+				t.Errorf("%d slots in use, want 3", used)
+			}
+		})
+	}
 }

@@ -99,6 +99,88 @@ func TestDirectDatagramsShowTheSender(t *testing.T) {
 	}
 }
 
+// A reply that waits while the socket is connected anew, is disconnected, or is refused
+// another connection, shows the address asked all the same; and no longer than it may.
+func TestReplyThatWaitsForASocketThatConnectsAgain(t *testing.T) {
+	type by struct{ vip, other, refused, endpoint string }
+	type state int
+	const (
+		elsewhere    state = iota
+		disconnected       // from now on it is heard whom it sends to
+		connected          // as before
+	)
+	all := map[int]by{
+		v4: {"10.9.0.1:80", "10.1.0.9:7001", "10.9.0.2:80", "10.1.0.1:7001"},
+		v6: {"[fd00:9::1]:80", "[fd00:1::9]:7001", "[fd00:9::2]:80", "[fd00:1::1]:7001"},
+	}
+	for name, c := range map[string]struct {
+		do    func(t *testing.T, e *Engine, p *pod, q call, b by)
+		after state
+	}{
+		"connected elsewhere": {func(t *testing.T, _ *Engine, p *pod, q call, b by) {
+			q.Op, q.To = "connect", addrPort(b.other)
+			p.mustDo(t, q)
+		}, elsewhere},
+		"connected elsewhere by a pod that has left": {func(t *testing.T, e *Engine, p *pod, q call, b by) {
+			must(t, e.Leave(p.Pod))
+			q.Op, q.To = "connect", addrPort(b.other)
+			p.mustDo(t, q)
+		}, elsewhere},
+		"disconnected": {func(t *testing.T, _ *Engine, p *pod, q call, _ by) {
+			q.Op = "disconnect"
+			p.mustDo(t, q)
+		}, disconnected},
+		"refused": {func(t *testing.T, _ *Engine, p *pod, q call, b by) {
+			q.Op, q.To = "connect", addrPort(b.refused)
+			if a := p.do(t, q); a.Errno != unix.ECONNREFUSED {
+				t.Errorf("errno %v, want refused", a.Errno)
+			}
+		}, connected},
+	} {
+		for domain, b := range all {
+			t.Run(name+"/"+b.vip, func(t *testing.T) {
+				none := udpService("none", []string{"10.9.0.2", "fd00:9::2"})
+				e, p := mesh(t, trio(1), none)
+				q := call{FD: p.udp(t, domain), Domain: domain}
+				p.mustDo(t, call{Op: "connect", FD: q.FD, Domain: domain, To: addrPort(b.vip)})
+				p.mustDo(t, call{Op: "say", FD: q.FD})
+				p.mustDo(t, call{Op: "await", FD: q.FD})
+				c.do(t, e, p, q, b)
+				if h := p.hear(t, q.FD); h.From != addrPort(b.vip) {
+					t.Errorf("heard %+v, want it from %s", h, b.vip)
+				}
+				switch c.after {
+				case connected:
+					stillConnected(t, e, p, q.FD, b.vip, none)
+				case disconnected:
+					if h := p.ask(t, q.FD, domain, b.endpoint); h.From != addrPort(b.endpoint) {
+						t.Errorf("asked the endpoint itself, heard %+v", h)
+					}
+				}
+			})
+		}
+	}
+}
+
+// stillConnected: what a connect was refused for is as if it had not been tried.
+func stillConnected(t *testing.T, e *Engine, p *pod, fd int, vip string, none *intent.Service) {
+	t.Helper()
+	p.wantPeer(t, fd, vip)
+	p.mustDo(t, call{Op: "say", FD: fd})
+	if h := p.hear(t, fd); h.From != addrPort(vip) {
+		t.Errorf("after a refused connect: heard %+v, want it from %s", h, vip)
+	}
+	if e.ender == nil {
+		return
+	}
+	apply(t, e, trio(2), none)
+	ended, err := e.EndStale(p.Netns)
+	must(t, err)
+	if len(ended) != 1 {
+		t.Errorf("%d sockets were ended, want the one whose endpoint has left", len(ended))
+	}
+}
+
 // A pod that leaves the mesh still hears the service answer what it asked before.
 func TestRepliesOnTheirWayOfAPodThatLeaves(t *testing.T) {
 	e, p := mesh(t, trio(1))

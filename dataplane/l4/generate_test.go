@@ -141,6 +141,9 @@ func (w *worker) workload(i int) *intent.Workload {
 		wl.Addresses = append(wl.Addresses, addr("fd00:1::"+itoa(1+w.r.IntN(8))))
 	}
 	wl.Weight = []uint32{0, 1, 1, 3, 100, 1<<32 - 1}[w.r.IntN(6)]
+	if w.r.IntN(6) == 0 {
+		wl.Hostname = "all-addresses.test"
+	}
 	wl.Unhealthy = w.r.IntN(6) == 0
 	wl.Unprotected = w.r.IntN(12) == 0
 	if w.r.IntN(8) == 0 {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -56,43 +55,6 @@ func (e *Engine) tryHeaders(spec *ebpf.CollectionSpec) error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("try %s: %w", f.Name, err)
-		}
-	}
-	return nil
-}
-
-// seeFastOpen tells the programs where this kernel's sockets have what shows Fast
-// Open. Where its types are not known, a connection with data in its SYN is not
-// refused at connect, but by the waypoint, and counted as HandoffEarly.
-func seeFastOpen(spec *ebpf.CollectionSpec) error {
-	types, err := kernel.Types().Kernel()
-	if err != nil {
-		return nil
-	}
-	var sock *btf.Struct
-	if err := types.TypeByName("tcp_sock", &sock); err != nil {
-		return nil
-	}
-	message, connect := member(sock, "fastopen_req"), member(sock, "fastopen_connect")
-	if message == nil || connect == nil {
-		return nil
-	}
-	for name, value := range map[string]any{
-		meshVarCfgFastMessage:    message.Offset.Bytes(),
-		meshVarCfgFastConnect:    uint32(connect.Offset / 8),
-		meshVarCfgFastConnectBit: uint8(1) << (connect.Offset % 8),
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func member(s *btf.Struct, name string) *btf.Member {
-	for i := range s.Members {
-		if s.Members[i].Name == name {
-			return &s.Members[i]
 		}
 	}
 	return nil

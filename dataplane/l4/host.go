@@ -38,7 +38,7 @@ type Options struct {
 // its default. An empty engine with the defaults takes under 8 MB; each entry
 // of the first two takes the named bytes more, as it is written.
 type Limits struct {
-	// Managed is the number of enrolled pods: default 4096, 80 bytes each.
+	// Managed is the number of enrolled pods: default 4096, 72 bytes each.
 	Managed uint32
 	// Frontends is the number of service addresses times their ports, and one
 	// for each address: default 65536, 112 bytes each.
@@ -53,13 +53,14 @@ type Limits struct {
 	// about 120 bytes each.
 	LateFlows uint32
 	// Names is the number of service addresses times their TCP ports of services
-	// with a waypoint: default 16384, 112 bytes each.
+	// with a waypoint: default 16384, 96 bytes each.
 	Names uint32
 	// Unsent is the number of connections to waypoints that want a header, from
 	// when they are established until they have sent something: default 16384, 16
 	// bytes each from the first such waypoint on, and 700 more while there is one.
 	Unsent uint32
-	// Waypoints is the number of waypoint pods of this node: default 256.
+	// Waypoints is the number of waypoint pods of this node: default 256, 72 bytes
+	// each.
 	Waypoints uint32
 }
 

@@ -243,6 +243,7 @@ const (
 	meshVarCfgHalvings       = "cfg_halvings"
 	meshVarCfgHandoff        = "cfg_handoff"
 	meshVarCfgKeepPeer       = "cfg_keep_peer"
+	meshVarCfgMptcpState     = "cfg_mptcp_state"
 	meshVarCfgPlaces         = "cfg_places"
 	meshVarCfgPrepared       = "cfg_prepared"
 	meshVarCfgSetRetval      = "cfg_set_retval"
@@ -342,6 +343,7 @@ type meshVariableSpecs struct {
 	CfgHalvings       *ebpf.VariableSpec `ebpf:"cfg_halvings"`
 	CfgHandoff        *ebpf.VariableSpec `ebpf:"cfg_handoff"`
 	CfgKeepPeer       *ebpf.VariableSpec `ebpf:"cfg_keep_peer"`
+	CfgMptcpState     *ebpf.VariableSpec `ebpf:"cfg_mptcp_state"`
 	CfgPlaces         *ebpf.VariableSpec `ebpf:"cfg_places"`
 	CfgPrepared       *ebpf.VariableSpec `ebpf:"cfg_prepared"`
 	CfgSetRetval      *ebpf.VariableSpec `ebpf:"cfg_set_retval"`
@@ -418,6 +420,7 @@ type meshVariables struct {
 	CfgHalvings       *ebpf.Variable `ebpf:"cfg_halvings"`
 	CfgHandoff        *ebpf.Variable `ebpf:"cfg_handoff"`
 	CfgKeepPeer       *ebpf.Variable `ebpf:"cfg_keep_peer"`
+	CfgMptcpState     *ebpf.Variable `ebpf:"cfg_mptcp_state"`
 	CfgPlaces         *ebpf.Variable `ebpf:"cfg_places"`
 	CfgPrepared       *ebpf.Variable `ebpf:"cfg_prepared"`
 	CfgSetRetval      *ebpf.Variable `ebpf:"cfg_set_retval"`

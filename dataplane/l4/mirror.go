@@ -11,7 +11,9 @@ import (
 type mirror struct {
 	// torn is set when the frontends may be other than those of the last applied
 	// Snapshot: an earlier process's, or those of an Apply that failed.
-	torn   bool
+	torn bool
+	// failed is set after an Apply that failed in the middle.
+	failed bool
 	fronts map[meshFrontendKey]meshFrontend
 	// sizes has the number of slots of each set, refs how many frontends name it,
 	// loose those that none names.
@@ -19,8 +21,8 @@ type mirror struct {
 	refs  map[setID]int
 	loose map[setID]struct{}
 	slots uint32 // sum of sizes
-	// found are the slots that an earlier process has left, until the first Apply is
-	// done; nil when there is none.
+	// found are the slots that an earlier process has left, or an Apply that failed,
+	// until one is done; nil when there is none.
 	found  []meshSlot
 	ranges *ranges
 	// names has what was written; lingering those that no frontend has any more, and
@@ -90,8 +92,8 @@ func (m *mirror) dropSet(id setID) {
 	m.ranges.give(span{id.set, n})
 }
 
-// isThere reports whether what an earlier process has written at a set's place is what
-// another set is to be: a new process need not write it beside that.
+// isThere reports whether what was found at a set's place is what another set is to
+// be: it need not be written beside that.
 func (m *mirror) isThere(id setID, set *slotSet) bool {
 	n := len(set.targets)
 	if m.found == nil || m.sizes[id] != uint32(n) {
@@ -101,12 +103,18 @@ func (m *mirror) isThere(id setID, set *slotSet) bool {
 	return slices.Equal(want, m.found[id.set:int(id.set)+n])
 }
 
+// strangeError is about an entry of the kernel that no engine has written.
+type strangeError string
+
+// Error implements error.
+func (s strangeError) Error() string { return string(s) }
+
 // meet records a frontend, and its set, as they were read from the kernel.
 func (m *mirror) meet(k meshFrontendKey, v meshFrontend) error {
 	id := setOf(v)
 	if v.Slots > 0 && m.sizes[id] == 0 {
 		if !m.ranges.mark(span{v.Set, v.Slots}) {
-			return fmt.Errorf("frontend %s: slots %s are out of range or of another set", keyString(k), id)
+			return strangeError(fmt.Sprintf("frontend %s: slots %s are out of range or of another set", keyString(k), id))
 		}
 		m.putSet(id, v.Slots)
 	}

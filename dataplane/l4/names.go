@@ -131,9 +131,33 @@ func (m *mirror) isNamed(id uint32) bool {
 	return m.fronts[k].Id == id
 }
 
-func (e *Engine) putNames(names map[uint32]meshName) error {
-	if len(e.state.names)+len(names) > int(e.limits.Names) {
-		if err := e.removeNames(slices.Collect(maps.Keys(e.state.lingering))); err != nil {
+// namesWith is how many names there are once those of a plan are written.
+func (m *mirror) namesWith(p *plan) int {
+	n := len(m.names)
+	for id := range p.putNames {
+		if _, there := m.names[id]; !there {
+			n++
+		}
+	}
+	return n
+}
+
+// spare are the names that may go where a plan needs room: no frontend has them, also
+// after it.
+func (m *mirror) spare(p *plan) []uint32 {
+	var ids []uint32
+	for id := range m.lingering {
+		if !p.named[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (e *Engine) putNames(p *plan) error {
+	names := p.putNames
+	if e.state.namesWith(p) > int(e.limits.Names) {
+		if err := e.removeNames(e.state.spare(p)); err != nil {
 			return err
 		}
 	}

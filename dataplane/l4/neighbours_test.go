@@ -2,6 +2,7 @@ package l4
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,6 +140,24 @@ func TestNeighboursAreLookedForAgain(t *testing.T) {
 	observes(t, n.cgroup)
 	if all := named(e.Neighbours(), "observes"); len(all) != 2 || all[0].Before {
 		t.Errorf("neighbours %v", e.Neighbours())
+	}
+}
+
+// What a process has left that was killed in the middle of its test is found and removed,
+// also where this one would have taken the same name.
+func TestSelfTestAfterOneThatWasKilled(t *testing.T) {
+	n := newNode(t)
+	observes(t, n.cgroup)
+	for _, left := range []string{scratchPrefix + "1-1", fmt.Sprintf("%s%d-%d", scratchPrefix, os.Getpid(), scratches.Load()+1)} {
+		must(t, os.Mkdir(filepath.Join(n.cgroup.Name(), left), 0o755))
+	}
+	e := n.open(t, Options{})
+	if len(named(e.Neighbours(), "observes")) == 0 {
+		t.Error("nobody is there: no self-test was made")
+	}
+	left, err := filepath.Glob(filepath.Join(n.cgroup.Name(), scratchPrefix+"*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -65,6 +65,28 @@ func TestGetpeernameOfMPTCP(t *testing.T) {
 	}
 }
 
+// An MPTCP socket that connects a second time, straight to the endpoint that it had,
+// has no service any more.
+func TestMPTCPSocketThatConnectsAgain(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	e := n.open(t, Options{})
+	apply(t, e, decisions()...)
+	must(t, e.Enrol(p.Pod))
+	a := p.do(t, call{Op: "socket", Domain: v4, Type: unix.SOCK_STREAM, Proto: unix.IPPROTO_MPTCP})
+	if a.Errno != 0 {
+		t.Skipf("NOT RUN: the kernel has no MPTCP: %v", a.Errno)
+	}
+	defer p.do(t, call{Op: "close", FD: a.FD})
+	for range 2 {
+		for _, to := range []string{"10.9.0.1:80", "10.1.0.1:7001"} {
+			p.connect(t, a.FD, to, 0)
+			p.wantPeer(t, a.FD, to)
+			p.mustDo(t, call{Op: "disconnect", FD: a.FD})
+		}
+	}
+}
+
 // Where the place is another socket's, the asked address is kept all the same.
 func TestOriginsSpill(t *testing.T) {
 	n := newNode(t)

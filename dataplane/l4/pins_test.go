@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -215,6 +216,19 @@ func TestPartOfThePins(t *testing.T) {
 		}
 		must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
 	})
+	t.Run("a frontend that makes no sense is refused and named", func(t *testing.T) {
+		e := mustOpen(t, h, Options{HidePeer: true})
+		k := tcpKey(addr("10.9.9.9"), 80)
+		must(t, e.frontends.m.Put(k, seal(k, meshFrontend{Set: 1 << 30, Generation: 1, Slots: 1})))
+		must(t, e.Close())
+		_, err := Open(h, Options{HidePeer: true})
+		var refused PinError
+		if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "10.9.9.9:80/TCP") || !strings.Contains(refused.Reason, "remove the directory") {
+			t.Errorf("got %v", err)
+		}
+		must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
+		must(t, dropPinned(dir, k))
+	})
 	t.Run("links without a map are refused and go on", func(t *testing.T) {
 		must(t, os.Remove(filepath.Join(dir, meshMapSlots)))
 		_, err := Open(h, Options{HidePeer: true})
@@ -236,6 +250,15 @@ func TestPartOfThePins(t *testing.T) {
 		}
 		must(t, e.Remove())
 	})
+}
+
+// dropPinned deletes an entry of the pinned map of frontends.
+func dropPinned(dir string, k meshFrontendKey) error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, meshMapFrontends), nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.Delete(k), m.Close())
 }
 
 func TestOpenNamesWhatIsWrong(t *testing.T) {

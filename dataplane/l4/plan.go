@@ -37,7 +37,7 @@ type plan struct {
 
 	sets   []*slotSet
 	placed map[*slotSet]bool // those in sets
-	// kept are the sets of an earlier process that stay, by whose they are now.
+	// kept are the sets that were found in the kernel and stay, by whose they are now.
 	kept   map[setID]*slotSet
 	slots  uint64  // of sets
 	ranges *ranges // after sets were placed
@@ -162,7 +162,7 @@ func (p *plan) release(s *state, c *compiled) {
 
 func (p *plan) want(s *state, k meshFrontendKey, h holder) {
 	if h.front != nil {
-		p.place(s, k, h.front.set)
+		p.place(s, h)
 	}
 	var id uint32
 	if h.front != nil && h.front.handedOff() && s.lacks.handoff == nil {
@@ -196,15 +196,14 @@ func (p *plan) unwant(s *state, k meshFrontendKey) {
 	p.endsUDP = p.endsUDP || isUDP(k)
 }
 
-// place finds a range and a generation for a set of frontend k that is not in the
+// place finds a range and a generation for the set of a front that is not in the
 // kernel.
-func (p *plan) place(s *state, k meshFrontendKey, set *slotSet) {
+func (p *plan) place(s *state, h holder) {
+	set := h.front.set
 	if set == nil || s.sizes[set.id] > 0 || p.placed[set] {
 		return
 	}
-	if id := setOf(s.fronts[k]); p.kept[id] == nil && s.isThere(id, set) {
-		set.id = id
-		p.kept[id] = set
+	if p.keep(s, h.compiled, set) {
 		return
 	}
 	n := uint32(len(set.targets))
@@ -219,6 +218,25 @@ func (p *plan) place(s *state, k meshFrontendKey, set *slotSet) {
 	p.placed[set] = true
 	p.sets = append(p.sets, set)
 	p.slots += uint64(n)
+}
+
+// keep gives a set the place of what was found in the kernel, where that is the same
+// and one of the set's own frontends has it.
+func (p *plan) keep(s *state, c *compiled, set *slotSet) bool {
+	if s.found == nil {
+		return false
+	}
+	for _, f := range c.fronts {
+		if f.set != set {
+			continue
+		}
+		if id := setOf(s.fronts[f.key]); p.kept[id] == nil && s.isThere(id, set) {
+			set.id = id
+			p.kept[id] = set
+			return true
+		}
+	}
+	return false
 }
 
 // slotsOf returns the indices and values of a set.

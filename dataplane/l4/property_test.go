@@ -70,7 +70,7 @@ func TestKernelAgreesWithDecide(t *testing.T) {
 	for _, exit := range []intent.Exit{
 		intent.PassUnmanaged, intent.PassNoVIP, intent.PassPassthrough,
 		intent.Redirect, intent.RefuseNoEndpoint, intent.RefuseNoPort,
-		intent.RedirectWaypoint, intent.RefuseNoWaypoint,
+		intent.RedirectWaypoint, intent.RefuseNoWaypoint, intent.RefusePolicy,
 	} {
 		if _, ok := all.Load(exit); !ok {
 			t.Errorf("no connect ended with %s: it was not tested", exit)

@@ -36,7 +36,7 @@ func (e *Engine) repair() error {
 	if err := restore(&e.names, e.wantedNames(), whole); err != nil {
 		return err
 	}
-	if err := restore(&e.frontends, e.state.fronts, whole); err != nil {
+	if err := e.restoreFronts(); err != nil {
 		return err
 	}
 	if err := restore(&e.waypoints, e.wantedPorts(), whole); err != nil {
@@ -46,6 +46,20 @@ func (e *Engine) repair() error {
 		return err
 	}
 	return errors.Join(e.replace(), e.reattach())
+}
+
+// restoreFronts tells the programs that frontends are replaced, as Apply does.
+func (e *Engine) restoreFronts() error {
+	if err := e.flipping(true); err != nil {
+		return err
+	}
+	if err := restore(&e.frontends, e.state.fronts, whole); err != nil {
+		return err
+	}
+	if err := e.grace.wait(); err != nil {
+		return err
+	}
+	return e.flipping(false)
 }
 
 // restore writes the entries of a table that are not as wanted, and where all are

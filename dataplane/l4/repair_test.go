@@ -65,8 +65,12 @@ func TestRepair(t *testing.T) {
 			if found := mustName(t, e, name); name != "slots" && name != "managed" && redirected() {
 				t.Errorf("pinned %v, %s: redirected, in spite of %v", pinned, name, found)
 			}
+			flips := e.flips.writes
 			found, err := e.Repair()
 			must(t, err)
+			if told := e.flips.writes - flips; told != 2 {
+				t.Errorf("pinned %v, %s: the programs were told %d times that frontends are replaced, want before and after", pinned, name, told)
+			}
 			if len(found) == 0 {
 				t.Errorf("pinned %v, %s: nothing to repair", pinned, name)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -250,8 +251,13 @@ type scratch struct {
 
 var scratches atomic.Int64
 
+const scratchPrefix = "duomesh-test-"
+
 func scratchBelow(parent *os.File) (*scratch, error) {
-	s := &scratch{parent: parent, name: fmt.Sprintf("duomesh-test-%d-%d", os.Getpid(), scratches.Add(1))}
+	if err := sweepScratches(parent); err != nil {
+		return nil, err
+	}
+	s := &scratch{parent: parent, name: fmt.Sprintf("%s%d-%d", scratchPrefix, os.Getpid(), scratches.Add(1))}
 	if err := unix.Mkdirat(int(parent.Fd()), s.name, 0o755); err != nil {
 		return nil, fmt.Errorf("make a cgroup below %s: %w", parent.Name(), err)
 	}
@@ -261,6 +267,30 @@ func scratchBelow(parent *os.File) (*scratch, error) {
 	}
 	s.dir = os.NewFile(uintptr(fd), parent.Name()+"/"+s.name)
 	return s, nil
+}
+
+// sweepScratches removes what a process has left that was killed in a test: the next
+// one may have its number. A cgroup has one engine, so none is in use.
+func sweepScratches(parent *os.File) error {
+	fd, err := unix.Openat(int(parent.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open cgroup %s: %w", parent.Name(), err)
+	}
+	dir := os.NewFile(uintptr(fd), parent.Name())
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("list cgroup %s: %w", parent.Name(), err)
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, scratchPrefix) {
+			continue
+		}
+		if err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove the cgroup of an earlier test below %s: %s: %w", parent.Name(), name, err)
+		}
+	}
+	return nil
 }
 
 func (s *scratch) remove() error {

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -141,10 +142,15 @@ var tableRows = []struct {
 
 // Each line of the table: the kernel's counters and the peer are what intent.Decide
 // says, and so is that they are one decision.
-func TestDecisionTable(t *testing.T) {
+func TestDecisionTable(t *testing.T) { testTable(t, Options{HidePeer: true}) }
+
+// The same where what was asked is kept: applications see that as their peer.
+func TestDecisionTableWithAskedPeers(t *testing.T) { testTable(t, Options{}) }
+
+func testTable(t *testing.T, o Options) {
 	n := newNode(t)
 	managed, other := n.pod(t, "default/managed"), n.pod(t, "default/other")
-	e := n.open(t, Options{HidePeer: true})
+	e := n.open(t, o)
 	snapshot := intent.Snapshot{Services: tableServices()}
 	apply(t, e, snapshot.Services...)
 	must(t, e.Enrol(managed.Pod))
@@ -158,7 +164,7 @@ func TestDecisionTable(t *testing.T) {
 			if want.Exit != row.exit {
 				t.Errorf("the model says %s, the table %s", want.Exit, row.exit)
 			}
-			testRow(t, e, managed, q, want, row.earlier, row.fails)
+			testRow(t, e, managed, q, want, peersOf(q.To, want, o), row.earlier, row.fails)
 		})
 		t.Run(row.name+"/unmanaged", func(t *testing.T) {
 			want := intent.Decide(snapshot, intent.Caller{Place: here}, q.To, row.proto)
@@ -166,12 +172,14 @@ func TestDecisionTable(t *testing.T) {
 			if earlier != "" {
 				earlier = intent.PassUnmanaged
 			}
-			testRow(t, e, other, q, want, earlier, row.fails)
+			testRow(t, e, other, q, want, peersOf(q.To, want, o), earlier, row.fails)
 		})
 	}
 }
 
-func testRow(t *testing.T, e *Engine, p *pod, q call, want intent.Decision, earlier intent.Exit, fails bool) {
+func testRow(
+	t *testing.T, e *Engine, p *pod, q call, want intent.Decision, peers []netip.AddrPort, earlier intent.Exit, fails bool,
+) {
 	t.Helper()
 	var a answer
 	exits := exitsOf(t, e, func() { a = p.do(t, q) })
@@ -185,7 +193,6 @@ func testRow(t *testing.T, e *Engine, p *pod, q call, want intent.Decision, earl
 	if !reflect.DeepEqual(exits, count) {
 		t.Errorf("exits %v, want %v", exits, count)
 	}
-	peers := peersOf(q.To, want)
 	switch {
 	case want.Exit.Refused():
 		if a.Errno != unix.ECONNREFUSED {
@@ -198,13 +205,13 @@ func testRow(t *testing.T, e *Engine, p *pod, q call, want intent.Decision, earl
 }
 
 // peersOf are the peers that a connection may have.
-func peersOf(to netip.AddrPort, d intent.Decision) []netip.AddrPort {
+func peersOf(to netip.AddrPort, d intent.Decision, o Options) []netip.AddrPort {
+	if d.Exit != intent.Redirect || !o.HidePeer {
+		return []netip.AddrPort{netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
+	}
 	var peers []netip.AddrPort
 	for _, target := range d.Targets {
 		peers = append(peers, target.Addr)
-	}
-	if d.Exit != intent.Redirect {
-		peers = append(peers, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
 	}
 	return peers
 }
@@ -223,20 +230,29 @@ func TestPeerThatRefuses(t *testing.T) {
 	}
 }
 
-// A further subflow of an MPTCP connection goes where the first one went, also where
-// that address is a service's to others.
+// ownJoin opens a further subflow from another address of the client to where the
+// first one went, peersJoin one to another address of the peer, which announces it.
+var (
+	ownJoin   = []string{"endpoint", "add", "10.2.0.9", "dev", "lo", "subflow"}
+	peersJoin = []string{"endpoint", "add", "10.1.0.4", "dev", "lo", "signal"}
+)
+
+// A further subflow of an MPTCP connection goes where it goes, also where that address
+// is a service's to others, has undeclared ports, or is a pod's that has a waypoint.
 func TestMPTCPJoinIsNotRedirected(t *testing.T) {
-	testJoin(t, Options{}, "10.9.0.1:80", map[intent.Exit]uint64{intent.Redirect: 1, intent.PassNoVIP: 1})
-	testJoin(t, Options{}, "10.9.0.3:80", map[intent.Exit]uint64{intent.Redirect: 1, intent.PassNoVIP: 1})
+	once := map[intent.Exit]uint64{intent.Redirect: 1, intent.PassNoVIP: 1}
+	testJoin(t, Options{}, "10.9.0.1:80", ownJoin, once)
+	testJoin(t, Options{}, "10.9.0.3:80", ownJoin, once)
+	testJoin(t, Options{}, "10.9.0.3:80", peersJoin, once)
 }
 
 // The control, and a known limit: where nothing is kept of the first subflow, the
 // next one is decided like any other connection.
 func TestMPTCPJoinIsRedirectedWhereNothingIsKept(t *testing.T) {
-	testJoin(t, Options{HidePeer: true}, "10.9.0.1:80", map[intent.Exit]uint64{intent.Redirect: 2})
+	testJoin(t, Options{HidePeer: true}, "10.9.0.1:80", ownJoin, map[intent.Exit]uint64{intent.Redirect: 2})
 }
 
-func testJoin(t *testing.T, o Options, to string, want map[intent.Exit]uint64) {
+func testJoin(t *testing.T, o Options, to string, join []string, want map[intent.Exit]uint64) {
 	t.Helper()
 	n := newNode(t)
 	p := n.pod(t, "default/client")
@@ -248,13 +264,14 @@ func testJoin(t *testing.T, o Options, to string, want map[intent.Exit]uint64) {
 	closed := service("closed", []string{"10.1.0.3"}, []uint16{80}, workload("b", "10.1.0.2"))
 	other := service("other", []string{"10.9.0.3"}, []uint16{80}, workload("c", "10.1.0.3"))
 	other.Ports[0].Target = at
-	apply(t, e, web, again, closed, other)
+	l7 := workload("l7", "10.1.0.4")
+	l7.Waypoint = wayAt("10.3.0.1")
+	must(t, e.Apply(context.Background(), intent.Snapshot{
+		Services: []*intent.Service{web, again, closed, other}, Workloads: []*intent.Workload{l7},
+	}))
 	must(t, e.Enrol(p.Pod))
 	echoTCP(t, p.Pod, at)
-	for _, args := range [][]string{
-		{"limits", "set", "subflow", "2", "add_addr_accepted", "2"},
-		{"endpoint", "add", "10.2.0.9", "dev", "lo", "subflow"},
-	} {
+	for _, args := range [][]string{{"limits", "set", "subflow", "2", "add_addr_accepted", "2"}, join} {
 		var out []byte
 		err := kernel.InNetns(p.Netns, func() (err error) {
 			out, err = exec.Command("ip", append([]string{"mptcp"}, args...)...).CombinedOutput()
@@ -273,10 +290,10 @@ func testJoin(t *testing.T, o Options, to string, want map[intent.Exit]uint64) {
 	}
 	// A subflow that is sent to another endpoint never joins.
 	if !o.HidePeer && (a.Errno != 0 || a.Peer != addrPort(to)) {
-		t.Errorf("errno %v, peer %v", a.Errno, a.Peer)
+		t.Errorf("%s, %v: errno %v, peer %v", to, join, a.Errno, a.Peer)
 	}
 	if !reflect.DeepEqual(exits, want) {
-		t.Errorf("exits %v, want %v", exits, want)
+		t.Errorf("%s, %v: exits %v, want %v", to, join, exits, want)
 	}
 }
 

@@ -2,9 +2,11 @@ package l4
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -452,13 +454,13 @@ func TestConnectedSocketsOfARemovedEndpointEnd(t *testing.T) {
 const datagramsEnv = "DUOMESH_DATAGRAMS"
 
 // Endpoints come and go at full speed while sockets ask: no datagram is refused,
-// lost or misrouted, and each reply shows the address asked.
+// lost, or sent to an endpoint of the other service, and each reply shows the address
+// asked.
 func TestDatagramsUnderChurn(t *testing.T) {
 	want := int(fromEnv(t, datagramsEnv, 100_000))
-	e, p := mesh(t, trio(1, 2, 3))
-	asks := []netip.AddrPort{addrPort("10.9.0.1:80"), addrPort("[fd00:9::1]:80"), addrPort("[::ffff:10.9.0.1]:80")}
-	tallies, n := churnUDP(t, e, p, asks, want)
-	for _, bad := range misheard(tallies, "10.1.0.", "fd00:1::") {
+	e, p := mesh(t, udpRivals(0)...)
+	tallies, n := churnUDP(t, e, p, want)
+	for _, bad := range misheard(tallies) {
 		t.Errorf("%+v", bad)
 	}
 	t.Logf("%d datagrams, %d changes", sumOf(tallies), n)
@@ -472,17 +474,41 @@ func TestDatagramsUnderChurn(t *testing.T) {
 	audited(t, e)
 }
 
-// churnUDP changes the service until the askers have sent so many datagrams.
-func churnUDP(t *testing.T, e *Engine, p *pod, asks []netip.AddrPort, want int) ([]tally, int) {
+// udpRivals are two services of which endpoints come and go, those of the one on ..0.x
+// and :1::x, of the other on ..1.x and :2::x.
+func udpRivals(change int) []*intent.Service {
+	sets := [][]int{{1, 2, 3}, {2, 3}, {4, 5, 6, 7}, {1}, {7, 1}, {3, 5}}
+	var all []*intent.Service
+	for s := range 2 {
+		var ws []*intent.Workload
+		for _, i := range sets[(change+s)%len(sets)] {
+			ws = append(ws, workload(fmt.Sprintf("w%d-%d", s, i), fmt.Sprintf("10.1.%d.%d", s, i), fmt.Sprintf("fd00:%d::%d", 1+s, i)))
+		}
+		all = append(all, udpService("s"+itoa(s), []string{fmt.Sprintf("10.9.%d.1", s), fmt.Sprintf("fd00:%d::1", 9+s)}, ws...))
+	}
+	return all
+}
+
+// udpAsked has, for each address of udpRivals, how its endpoints begin.
+var udpAsked = map[netip.AddrPort]string{
+	addrPort("10.9.0.1:80"): "10.1.0.", addrPort("[::ffff:10.9.0.1]:80"): "10.1.0.", addrPort("[fd00:9::1]:80"): "fd00:1::",
+	addrPort("10.9.1.1:80"): "10.1.1.", addrPort("[::ffff:10.9.1.1]:80"): "10.1.1.", addrPort("[fd00:10::1]:80"): "fd00:2::",
+}
+
+func askUDP() call {
+	return call{Op: "askers", N: 8, All: slices.Collect(maps.Keys(udpAsked))}
+}
+
+// churnUDP changes the services until the askers have sent so many datagrams.
+func churnUDP(t *testing.T, e *Engine, p *pod, want int) ([]tally, int) {
 	t.Helper()
 	var all []tally
 	changes := 0
-	sets := [][]int{{1, 2, 3}, {2, 3}, {4, 5, 6, 7}, {1}, {7, 1}, {3, 5}}
 	for sumOf(all) < want {
-		p.mustDo(t, call{Op: "askers", N: 8, All: asks})
+		p.mustDo(t, askUDP())
 		for range 50 {
-			apply(t, e, trio(sets[changes%len(sets)]...))
 			changes++
+			apply(t, e, udpRivals(changes)...)
 		}
 		all = append(all, p.mustDo(t, call{Op: "halt"}).Tally...)
 	}
@@ -497,18 +523,23 @@ func sumOf(all []tally) int {
 	return n
 }
 
-// misheard returns what is no reply of an endpoint from the asked address.
-func misheard(all []tally, v4Prefix, v6Prefix string) []tally {
+// misheard returns what is no reply of an endpoint of the asked service, from the asked
+// address.
+func misheard(all []tally) []tally {
 	return slices.DeleteFunc(slices.Clone(all), func(c tally) bool {
-		at := c.Peer.Addr().String()
-		return c.Errno == 0 && c.Peer.Port() == 7001 &&
-			(len(at) > len(v4Prefix) && at[:len(v4Prefix)] == v4Prefix || len(at) > len(v6Prefix) && at[:len(v6Prefix)] == v6Prefix)
+		return c.Errno == 0 && c.Peer.Port() == 7001 && strings.HasPrefix(c.Peer.Addr().String(), udpAsked[c.Asked])
 	})
 }
 
-// The control: an engine that forgets flows is caught by what the churn checks.
+// The control: an engine that forgets flows, and slots that lead to the other service,
+// are caught by what the churn checks.
 func TestForgottenFlowsAreCaught(t *testing.T) {
-	e, p := mesh(t, trio(1, 2, 3))
+	e, p := mesh(t, udpRivals(0)...)
+	p.mustDo(t, askUDP())
+	apply(t, e, udpRivals(1)...)
+	if bad := misheard(p.mustDo(t, call{Op: "halt"}).Tally); len(bad) > 0 {
+		t.Fatalf("before: %v", bad)
+	}
 	h := e.hookOf(t, meshProgMeshRecvmsg4)
 	must(t, h.link.Close())
 	fd := p.udp(t, v4)
@@ -517,11 +548,38 @@ func TestForgottenFlowsAreCaught(t *testing.T) {
 	if got.From == addrPort("10.9.0.1:80") || got.From != got.At {
 		t.Fatalf("heard %+v without the program that restores addresses", got)
 	}
-	p.mustDo(t, call{Op: "askers", N: 1, All: []netip.AddrPort{addrPort("10.9.0.1:80")}})
-	apply(t, e, trio(1))
-	if len(misheard(p.mustDo(t, call{Op: "halt"}).Tally, "10.1.0.", "fd00:1::")) == 0 {
+	p.mustDo(t, askUDP())
+	apply(t, e, udpRivals(2)...)
+	if len(misheard(p.mustDo(t, call{Op: "halt"}).Tally)) == 0 {
 		t.Error("wrong reply addresses were not noticed")
 	}
+}
+
+func TestDatagramsToTheOtherServiceAreCaught(t *testing.T) {
+	e, p := mesh(t, udpRivals(0)...)
+	var slots []meshSlot
+	var at []uint32
+	for key, v := range e.state.fronts {
+		if v.Slots == 0 || wordsAddr(key.Addr) != addr("10.9.0.1") {
+			continue
+		}
+		for i := range v.Slots {
+			slots = append(slots, meshSlot{First: addrWords(addr("10.1.1.1")), Second: addrWords(addr("10.1.1.1")), Generation: v.Generation})
+			at = append(at, v.Set+i)
+		}
+	}
+	must(t, e.slots.put(at, slots))
+	asked := 0
+	for asked < 5000 {
+		p.mustDo(t, askUDP())
+		apply(t, e, udpRivals(0)...) // it has nothing to write
+		heard := p.mustDo(t, call{Op: "halt"}).Tally
+		if len(misheard(heard)) > 0 {
+			return
+		}
+		asked += sumOf(heard)
+	}
+	t.Errorf("%d datagrams, those to the other service were not noticed", asked)
 }
 
 func (e *Engine) hookOf(tb testing.TB, program string) *hook {

@@ -14,6 +14,7 @@ func All() []Scenario {
 		weightChange(),
 		addresses(),
 		podIP(),
+		hairpin(),
 		twoPorts(),
 		fiftyPorts(),
 		weightLimits(),
@@ -208,6 +209,29 @@ func podIP() Scenario {
 		Topology: pair(),
 		Objects:  weighted(Dual, 90, 10),
 		Phases:   []Phase{{Loads: []Load{load("client", IPv4), load("client2", IPv6), load("bystander", Mapped)}}},
+	}
+}
+
+// hairpin has a client that is one of the endpoints of what it asks for.
+func hairpin() Scenario {
+	t := pair()
+	for i := range t.Nodes[0].Pods {
+		if p := &t.Nodes[0].Pods[i]; p.Name == "v1" {
+			p.Managed = true
+		}
+	}
+	load := func(f Family) Load {
+		return Load{
+			From: []string{"v1"}, To: fortio(f), Connections: gateConnections,
+			Want: redirected(map[string]float64{"v1": .5, "v2": .5}),
+		}
+	}
+	return Scenario{
+		Name:     "hairpin/50-50",
+		Summary:  "a pod is one of the endpoints that it asks for: what goes to itself is on its loopback interface alone",
+		Topology: t,
+		Objects:  weighted(Dual, 1, 1),
+		Phases:   []Phase{{Loads: []Load{load(IPv4), load(IPv6), load(Mapped)}}},
 	}
 }
 

@@ -287,7 +287,11 @@ func ruleAccepted(f fact, w scenario.Want) string {
 		if plain(l.Local) != plain(s.Local) || plain(l.Peer) != plain(s.Peer) {
 			continue
 		}
-		if dst := l.WireDst(probe.SidePod); len(dst) != 1 || dst[0] != plain(s.Local) {
+		dst := l.WireDst(probe.SidePod)
+		switch {
+		case f.isHairpin() && len(dst) > 0:
+			return fmt.Sprintf("%s has reached itself, and yet a SYN came by its link, to %s", s.pod, addresses(dst))
+		case !f.isHairpin() && (len(dst) != 1 || dst[0] != plain(s.Local)):
 			return fmt.Sprintf("SYN on the link of %s to %s, want %s", s.pod, addresses(dst), s.Local)
 		}
 		return ""
@@ -308,10 +312,22 @@ func ruleFirstPacket(f fact, w scenario.Want) string {
 		}
 		return ""
 	}
+	if f.isHairpin() {
+		if len(got) > 0 || f.lines[0].SynSentAt == 0 {
+			return fmt.Sprintf("%s has reached itself, and yet its link had a SYN to %s", f.pod, addresses(got))
+		}
+		return ""
+	}
 	if len(got) != 1 || plain(got[0]) != want {
 		return fmt.Sprintf("SYN to %s, want %s", addresses(got), want)
 	}
 	return ""
+}
+
+// isHairpin is true where a pod is its own server: the packets are on its loopback
+// interface, and none on its link.
+func (f fact) isHairpin() bool {
+	return len(f.servers) == 1 && f.servers[0].pod == f.pod
 }
 
 func addresses(list []netip.AddrPort) string {

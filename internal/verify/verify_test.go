@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,6 +141,41 @@ func TestEachRuleRefuses(t *testing.T) {
 		}
 		if r.Verdict == report.Pass || !found {
 			t.Errorf("%s: verdict %s, failed checks %+v", c.check, r.Verdict, r.Failed())
+		}
+	}
+}
+
+// A pod that reaches itself has no packet on its link, and no other pod may lack one.
+func TestHairpin(t *testing.T) {
+	hairpin := func() evidence {
+		e := good()
+		e.loads[0].load.From, e.loads[0].conns[0].pod = []string{"v1"}, "v1"
+		line := e.ledger.active[socket{"client", 70}]
+		delete(e.ledger.active, socket{"client", 70})
+		line[0].Pod, line[0].Wire = "v1", nil
+		e.ledger.active[socket{"v1", 70}] = line
+		e.ledger.passive[socket{"v1", 71}][0].Wire = nil
+		e.ledger.Wire = nil
+		return e
+	}
+	if r := verdictOf(hairpin()); r.Verdict != report.Pass || r.Connections != 1 {
+		t.Errorf("%d connections judged, %s: %+v", r.Connections, r.Verdict, r.Failed())
+	}
+	syn := []probe.SYN{{Side: probe.SidePod, Direction: probe.Out, Src: local, Dst: server, Count: 1}}
+	for check, break1 := range map[string]func(e *evidence){
+		"the first packet went as declared":         func(e *evidence) { e.ledger.active[socket{"v1", 70}][0].Wire = syn },
+		"the server's kernel saw it arrive":         func(e *evidence) { e.ledger.passive[socket{"v1", 71}][0].Wire = syn },
+		"the socket's peer is as declared":          func(e *evidence) { e.ledger.active[socket{"v1", 70}][0].Peer = vip },
+		"client and kernel agree on what was asked": func(e *evidence) { delete(e.ledger.active, socket{"v1", 70}) },
+		"packets of v1 to 10.96.0.1:80": func(e *evidence) {
+			e.ledger.Wire = []probe.WireCount{{Pod: "v1", Side: probe.SidePod, Dst: vip, Packets: 1}}
+		},
+	} {
+		e := hairpin()
+		break1(&e)
+		r := verdictOf(e)
+		if !slices.ContainsFunc(r.Failed(), func(c report.Check) bool { return strings.Contains(c.Name, check) }) {
+			t.Errorf("%s: verdict %s, failed checks %+v", check, r.Verdict, r.Failed())
 		}
 	}
 }
