@@ -47,15 +47,20 @@ var ownPorts = []string{"--proxy-port", "15059"}
 // sampled applies a sample of EnvoyFilters, and returns what istiod makes of it.
 func sampled(ctx SpecContext, c *netsim.Cluster, form string) (listener any) {
 	GinkgoHelper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "samples", "envoyfilter", form+".yaml"))
-	Expect(err).NotTo(HaveOccurred())
-	apply(ctx, c, string(data))
+	applySample(ctx, c, form)
 	Eventually(ctx, func() any {
 		listener = listenerOf(must(c.WaypointConfig(ctx, "waypoint")), "duomesh-proxy-v2")
 		return listener
 	}).WithTimeout(patience).ShouldNot(BeNil())
 	Expect(must(c.WaypointStatus(ctx, "waypoint")).Source.Problem).To(BeEmpty())
 	return listener
+}
+
+func applySample(ctx SpecContext, c *netsim.Cluster, form string) {
+	GinkgoHelper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "samples", "envoyfilter", form+".yaml"))
+	Expect(err).NotTo(HaveOccurred())
+	apply(ctx, c, string(data))
 }
 
 // withoutGuard is an Envoy whose runtime has the guard off, as ProxyConfig's
@@ -72,24 +77,31 @@ func withoutGuard() string {
 // What a real istiod makes of the samples for waypoints whose image is another's is in a
 // golden file, and a stock Envoy takes it. DUOMESH_GOLDEN=write writes the file anew.
 var _ = Describe("the samples of EnvoyFilters", Label(byWaypoint), func() {
-	for _, form := range []string{"proxy-v2", "proxy-v2-before-1.27"} {
-		It("reach a waypoint by "+form, func(ctx SpecContext) {
-			golden := filepath.Join("testdata", "envoyfilter-proxy-v2.json")
-			c := through(ctx, netsim.Config{WaypointArgs: ownPorts}, "waypoint")
-			got := sampled(ctx, c, form)
-			if os.Getenv("DUOMESH_GOLDEN") == "write" {
-				text, err := json.MarshalIndent(got, "", "  ")
-				Expect(err).NotTo(HaveOccurred())
-				Expect(os.MkdirAll("testdata", 0o755)).To(Succeed())
-				Expect(os.WriteFile(golden, append(text, '\n'), 0o600)).To(Succeed())
-			}
-			var want any
-			text, err := os.ReadFile(golden)
+	const golden = "testdata/envoyfilter-proxy-v2.json"
+
+	It("reach a waypoint by targetRefs", func(ctx SpecContext) {
+		c := through(ctx, netsim.Config{WaypointArgs: ownPorts}, "waypoint")
+		got := sampled(ctx, c, "proxy-v2")
+		if os.Getenv("DUOMESH_GOLDEN") == "write" {
+			text, err := json.MarshalIndent(got, "", "  ")
 			Expect(err).NotTo(HaveOccurred())
-			Expect(json.Unmarshal(text, &want)).To(Succeed())
-			Expect(got).To(Equal(want))
-		}, SpecTimeout(4*time.Minute))
-	}
+			Expect(os.MkdirAll("testdata", 0o755)).To(Succeed())
+			Expect(os.WriteFile(golden, append(text, '\n'), 0o644)).To(Succeed())
+		}
+		var want any
+		text, err := os.ReadFile(golden)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(json.Unmarshal(text, &want)).To(Succeed())
+		Expect(got).To(Equal(want))
+	}, SpecTimeout(4*time.Minute))
+
+	It("do not reach one by workloadSelector, the form before Istio 1.27", func(ctx SpecContext) {
+		c := through(ctx, netsim.Config{WaypointArgs: ownPorts}, "waypoint")
+		applySample(ctx, c, "proxy-v2-before-1.27")
+		rule(ctx, c, "VirtualService", "echo", split(90)) // what comes later has come
+		Expect(awaitTable(ctx, c, "waypoint", `"weight":90`)).To(Succeed())
+		Expect(listenerOf(must(c.WaypointConfig(ctx, "waypoint")), "duomesh-proxy-v2")).To(BeNil())
+	}, SpecTimeout(4*time.Minute))
 
 	It("serve what is handed over: 90/10, and each answer of a connection that closes", func(ctx SpecContext) {
 		if findEnvoy() == "" {

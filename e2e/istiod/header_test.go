@@ -47,6 +47,6 @@ var _ = Describe("a waypoint that istiod configures and that is told by a header
 		Expect(r.First).To(ContainSubstring("connection refused"))
 		agent := api.NewClient(*c.State().Nodes[0].Admin)
 		defer agent.Close()
-		Expect(must(agent.Exits(ctx)).Exits).To(HaveKeyWithValue("handoff-unreached", BeNumerically("==", 1)))
+		Expect(must(agent.Exits(ctx)).Events).To(HaveKeyWithValue("handoff-unreached", BeNumerically("==", 1)))
 	}, SpecTimeout(2*time.Minute))
 })

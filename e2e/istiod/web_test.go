@@ -106,6 +106,9 @@ func throughBy(ctx SpecContext, config netsim.Config, port uint16, replicas ...s
 	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, echoPorts)+versions)
 	join(ctx, c, "waypoint", replicas...)
 	Expect(awaitRoutes(ctx, c, ledBy(port, replicas...))).To(Succeed())
+	// The replicas leave before their Gateway: its Service, which istiod may make once more
+	// then, must not find them, or the next one of the name has no address.
+	DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
 	return c
 }
 

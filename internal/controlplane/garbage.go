@@ -13,8 +13,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 // garbage deletes what belongs to a Gateway that is gone, as Kubernetes' collector does:
@@ -22,14 +20,15 @@ import (
 // when they are deleted before that. Left alone they would be there when a Gateway of the
 // name is made again, and istiod would not say of that where it is.
 type garbage struct {
-	client  kubernetes.Interface
-	objects *cluster.Client
-	log     *slog.Logger
+	client kubernetes.Interface
+	log    *slog.Logger
+	// lives reports whether an owner of something in a namespace is there.
+	lives func(ctx context.Context, namespace string, owner metav1.OwnerReference) bool
 }
 
 // watchGarbage makes the informers tell of what is made or changed.
 func watchGarbage(life context.Context, c clients, shared informers.SharedInformerFactory, log *slog.Logger) error {
-	g := garbage{client: c.client, objects: c.objects, log: log}
+	g := garbage{client: c.client, log: log, lives: c.lives}
 	seen := func(o any) { g.see(life, o) }
 	work := cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }}
 	var errs []error
@@ -61,10 +60,10 @@ func (g garbage) see(ctx context.Context, o any) {
 }
 
 // lives reports whether an owner is there; an API server that does not answer has it.
-func (g garbage) lives(ctx context.Context, namespace string, owner metav1.OwnerReference) bool {
+func (c clients) lives(ctx context.Context, namespace string, owner metav1.OwnerReference) bool {
 	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": owner.APIVersion, "kind": owner.Kind}}
 	o.SetNamespace(namespace)
-	r, err := g.objects.Resource(o)
+	r, err := c.objects.Resource(o)
 	if err != nil {
 		return true
 	}

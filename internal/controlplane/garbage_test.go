@@ -1,0 +1,58 @@
+package controlplane
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+// What istiod makes for a Gateway that is gone is deleted, of a Gateway that had the name
+// before too; what belongs to one that is there, or to nobody, stays.
+func TestGarbageOfGateways(t *testing.T) {
+	meta := func(name string, owner types.UID) metav1.ObjectMeta {
+		m := metav1.ObjectMeta{Name: name, Namespace: "default", UID: "of-" + owner}
+		if owner != "" {
+			m.OwnerReferences = []metav1.OwnerReference{{Kind: "Gateway", Name: "waypoint", UID: owner}}
+		}
+		return m
+	}
+	all := []runtime.Object{
+		&corev1.Service{ObjectMeta: meta("old", "before")}, &corev1.Service{ObjectMeta: meta("mine", "now")},
+		&corev1.Service{ObjectMeta: meta("alone", "")}, &appsv1.Deployment{ObjectMeta: meta("old", "before")},
+		&corev1.ServiceAccount{ObjectMeta: meta("old", "before")}, &corev1.ServiceAccount{ObjectMeta: meta("mine", "now")},
+	}
+	client := fake.NewClientset(all...)
+	g := garbage{client: client, log: slog.New(slog.DiscardHandler), lives: func(_ context.Context, _ string, o metav1.OwnerReference) bool {
+		return o.UID == "now"
+	}}
+	for _, o := range all {
+		g.see(t.Context(), o)
+	}
+	var left []string
+	services, err := client.CoreV1().Services("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range services.Items {
+		left = append(left, s.Name)
+	}
+	deployments, err := client.AppsV1().Deployments("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := client.CoreV1().ServiceAccounts("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(left, []string{"alone", "mine"}) || len(deployments.Items) != 0 || len(accounts.Items) != 1 {
+		t.Errorf("services %v, %d deployments, %d accounts are left", left, len(deployments.Items), len(accounts.Items))
+	}
+}
