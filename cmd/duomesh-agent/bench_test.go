@@ -123,6 +123,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 			reportQuantiles(b, "shown", shown)
 			reportQuantiles(b, "settled", all)
 			b.ReportMetric(c.memory("VmRSS")/1e6, "rss-MB")
+			b.ReportMetric(c.memory("VmHWM")/1e6, "peak-rss-MB")
 			c.kill()
 		})
 	}

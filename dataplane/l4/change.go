@@ -1,7 +1,5 @@
 package l4
 
-import "slices"
-
 // change is how a list of a Snapshot differs from that of the last one. Values
 // are told apart by their pointers: they are immutable.
 type change[T any] struct {
@@ -47,12 +45,13 @@ func without[T any](list, other []*T) []*T {
 	return left
 }
 
-// list is what to compare the next Snapshot with.
+// list is what to compare the next Snapshot with. It is the Snapshot's own: a copy
+// would be most of what an Apply of one change allocates.
 func (c change[T]) list(last []*T) []*T {
 	if !c.moved {
 		return last
 	}
-	return slices.Clone(c.next)
+	return c.next
 }
 
 // twice is true when a value that was added has the key of another one; had says

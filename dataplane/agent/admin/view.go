@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/netip"
+	"sync"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -10,7 +11,7 @@ import (
 // View is what follows from an applied Snapshot and the policies that came with it.
 // It does not change.
 type View struct {
-	conflicts  []api.Conflict
+	conflicts  func() []api.Conflict // worked out when it is asked for first
 	unenforced []api.Unenforced
 	workloads  int // that policies name
 	refused    int // to which connections are refused for that reason
@@ -21,7 +22,7 @@ const someNames = 5
 
 // NewView works it out; what it costs grows with the mesh.
 func NewView(s intent.Snapshot, policies []*intent.Policy) *View {
-	v := &View{conflicts: conflicts(s)}
+	v := &View{conflicts: sync.OnceValue(func() []api.Conflict { return conflicts(s) })}
 	byName := map[string]int{}
 	for i, p := range policies {
 		byName[p.Key()] = i
@@ -73,7 +74,7 @@ func without(policies []*intent.Policy, scope intent.PolicyScope) []*intent.Poli
 
 // Complete adds to a status what the view knows.
 func (v *View) Complete(s *api.Status) {
-	s.Applied.Conflicts = v.conflicts
+	s.Applied.Conflicts = v.conflicts()
 	s.Source.Unenforced, s.Source.UnenforcedPolicies = v.unenforced, v.Policies()
 	s.Source.UnenforcedWorkloads, s.Source.RefusedWorkloads = v.workloads, v.refused
 }
@@ -98,7 +99,7 @@ func (v *View) Refused() int { return v.refused }
 // conflicts looks closely only at services that share an address.
 func conflicts(s intent.Snapshot) []api.Conflict {
 	var all []api.Conflict
-	first, sharing := map[netip.Addr]*intent.Service{}, map[*intent.Service]bool{}
+	first, sharing := make(map[netip.Addr]*intent.Service, len(s.Services)), map[*intent.Service]bool{}
 	for _, svc := range s.Services {
 		for _, a := range svc.Addresses {
 			if other := first[a]; other == nil {
