@@ -255,14 +255,6 @@ func (r *Relay) regroup() {
 	r.tell()
 }
 
-// Sourceless reports whether it is not known yet who has which address, and is to be.
-func (r *Relay) Sourceless() bool {
-	r.mu.Lock()
-	needed := r.config.ByAddress || r.view.Workloads > 0
-	r.mu.Unlock()
-	return needed && r.transformer.workloads.waiting()
-}
-
 func bodies(all map[string]held) map[string]*anypb.Any {
 	out := map[string]*anypb.Any{}
 	for name, h := range all {

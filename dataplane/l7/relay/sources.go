@@ -158,3 +158,11 @@ func (s *sources) withoutTunnel() map[netip.Addr]bool {
 	}
 	return all
 }
+
+// Sourceless reports whether it is not known yet who has which address, and is to be.
+func (r *Relay) Sourceless() bool {
+	r.mu.Lock()
+	needed := r.config.ByAddress || r.view.Workloads > 0
+	r.mu.Unlock()
+	return needed && r.transformer.workloads.waiting()
+}
