@@ -99,7 +99,7 @@ func TestFiftyMicrosecondsAmongMany(t *testing.T) {
 		here := map[string]bool{}
 		for _, x := range c.Worse() {
 			if x.Variant == plan.L4 && x.Measure == MeasureP50 && x.Change.Contains(50) {
-				here[x.Cell.String()] = true
+				here[x.String()] = true
 			}
 		}
 		if len(here) == 2 && c.Verdict == report.Fail {

@@ -158,8 +158,8 @@ static __always_inline void count_packet(struct __sk_buff *skb,
 					 struct link_value *link,
 					 const struct packet *p, enum hook hook)
 {
-	struct link_total *total = hook == HOOK_EGRESS ? &link->egress :
-							 &link->ingress;
+	struct link_total *total = hook == HOOK_EGRESS ? &link->egress
+						       : &link->ingress;
 	struct wire_key key = {
 		.link = link->link,
 		.dport = p->dport,
