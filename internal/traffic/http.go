@@ -1,7 +1,7 @@
 package traffic
 
 import (
-	"context"
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,27 +28,30 @@ func (d *dialer) requests(id uint64, half func()) Conn {
 	return c
 }
 
-// ask fills c; on error c.Op says which call failed.
+// ask fills c; on error c.Op says which call failed. There is no pool of connections
+// beneath: one gives a connection up that is as good as ever where its own goroutines
+// get no processor for a while (net/http: 50 ms), and dials another.
 func (d *dialer) ask(c *Conn, half func()) error {
-	h := d.load.HTTP
 	dial := &onceDialer{to: d.load.To.String(), conn: c}
-	transport := &http.Transport{
-		DialContext: dial.dial, DisableCompression: true, MaxConnsPerHost: 1, ResponseHeaderTimeout: answerTimeout,
-	}
 	defer dial.close()
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: connectTimeout + answerTimeout}
-	for i := range h.Requests {
-		r, err := d.request(client, c.ID)
-		c.Requests = append(c.Requests, r)
-		if err != nil {
-			if dial.err != nil {
-				return dial.err
+	var answers *bufio.Reader
+	for i := range d.load.HTTP.Requests {
+		r := Request{Start: Monotonic()}
+		err := dial.open()
+		if err == nil {
+			if answers == nil {
+				answers = bufio.NewReader(dial.tcp)
 			}
 			c.Op = "request"
+			err = d.request(dial, answers, c.ID, &r)
+		}
+		r.End = Monotonic()
+		c.Requests = append(c.Requests, r)
+		if err != nil {
 			return err
 		}
-		if i == (h.Requests-1)/2 {
+		c.Op = ""
+		if i == (d.load.HTTP.Requests-1)/2 {
 			half()
 		}
 	}
@@ -55,26 +59,39 @@ func (d *dialer) ask(c *Conn, half func()) error {
 }
 
 // request makes one request and reads its answer whole.
-func (d *dialer) request(client *http.Client, id uint64) (r Request, err error) {
-	r.Start = Monotonic()
-	defer func() { r.End = Monotonic() }()
+func (d *dialer) request(dial *onceDialer, answers *bufio.Reader, id uint64, r *Request) error {
+	q, err := d.newRequest(id)
+	if err != nil {
+		return err
+	}
+	if err := dial.tcp.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
+	if err := q.Write(dial.tcp); err != nil {
+		return err
+	}
+	answer, err := http.ReadResponse(answers, q)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	r.Status, r.Server = answer.StatusCode, strings.TrimSpace(string(body))
+	dial.over = answer.Close
+	return err
+}
+
+func (d *dialer) newRequest(id uint64) (*http.Request, error) {
 	q, err := http.NewRequest(http.MethodGet, "http://"+d.load.To.String()+"/", nil)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	q.Close = d.load.HTTP.Close
 	q.Header.Set(idHeader, strconv.FormatUint(id, 10))
 	for name, value := range d.load.HTTP.Headers {
 		q.Header.Set(name, value)
 	}
-	answer, err := client.Do(q)
-	if err != nil {
-		return r, err
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	r.Status, r.Server = answer.StatusCode, strings.TrimSpace(string(body))
-	return r, err
+	return q, nil
 }
 
 // onceDialer dials one connection of a load, and never another.
@@ -82,12 +99,17 @@ type onceDialer struct {
 	to   string
 	conn *Conn
 	tcp  net.Conn
-	err  error // of the dial
+	over bool // an answer said that no other follows on this connection
 }
 
-func (o *onceDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	if o.tcp != nil {
-		return nil, errAgain
+// open dials, once.
+func (o *onceDialer) open() error {
+	switch {
+	case o.over:
+		o.conn.Op = "request"
+		return errAgain
+	case o.tcp != nil:
+		return nil
 	}
 	o.conn.Op, o.conn.Start = "connect", Monotonic()
 	dialer := net.Dialer{Timeout: connectTimeout, KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
@@ -99,17 +121,16 @@ func (o *onceDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 		})
 		return errors.Join(err, get)
 	}}
-	tcp, err := dialer.DialContext(ctx, "tcp", o.to)
+	tcp, err := dialer.Dial("tcp", o.to)
 	if err != nil {
-		o.err = err
-		return nil, err
+		return err
 	}
 	o.tcp, o.conn.Connected = tcp, Monotonic()
-	if o.err = o.ends(); o.err != nil {
-		return nil, o.err
+	if err := o.ends(); err != nil {
+		return err
 	}
 	o.conn.Op = ""
-	return tcp, nil
+	return nil
 }
 
 // ends reads both addresses of the connected socket.

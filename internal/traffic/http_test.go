@@ -1,6 +1,8 @@
 package traffic
 
 import (
+	"net"
+	"net/http"
 	"testing"
 )
 
@@ -82,4 +84,28 @@ func TestServerThatSpeaksFirst(t *testing.T) {
 		}
 	}
 	join(t, conns, seen.get())
+}
+
+// A load is not made on a second connection where the first one ended early.
+func TestConnectionThatEndsEarly(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") }))
+	conns, err := RunClient(testContext(t), launch, Load{
+		To: l.Addr().(*net.TCPAddr).AddrPort(), Connections: 2, Workers: 1, FirstID: 1, HTTP: &HTTP{Requests: 3},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(conns) != 2 {
+		t.Errorf("%d connections, want 2", len(conns))
+	}
+	for _, c := range conns {
+		if c.Errno != errAgain.Error() || c.Op != "request" || len(c.Requests) != 2 || c.Requests[0].Status != 200 || c.Requests[1].Status != 0 {
+			t.Errorf("connection %+v", c)
+		}
+	}
 }
