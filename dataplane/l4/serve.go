@@ -105,10 +105,10 @@ func (e *Engine) begin(cgroup, netns *os.File, cookie uint64, port uint16, fresh
 	if err := e.waypoints.put([]uint64{cookie}, []uint32{uint32(port)}); err != nil {
 		return err
 	}
+	if !fresh {
+		return nil // its entry is older than its listeners, or they were prepared
+	}
 	if e.preparer == nil {
-		if !fresh {
-			return nil // its entry is older than its listeners
-		}
 		return e.noOlderListener(netns, port)
 	}
 	n, err := e.prepareListeners(netns)
