@@ -146,6 +146,16 @@ func askAll[T any](ctx context.Context, desks []desk, question func(context.Cont
 	return all, nil
 }
 
+// askEach asks every engine the same and returns what those said that answer: one that
+// is down does not hide the others. The error names the ones that do not.
+func askEach[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) (all []T, failed error) {
+	for i := range desks {
+		one, err := askAll(ctx, desks[i:i+1], question)
+		all, failed = append(all, one...), errors.Join(failed, err)
+	}
+	return all, failed
+}
+
 func askOne[T any](ctx context.Context, d desk, question func(context.Context, *api.Client) (T, error)) (answer T, err error) {
 	if d.reach != nil {
 		place, stop, err := d.reach(ctx)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -138,4 +139,18 @@ func TestAskNobody(t *testing.T) {
 	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
 	// Port 1 has no server: whoever has an agent on this machine keeps it.
 	c.wantAsk(t, 1, "ask admin API at 127.0.0.1:1: ", "status", "--admin", "127.0.0.1:1")
+}
+
+func TestOneThatIsDownHidesNoOther(t *testing.T) {
+	admin := fakeAdmin(t, map[string]any{
+		"/status": api.Status{Header: api.Header{Schema: api.StatusSchema, Version: api.Version}, Node: "b"},
+	})
+	desks := []desk{{node: "a", place: api.Place{Address: "127.0.0.1:1"}}, {node: "b", place: api.Place{Address: admin}}}
+	all, err := askEach(t.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx, "") })
+	if len(all) != 1 || all[0].Node != "b" {
+		t.Errorf("answers: %+v", all)
+	}
+	if err == nil || !strings.HasPrefix(err.Error(), "node a: ") || strings.Contains(err.Error(), "node b") {
+		t.Errorf("error: %v", err)
+	}
 }

@@ -53,8 +53,10 @@ func execIn(pod netsim.PodState, argv []string) error {
 		Argv: argv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Foreground: true,
 	})
 	switch {
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+	case noSuchProgram(err):
 		return codeError{127, err} // as shells say it
+	case errors.Is(err, fs.ErrNotExist):
+		return err // the pod lacks something
 	case err != nil:
 		return codeError{126, err}
 	}
@@ -68,6 +70,14 @@ func execIn(pod netsim.PodState, argv []string) error {
 			return exitOf(p.Wait())
 		}
 	}
+}
+
+// noSuchProgram reports whether it is the program that is missing, and not the pod's
+// cgroup or namespace.
+func noSuchProgram(err error) bool {
+	var path *fs.PathError
+	return errors.Is(err, exec.ErrNotFound) ||
+		errors.As(err, &path) && path.Op != "open" && errors.Is(err, fs.ErrNotExist)
 }
 
 // exitOf makes a program's end this program's own.

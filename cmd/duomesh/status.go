@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,14 +26,14 @@ func newStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
+			all, failed := askEach(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
 				return c.Status(ctx, "")
 			})
-			if err != nil {
-				return err
+			if len(all) == 0 {
+				return failed
 			}
 			if f.output != "table" {
-				return printAnswers(cmd.OutOrStdout(), f.output, all)
+				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all), failed)
 			}
 			for i, s := range all {
 				if i > 0 {
@@ -40,7 +41,7 @@ func newStatusCmd() *cobra.Command {
 				}
 				printStatus(cmd.OutOrStdout(), s)
 			}
-			return nil
+			return failed
 		},
 	}
 	f.define(cmd)
