@@ -246,7 +246,14 @@ func TestServeAndStop(t *testing.T) {
 	must(t, err)
 	for _, again := range []func() error{
 		func() error { return w.server.Enrol(way.Pod) },
-		func() error { return w.server.ServeWaypoint(way.Cgroup, way.Netns, handoff.PortOriginalDst) },
+		func() error {
+			err := w.server.ServeWaypoint(way.Cgroup, way.Netns, handoff.PortOriginalDst)
+			if preparesListeners(t, w.server) {
+				return err
+			}
+			wantUnprepared(t, err)
+			return nil
+		},
 	} {
 		must(t, again())
 		must(t, w.server.Forget(cookie))
