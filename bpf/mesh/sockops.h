@@ -19,10 +19,7 @@
 /* Marks a socket of a hand-off from its SYN on. */
 #define CLOSES BPF_SOCK_OPS_STATE_CB_FLAG
 
-/* enum of include/uapi/linux/bpf.h */
-#define BPF_TCP_SYN_SENT 2
-#define BPF_TCP_CLOSE 7
-#define BPF_TCP_CLOSE_WAIT 8
+#define BPF_TCP_CLOSE_WAIT 8 /* enum of include/uapi/linux/bpf.h */
 
 static __always_inline void set_callbacks(struct bpf_sock_ops *ctx, __u32 on,
 					  __u32 off)

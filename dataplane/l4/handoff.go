@@ -67,6 +67,14 @@ func (e *Engine) loadPreparer(program *ebpf.ProgramSpec, spec *ebpf.CollectionSp
 	return nil
 }
 
+// errUnprepared says that a waypoint's listener is older than its entry, on a kernel that
+// cannot prepare it.
+var errUnprepared = errors.New("older than this and cannot be prepared on this kernel")
+
+func unprepared(port uint16, why string) error {
+	return fmt.Errorf("its listener at port %d is %w (%s): start it anew", port, errUnprepared, why)
+}
+
 // prepareListeners has a waypoint's listeners that are there already keep SYNs. It
 // returns how many there were. An error says that one cannot be prepared: what it
 // accepts has no answer.
@@ -88,8 +96,7 @@ func (e *Engine) prepareListeners(netns *os.File) (int, error) {
 		case err != nil:
 			return n, fmt.Errorf("look for its listeners: %w", err)
 		case p.SaveSyn != 0 || p.Callbacks != 0:
-			return n, fmt.Errorf("its listener at port %d is older than this and cannot be prepared on this kernel (%d, %d): start it anew",
-				p.Port, p.SaveSyn, p.Callbacks)
+			return n, unprepared(p.Port, fmt.Sprintf("%d, %d", p.SaveSyn, p.Callbacks))
 		}
 	}
 }
@@ -104,8 +111,7 @@ func (e *Engine) noOlderListener(netns *os.File, port uint16) error {
 		return fmt.Errorf("look for its listeners: %w", err)
 	}
 	if there {
-		return fmt.Errorf("its listener at port %d is older than this and cannot be prepared on this kernel (%s): start it anew",
-			port, kernel.Innermost(e.noPreparer))
+		return unprepared(port, kernel.Innermost(e.noPreparer))
 	}
 	return nil
 }

@@ -105,13 +105,16 @@ func (e *Engine) begin(cgroup, netns *os.File, cookie uint64, port uint16, fresh
 	if err := e.waypoints.put([]uint64{cookie}, []uint32{uint32(port)}); err != nil {
 		return err
 	}
-	if !fresh {
-		return nil // its entry is older than its listeners, or they were prepared
-	}
 	if e.preparer == nil {
+		if !fresh {
+			return nil // its entry is older than its listeners
+		}
 		return e.noOlderListener(netns, port)
 	}
 	n, err := e.prepareListeners(netns)
+	if !fresh && errors.Is(err, errUnprepared) {
+		return nil // likewise: such a kernel has served it without preparing any
+	}
 	if n > 0 {
 		e.log.Info("listeners of a waypoint are older than its entry and were prepared", "port", port, "listeners", n)
 	}
