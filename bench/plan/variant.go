@@ -153,6 +153,15 @@ func (v Variant) Label() string {
 	return string(v)
 }
 
+// Securities says whether two variants offer the same between the nodes.
+func Securities(v, base Variant) string {
+	a, b := v.Traits().Security, base.Traits().Security
+	if a == b {
+		return "both " + a
+	}
+	return "UNEQUAL: " + a + ", " + b
+}
+
 // Absent is a variant that was asked for and cannot run.
 type Absent struct {
 	Variant Variant `json:"variant"`

@@ -84,19 +84,10 @@ func versusTable(g result.Group) table.Writer {
 			if v.Share != nil {
 				share = fmt.Sprintf("%.3f [%.3f, %.3f]", v.Share.Estimate, v.Share.Low, v.Share.High)
 			}
-			t.AppendRow(table.Row{r.Variant.Label(), v.Base.Label(), securities(r.Variant, v.Base), share, ratio(v.RatioP50), ratio(v.RatioPerSecond), ratio(v.RatioCPU)})
+			t.AppendRow(table.Row{r.Variant.Label(), v.Base.Label(), plan.Securities(r.Variant, v.Base), share, ratio(v.RatioP50), ratio(v.RatioPerSecond), ratio(v.RatioCPU)})
 		}
 	}
 	return t
-}
-
-// securities says whether two rows offer the same.
-func securities(v, base plan.Variant) string {
-	a, b := v.Traits().Security, base.Traits().Security
-	if a == b {
-		return "both " + a
-	}
-	return "UNEQUAL: " + a + ", " + b
 }
 
 // absentLines name the rows that were wanted and did not run.

@@ -122,41 +122,31 @@ func desksOf(s netsim.State, node string) ([]desk, error) {
 	return desks, nil
 }
 
-// askAll asks every engine the same.
-func askAll[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) ([]T, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	var all []T
+// askAll asks every engine the same. It returns what those said that answer, and which
+// they are: one that is down does not hide the others, and the error names it.
+func askAll[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) (all []T, from []desk, failed error) {
 	for _, d := range desks {
 		answer, err := askOne(ctx, d, question)
 		var bad api.BadRequestError
-		if errors.As(err, &bad) {
-			return nil, usageError{bad}
-		}
 		switch {
-		case err != nil && d.nobody != "":
-			return nil, fmt.Errorf("%s: %w", d.nobody, err)
-		case err != nil && d.node != "":
-			return nil, fmt.Errorf("node %s: %w", d.node, err)
-		case err != nil:
-			return nil, err
+		case errors.As(err, &bad):
+			return nil, nil, usageError{bad}
+		case err == nil:
+			all, from = append(all, answer), append(from, d)
+			continue
+		case d.nobody != "":
+			err = fmt.Errorf("%s: %w", d.nobody, err)
+		case d.node != "":
+			err = fmt.Errorf("node %s: %w", d.node, err)
 		}
-		all = append(all, answer)
+		failed = errors.Join(failed, err)
 	}
-	return all, nil
-}
-
-// askEach asks every engine the same and returns what those said that answer: one that
-// is down does not hide the others. The error names the ones that do not.
-func askEach[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) (all []T, failed error) {
-	for i := range desks {
-		one, err := askAll(ctx, desks[i:i+1], question)
-		all, failed = append(all, one...), errors.Join(failed, err)
-	}
-	return all, failed
+	return all, from, failed
 }
 
 func askOne[T any](ctx context.Context, d desk, question func(context.Context, *api.Client) (T, error)) (answer T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	if d.reach != nil {
 		place, stop, err := d.reach(ctx)
 		if err != nil {

@@ -146,8 +146,8 @@ func TestOneThatIsDownHidesNoOther(t *testing.T) {
 		"/status": api.Status{Header: api.Header{Schema: api.StatusSchema, Version: api.Version}, Node: "b"},
 	})
 	desks := []desk{{node: "a", place: api.Place{Address: "127.0.0.1:1"}}, {node: "b", place: api.Place{Address: admin}}}
-	all, err := askEach(t.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx, "") })
-	if len(all) != 1 || all[0].Node != "b" {
+	all, from, err := askAll(t.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx, "") })
+	if len(all) != 1 || all[0].Node != "b" || len(from) != 1 || from[0].node != "b" {
 		t.Errorf("answers: %+v", all)
 	}
 	if err == nil || !strings.HasPrefix(err.Error(), "node a: ") || strings.Contains(err.Error(), "node b") {

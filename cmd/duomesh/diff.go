@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -23,31 +24,31 @@ func newDiffCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Audit, error) {
+			all, from, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Audit, error) {
 				return c.Audit(ctx)
 			})
-			if err != nil {
-				return err
+			if len(all) == 0 {
+				return failed
 			}
 			out, different := cmd.OutOrStdout(), 0
 			if f.output != "table" {
-				err = printAnswers(out, f.output, all)
+				failed = errors.Join(printAnswers(out, f.output, all), failed)
 			}
 			for i, a := range all {
 				different += len(a.Differences)
 				if f.output != "table" {
 					continue
 				}
-				heading(out, desks, i)
+				heading(out, from, i)
 				printDifferences(out, a.Differences)
 				if len(a.Differences) == 0 {
 					fmt.Fprintln(out, "the kernel's maps are what was applied")
 				}
 			}
-			if err == nil && different > 0 {
+			if failed == nil && different > 0 {
 				return gateError{report.ExitFail}
 			}
-			return err
+			return failed
 		},
 	}
 	f.define(cmd)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -44,21 +45,21 @@ func newDumpOne[T any](
 			if err != nil {
 				return err
 			}
-			all, err := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (T, error) {
+			all, from, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (T, error) {
 				return question(c, ctx)
 			})
-			if err != nil {
-				return err
+			if len(all) == 0 {
+				return failed
 			}
 			out := cmd.OutOrStdout()
 			if f.output != "table" {
-				return printAnswers(out, f.output, all)
+				return errors.Join(printAnswers(out, f.output, all), failed)
 			}
 			for i, answer := range all {
-				heading(out, desks, i)
+				heading(out, from, i)
 				print(out, answer)
 			}
-			return nil
+			return failed
 		},
 	}
 	f.define(cmd)

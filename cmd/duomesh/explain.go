@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -38,19 +39,19 @@ func newExplainCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Explanation, error) {
+			all, _, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Explanation, error) {
 				return c.Explain(ctx, from, to, protocol)
 			})
-			if err != nil {
-				return err
+			if len(all) == 0 {
+				return failed
 			}
 			if f.output != "table" {
-				return printAnswers(cmd.OutOrStdout(), f.output, all)
+				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all), failed)
 			}
 			for _, e := range all {
 				printExplanation(cmd.OutOrStdout(), e)
 			}
-			return nil
+			return failed
 		},
 	}
 	f.define(cmd)

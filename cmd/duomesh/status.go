@@ -26,7 +26,7 @@ func newStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, failed := askEach(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
+			all, _, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
 				return c.Status(ctx, "")
 			})
 			if len(all) == 0 {

@@ -13,8 +13,7 @@ const atOnce = 10
 // Single makes a scenario small: a few connections of each client pod, one after
 // the other. Shares of some connections are not judged then, what is changed under
 // load is changed between two loads, and a churn is a few changes; everything else
-// stays. It is for
-// kernels that are emulated, where thousands would take too long.
+// stays. It is for kernels that are emulated, where thousands would take too long.
 func Single(s Scenario) Scenario {
 	small := s
 	small.Phases = nil

@@ -34,16 +34,12 @@ func (d *dialer) requests(id uint64, half func()) Conn {
 func (d *dialer) ask(c *Conn, half func()) error {
 	dial := &onceDialer{to: d.load.To.String(), conn: c}
 	defer dial.close()
-	var answers *bufio.Reader
 	for i := range d.load.HTTP.Requests {
 		r := Request{Start: Monotonic()}
 		err := dial.open()
 		if err == nil {
-			if answers == nil {
-				answers = bufio.NewReader(dial.tcp)
-			}
 			c.Op = "request"
-			err = d.request(dial, answers, c.ID, &r)
+			err = d.request(dial, c.ID, &r)
 		}
 		r.End = Monotonic()
 		c.Requests = append(c.Requests, r)
@@ -59,7 +55,7 @@ func (d *dialer) ask(c *Conn, half func()) error {
 }
 
 // request makes one request and reads its answer whole.
-func (d *dialer) request(dial *onceDialer, answers *bufio.Reader, id uint64, r *Request) error {
+func (d *dialer) request(dial *onceDialer, id uint64, r *Request) error {
 	q, err := d.newRequest(id)
 	if err != nil {
 		return err
@@ -70,7 +66,7 @@ func (d *dialer) request(dial *onceDialer, answers *bufio.Reader, id uint64, r *
 	if err := q.Write(dial.tcp); err != nil {
 		return err
 	}
-	answer, err := http.ReadResponse(answers, q)
+	answer, err := http.ReadResponse(dial.answers, q)
 	if err != nil {
 		return err
 	}
@@ -99,7 +95,9 @@ type onceDialer struct {
 	to   string
 	conn *Conn
 	tcp  net.Conn
-	over bool // an answer said that no other follows on this connection
+	// answers reads from tcp.
+	answers *bufio.Reader
+	over    bool // an answer said that no other follows on this connection
 }
 
 // open dials, once.
@@ -125,7 +123,7 @@ func (o *onceDialer) open() error {
 	if err != nil {
 		return err
 	}
-	o.tcp, o.conn.Connected = tcp, Monotonic()
+	o.tcp, o.answers, o.conn.Connected = tcp, bufio.NewReader(tcp), Monotonic()
 	if err := o.ends(); err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ type view struct {
 // Write writes the page. Run is the name of the run's directory.
 func Write(w io.Writer, s result.Summary, run string) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit, "label": plan.Variant.Label, "securities": securities,
+		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit, "label": plan.Variant.Label, "securities": plan.Securities,
 	}).Parse(reportTemplate)
 	if err != nil {
 		return fmt.Errorf("report template: %w", err)

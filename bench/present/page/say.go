@@ -69,7 +69,7 @@ func findings(s result.Summary) []template.HTML {
 			if r := g.Row(plan.L4); r != nil {
 				if x := r.Against(base); x != nil && x.Share != nil {
 					say("Of what <b class=%q>%s</b> adds, <b class=%q>%s</b> adds <b>%s</b> (between the nodes: %s).",
-						class(base), base, class(plan.L4), plan.L4, shareText(*x.Share), securities(plan.L4, base))
+						class(base), base, class(plan.L4), plan.L4, shareText(*x.Share), plan.Securities(plan.L4, base))
 				}
 			}
 		}
@@ -101,15 +101,6 @@ func headline(s result.Summary) *result.Group {
 		}
 	}
 	return nil
-}
-
-// securities says whether two rows offer the same.
-func securities(v, base plan.Variant) string {
-	a, b := v.Traits().Security, base.Traits().Security
-	if a == b {
-		return "both " + a
-	}
-	return "unequal: " + a + ", " + b
 }
 
 func security(v plan.Variant) string {
