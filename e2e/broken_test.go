@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -138,19 +139,24 @@ func rules(node string, specs func(c *netsim.Cluster) [][]string) func(context.C
 		if err != nil {
 			return err
 		}
-		return kernel.InNetns(n.Netns, func() error {
-			ipt, err := iptables.New()
-			if err != nil {
+		return filterIn(n.Netns, specs(c)...)
+	}
+}
+
+// filterIn appends rules, each {table, chain, rule...}, in a network namespace.
+func filterIn(netns *os.File, rules ...[]string) error {
+	return kernel.InNetns(netns, func() error {
+		ipt, err := iptables.New()
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if err := ipt.Append(r[0], r[1], r[2:]...); err != nil {
 				return err
 			}
-			for _, s := range specs(c) {
-				if err := ipt.Append(s[0], s[1], s[2:]...); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
+		}
+		return nil
+	})
 }
 
 // refuseInPod ends the redirection and lets the pod's own packet filter refuse:
@@ -160,13 +166,7 @@ func refuseInPod(ctx context.Context, c *netsim.Cluster) error {
 	if err != nil {
 		return err
 	}
-	err = kernel.InNetns(h.Netns, func() error {
-		ipt, err := iptables.New()
-		if err != nil {
-			return err
-		}
-		return ipt.Append("filter", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "REJECT", "--reject-with", "tcp-reset")
-	})
+	err = filterIn(h.Netns, []string{"filter", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "REJECT", "--reject-with", "tcp-reset"})
 	return errors.Join(err, detach("mesh_connect4")(ctx, c))
 }
 

@@ -12,11 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-iptables/iptables"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/traffic"
@@ -60,13 +58,7 @@ func inPodOf(rule ...string) func(*netsim.Cluster) error {
 		if err != nil {
 			return err
 		}
-		return kernel.InNetns(h.Netns, func() error {
-			ipt, err := iptables.New()
-			if err != nil {
-				return err
-			}
-			return ipt.Append("filter", "INPUT", append([]string{"-p", "tcp", "--dport", "8080"}, rule...)...)
-		})
+		return filterIn(h.Netns, append([]string{"filter", "INPUT", "-p", "tcp", "--dport", "8080"}, rule...))
 	}
 }
 

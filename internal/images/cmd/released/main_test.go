@@ -3,13 +3,8 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
-	"io"
 	"io/fs"
-	"log/slog"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,68 +12,23 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/duomesh/duomesh/internal/images/imagetest"
 )
 
-// program is the beginning of a static one for this machine, and its name.
-func program(t *testing.T, word string) []byte {
+func program(t *testing.T, word string) string {
 	t.Helper()
-	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT), Ehsize: 64}
-	copy(h.Ident[:], elf.ELFMAG)
-	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA], h.Ident[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)
-	var out bytes.Buffer
-	must(t, binary.Write(&out, binary.LittleEndian, h))
-	return append(out.Bytes(), word...)
+	return imagetest.Program(t, runtime.GOARCH, word)
 }
 
 // push makes an image with one program and returns it as the command names it.
 func push(t *testing.T, reference, path, word string) string {
 	t.Helper()
-	var data bytes.Buffer
-	w := tar.NewWriter(&data)
-	content := program(t, word)
-	must(t, w.WriteHeader(&tar.Header{Name: strings.TrimPrefix(path, "/"), Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(content))}))
-	_, err := w.Write(content)
-	must(t, errors.Join(err, w.Close()))
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data.Bytes())), nil })
-	must(t, err)
-	image, err := mutate.AppendLayers(empty.Image, layer)
-	must(t, err)
-	config, err := image.ConfigFile()
-	must(t, err)
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	image, err = mutate.ConfigFile(image, config)
-	must(t, err)
-	ref, err := name.ParseReference(reference)
-	must(t, err)
-	must(t, remote.Write(ref, image))
-	return reference + "@" + digest(t, image)
-}
-
-func digest(t *testing.T, image v1.Image) string {
-	t.Helper()
-	d, err := image.Digest()
-	must(t, err)
-	return d.String()
-}
-
-func serve(t *testing.T) (host string) {
-	t.Helper()
-	server := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
-	t.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://")
+	file := imagetest.Entry{Name: strings.TrimPrefix(path, "/"), Content: program(t, word), Kind: tar.TypeReg}
+	return reference + "@" + imagetest.Push(t, reference, imagetest.Image(t, runtime.GOARCH, []imagetest.Entry{file}))
 }
 
 func TestReleased(t *testing.T) {
-	host := serve(t)
+	host := imagetest.Serve(t, nil)
 	pinned := push(t, host+"/istio/pilot:1", "/usr/local/bin/pilot-discovery", "istiod")
 	out := filepath.Join(t.TempDir(), "deep", "istiod")
 	for _, c := range []struct {
@@ -101,7 +51,7 @@ func TestReleased(t *testing.T) {
 		got, err := os.ReadFile(out)
 		note, noteErr := os.ReadFile(out + ".image")
 		must(t, errors.Join(err, noteErr))
-		if !bytes.Equal(got, program(t, "istiod")) || string(note) != pinned+"\n" {
+		if string(got) != program(t, "istiod") || string(note) != pinned+"\n" {
 			t.Errorf("%v: the file is not whole, or said to be of %s", c.arguments, note)
 		}
 	}
@@ -174,7 +124,7 @@ exec `+real+` "$@"
 
 // TestScript drives scripts/controlplane.sh against a registry of the test's own.
 func TestScript(t *testing.T) {
-	host := serve(t)
+	host := imagetest.Serve(t, nil)
 	pinned := map[string]string{}
 	for program, at := range released {
 		pinned[program] = push(t, host+"/mirror/"+at[0], at[1], program)
@@ -182,7 +132,7 @@ func TestScript(t *testing.T) {
 	all := t.TempDir()
 	got, said := script(t, all, host+"/mirror")
 	for p := range released {
-		if got[p] != string(program(t, p)) || got[p+".image"] != pinned[p]+"\n" {
+		if got[p] != program(t, p) || got[p+".image"] != pinned[p]+"\n" {
 			t.Errorf("%s is %q of %q; %s", p, got[p], got[p+".image"], said)
 		}
 		if !strings.Contains(said, p+" is that of "+pinned[p]) {
@@ -197,7 +147,7 @@ func TestScript(t *testing.T) {
 
 // TestScriptBuilds what a registry does not have.
 func TestScriptBuilds(t *testing.T) {
-	host := serve(t)
+	host := imagetest.Serve(t, nil)
 	push(t, host+"/"+released["etcd"][0], released["etcd"][1], "etcd")
 	for _, c := range []struct {
 		registry   string
@@ -205,7 +155,7 @@ func TestScriptBuilds(t *testing.T) {
 		asked, not int // how often something was looked for; how often a reason was given
 		why        string
 	}{
-		{host, string(program(t, "etcd")), 5, 4, "the registry does not have it"},
+		{host, program(t, "etcd"), 5, 4, "the registry does not have it"},
 		{"127.0.0.1:1", "built\n", 1, 1, "the registry cannot be reached"},
 		{"none", "built\n", 0, 0, "building"},
 	} {
