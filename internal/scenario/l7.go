@@ -170,6 +170,7 @@ func l7EndpointRemoved() Scenario {
 	left.Services[0].Routes = nil
 	left.Services[0].Endpoints = left.Services[0].Endpoints[:1]
 	load := kept(IPv4, map[string]float64{"v1": .5, "v2": .5})
+	load.Want.Unweighed = true
 	load.Requests = 4 * gateConnections / 8
 	then := passed(8080, map[string]float64{"v1": 1})
 	load.Then = &then

@@ -254,8 +254,9 @@ type Want struct {
 	// family; at another one by a name of AddressOf. The shares sum to 1.
 	Split map[string]float64
 	// Unweighed: the pods of Split may serve, in any shares but 0 and 1, which
-	// stay exact. Only Single sets it.
-	Unweighed bool `yaml:"-"`
+	// stay exact. It is for requests that no weight shares: a waypoint then gives
+	// each to the endpoint with fewer outstanding, so shares follow the load.
+	Unweighed bool
 	// Port is the port on which the server must have been reached; Ports are those of
 	// pods where another one must.
 	Port  uint16

@@ -279,11 +279,24 @@ func (e *evidence) checkRequests() []report.Check {
 	return checks
 }
 
+// tellingRequests is how many requests say something of a pod that answers none.
+const tellingRequests = 1000
+
 func shares(name string, w scenario.Want, got map[string]int) []report.Check {
-	if w.Unweighed {
-		return scenario.CheckExact(name, w.Split, got)
+	if !w.Unweighed {
+		return scenario.CheckSplit(name, w.Split, got)
 	}
-	return scenario.CheckSplit(name, w.Split, got)
+	checks := scenario.CheckExact(name, w.Split, got)
+	total := 0
+	for _, n := range got {
+		total += n
+	}
+	for _, pod := range slices.Sorted(maps.Keys(w.Split)) {
+		if total >= tellingRequests && w.Split[pod] > 0 {
+			checks = append(checks, report.Checkf(name+" some to "+pod, got[pod] > 0, "%d of %d", got[pod], total))
+		}
+	}
+	return checks
 }
 
 // answers counts the answers with status 200 of requests of some time, by server.
