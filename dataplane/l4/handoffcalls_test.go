@@ -132,7 +132,7 @@ func listenWaypoint(how listenHow) error {
 func acceptRaw(fd, ep int, plain bool) {
 	runtime.LockOSThread()
 	for {
-		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		if err == unix.EAGAIN {
 			continue
 		}
@@ -144,7 +144,6 @@ func acceptRaw(fd, ep int, plain bool) {
 			answer = originals(c)
 		}
 		unix.Write(c, []byte(answer))
-		unix.SetNonblock(c, true)
 		event := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(c)}
 		if unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, c, event) != nil {
 			unix.Close(c)
@@ -152,7 +151,9 @@ func acceptRaw(fd, ep int, plain bool) {
 	}
 }
 
-// reaper closes connections that the client has closed.
+// reaper closes connections that the client has closed. One leaves the epoll first: while
+// the call that adds it still has it, a closed one stays there, and is told again under
+// a number that the next connection may have by then.
 func reaper() (int, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -164,7 +165,8 @@ func reaper() (int, error) {
 			n, _ := unix.EpollWait(ep, events, -1)
 			for _, e := range events[:max(0, n)] {
 				got, err := unix.Read(int(e.Fd), b)
-				if got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR {
+				over := got == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
+				if over && unix.EpollCtl(ep, unix.EPOLL_CTL_DEL, int(e.Fd), nil) == nil {
 					unix.Close(int(e.Fd))
 				}
 			}
