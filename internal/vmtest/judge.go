@@ -60,7 +60,7 @@ func (j *judge) run(ctx context.Context, p program, r *result) []testsum.Case {
 	switch {
 	case p.name == doctorRun:
 		return j.doctor(r)
-	case p.name == verifyRun, strings.HasPrefix(p.name, judgedBy):
+	case len(p.scenarios) > 0:
 		return j.scenarios(p.name, p.scenarios, r)
 	}
 	return j.tests(ctx, p, r)

@@ -95,7 +95,7 @@ func (m Matrix) validate() error {
 		if k.Source.Suite != "" && k.Source.Deb == "" {
 			return fmt.Errorf("kernel %s has a suite, which belongs to a Debian package", k.Name)
 		}
-		known := append(plan(false), seconds(k)...)
+		known := append(plan(false), more(k)...)
 		for _, name := range k.Runs {
 			if len(named(known, []string{name})) == 0 {
 				return fmt.Errorf("kernel %s has a run %s, which does not exist", k.Name, name)

@@ -35,6 +35,8 @@ type program struct {
 const (
 	doctorRun = "doctor"
 	verifyRun = "scenarios"
+	// oneOfEachRun is for kernels that have no time for all scenarios.
+	oneOfEachRun = "one scenario of each family"
 )
 
 // probeRun is the one that makes the judge's providers fire.
@@ -98,6 +100,21 @@ func single() []string {
 	return names
 }
 
+// oneOfEach is the first scenario of each family, which is what stands before the first
+// slash of a name.
+func oneOfEach(names []string) []string {
+	var first []string
+	seen := map[string]bool{}
+	for _, name := range names {
+		family, _, _ := strings.Cut(name, "/")
+		if !seen[family] {
+			first = append(first, name)
+		}
+		seen[family] = true
+	}
+	return first
+}
+
 func hasWaypoint(t scenario.Topology) bool {
 	return slices.ContainsFunc(t.Nodes, func(n scenario.Node) bool {
 		return slices.ContainsFunc(n.Pods, func(p scenario.Pod) bool { return p.Waypoint })
@@ -107,10 +124,16 @@ func hasWaypoint(t scenario.Topology) bool {
 // judgedBy begins the names of the runs that judge a scenario twice.
 const judgedBy = "judged also by "
 
-// seconds are runs of one scenario under two judges, of which the second has the
-// providers at functions of the kernel that this kernel promises.
-func seconds(k Kernel) []program {
+// more are the runs of one kernel beside the plan: one scenario of each family, where
+// that is what it is given in place of all of them; and one scenario under two judges, of
+// which the second has the providers at functions of the kernel that this kernel promises.
+func more(k Kernel) []program {
 	var runs []program
+	if slices.Contains(k.Runs, oneOfEachRun) && !slices.Contains(k.Runs, verifyRun) {
+		runs = append(runs, program{
+			name: oneOfEachRun, pkg: command, args: verifyArgs, scenarios: oneOfEach(single()), timeout: 15 * time.Minute,
+		})
+	}
 	for _, way := range []string{kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name} {
 		if !k.Promised(way) || !k.Promised(kernel.BTF.Name) {
 			continue
@@ -129,7 +152,7 @@ func seconds(k Kernel) []program {
 // below guest.TestDir.
 func (p program) binary() string {
 	if p.test {
-		return strings.ReplaceAll(p.pkg, "/", "_") + ".test"
+		return path.Base(p.pkg) + ".test"
 	}
 	return path.Base(p.pkg)
 }

@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,8 @@ type Config struct {
 	Budget Budget
 	// Timeout bounds each machine; zero is an hour, or 3 hours where Full.
 	Timeout time.Duration
-	// Parallel is how many machines run at a time; zero is one per processor.
+	// Parallel is how many machines run at a time; zero is one per processor and one
+	// more, as each waits now and then.
 	Parallel int
 	// Progress is where the reader follows.
 	Progress io.Writer
@@ -69,7 +71,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		}
 	}
 	if c.Parallel == 0 {
-		c.Parallel = runtime.NumCPU()
+		c.Parallel = runtime.NumCPU() + 1
 	}
 	c.Progress = &lines{w: c.Progress}
 	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}}
@@ -103,28 +105,45 @@ type found struct {
 	took      took
 }
 
-// all runs the kernels, some at a time, and the controls on the first one, beside
-// them: these are idle but for their boots. The result is in the order of the matrix,
-// whoever was first.
+// all runs the kernels, some at a time, those with the most runs first, so that no long
+// one is left alone at the end; and the controls on the first of the matrix, beside them:
+// these are idle but for their boots. The result is in the order of the matrix, whoever
+// was first.
 func (r *runner) all(ctx context.Context) ([]found, error) {
 	all := make([]found, len(r.Kernels)+1)
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(r.Parallel + 1)
 	if len(r.Kernels) > 0 && r.Only == nil {
 		group.Go(func() (err error) {
 			all[len(r.Kernels)].cases, err = r.controls(ctx, r.Kernels[0])
 			return err
 		})
 	}
-	for i, k := range r.Kernels {
-		group.Go(func() (err error) {
-			if all[i], err = r.kernel(ctx, k); err != nil {
-				return fmt.Errorf("kernel %s: %w", k.Name, err)
-			}
-			return nil
-		})
-	}
+	group.Go(func() error {
+		machines, ctx := errgroup.WithContext(ctx)
+		machines.SetLimit(r.Parallel)
+		for _, i := range r.longestFirst() {
+			machines.Go(func() (err error) {
+				if all[i], err = r.kernel(ctx, r.Kernels[i]); err != nil {
+					return fmt.Errorf("kernel %s: %w", r.Kernels[i].Name, err)
+				}
+				return nil
+			})
+		}
+		return machines.Wait()
+	})
 	return all, group.Wait()
+}
+
+// longestFirst are the places of the kernels in the matrix, by the number of their runs.
+func (r *runner) longestFirst() []int {
+	var order []int
+	for i := range r.Kernels {
+		order = append(order, i)
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(len(r.planFor(r.Kernels[b])), len(r.planFor(r.Kernels[a])))
+	})
+	return order
 }
 
 // runner runs the same programs in one machine after the other.
@@ -136,26 +155,6 @@ type runner struct {
 	trees map[string]func() (Tree, error) // by kernel; waits
 
 	accelerating sync.Mutex // while it is found out how machines run
-}
-
-func (r *runner) build(ctx context.Context) error {
-	start := time.Now()
-	b, err := newBuilder(r.Go, filepath.Join(r.Out, "bin"))
-	if err != nil {
-		return err
-	}
-	if r.init, err = b.init(ctx); err != nil {
-		return err
-	}
-	for _, p := range slices.Concat(r.chosen(), beside) {
-		path, err := b.program(ctx, p)
-		if err != nil {
-			return err
-		}
-		r.files[guest.TestDir+"/"+p.binary()] = path
-	}
-	r.say("built %d programs in %s", len(r.files), since(start))
-	return nil
 }
 
 func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
@@ -243,8 +242,11 @@ func (r *runner) chosen() []program {
 
 // planFor is what runs on a kernel.
 func (r *runner) planFor(k Kernel) []program {
-	all := append(slices.Clone(r.plan), seconds(k)...)
-	if !r.Full && len(k.Runs) > 0 {
+	if r.Full {
+		k.Runs = nil
+	}
+	all := append(slices.Clone(r.plan), more(k)...)
+	if len(k.Runs) > 0 {
 		all = named(all, k.Runs)
 	}
 	if r.Only != nil {
@@ -259,7 +261,7 @@ func named(all []program, names []string) []program {
 
 // ChooseRuns checks the names of runs.
 func ChooseRuns(names []string) ([]string, error) {
-	all := append(plan(false), seconds(Kernel{Promises: []string{
+	all := append(plan(false), more(Kernel{Runs: []string{oneOfEachRun}, Promises: []string{
 		kernel.BTF.Name, kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name,
 	}})...)
 	for _, name := range names {
