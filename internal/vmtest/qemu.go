@@ -109,13 +109,13 @@ func (m Machine) Run(ctx context.Context) (Life, error) {
 const translated = "max,-la57,-smap,-erms"
 
 // commandLine is the kernel's. A panic reboots at once, and -no-reboot makes that the
-// end. So does a processor that runs the kernel for a minute without a pause. A
-// machine that gets little of a busy host has ticks too late for the timer's check.
-// Grace periods are hurried: programs come and go all the time, and waiting is most of
-// it. The counter of cycles is the clock, which a kernel does not trust on two
-// processors of this kind: any other is a device, which takes a translated machine ten
-// times as long to read, and is read for all that is timed.
-const commandLine = "console=ttyS0 loglevel=6 panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=30 " +
+// end. So does a processor that runs the kernel for two minutes without a pause: a busy
+// host may have taken most of them. A machine that gets little of such a host has ticks
+// too late for the timer's check. Grace periods are hurried: programs come and go all
+// the time, and waiting is most of it. The counter of cycles is the clock, which a kernel
+// does not trust on two processors of this kind: any other is a device, and a translated
+// machine takes ten times as long to read one.
+const commandLine = "console=ttyS0 loglevel=6 panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=60 " +
 	"no_timer_check mitigations=off init_on_alloc=0 audit=0 rcupdate.rcu_expedited=1 tsc=reliable"
 
 func (m Machine) qemuArgs(console, records string) []string {
