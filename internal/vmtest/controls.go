@@ -78,7 +78,7 @@ func (r *runner) dies(ctx context.Context, k Kernel, tree Tree, c control) (stri
 	var err error
 	for _, timeout := range c.timeouts {
 		_, err = Machine{
-			Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: 512, Timeout: timeout, Dir: dir,
+			Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: 512, Timeout: timeout, Dir: dir, Args: r.args(),
 		}.Run(ctx)
 		if !errors.As(err, &death) || death.Reason != neverEnded+timeout.String() {
 			break // not one that was late

@@ -112,11 +112,9 @@ const translated = "max,-la57,-smap,-erms"
 // end. So does a processor that runs the kernel for two minutes without a pause: a busy
 // host may have taken most of them. A machine that gets little of such a host has ticks
 // too late for the timer's check. Grace periods are hurried: programs come and go all
-// the time, and waiting is most of it. The counter of cycles is the clock, which a kernel
-// does not trust on two processors of this kind: any other is a device, and a translated
-// machine takes ten times as long to read one.
+// the time, and waiting is most of it.
 const commandLine = "console=ttyS0 loglevel=6 panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=60 " +
-	"no_timer_check mitigations=off init_on_alloc=0 audit=0 rcupdate.rcu_expedited=1 tsc=reliable"
+	"no_timer_check mitigations=off init_on_alloc=0 audit=0 rcupdate.rcu_expedited=1"
 
 func (m Machine) qemuArgs(console, records string) []string {
 	cpu, accel := translated, "tcg,thread=single"

@@ -74,7 +74,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		c.Parallel = runtime.NumCPU() + 1
 	}
 	c.Progress = &lines{w: c.Progress}
-	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}}
+	r := &runner{Config: c, plan: plan(c.Full), files: map[string]string{}, clock: clockArgs()}
 	r.fetch(ctx)
 	if err := r.build(ctx); err != nil {
 		return report, err
@@ -153,6 +153,9 @@ type runner struct {
 	init  string
 	files map[string]string               // path in the machine → path on the host
 	trees map[string]func() (Tree, error) // by kernel; waits
+
+	// clock is what translated machines are told of their clock.
+	clock string
 
 	accelerating sync.Mutex // while it is found out how machines run
 }
@@ -303,7 +306,7 @@ func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, j
 	defer os.Remove(initramfs)
 	start := time.Now()
 	life, err := Machine{
-		Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: memoryMB, Timeout: r.Timeout, Dir: dir,
+		Tree: tree, Initramfs: initramfs, Accel: r.Accel, MemoryMB: memoryMB, Timeout: r.Timeout, Dir: dir, Args: r.args(),
 	}.Run(ctx)
 	boot := booted(life.Records)
 	r.say("%s: Linux %s booted in %s and ran %s, %s of a processor", k.Name, boot.Data,
@@ -313,6 +316,14 @@ func (r *runner) machine(ctx context.Context, k Kernel, tree Tree, dir string, j
 		return life.Records, death, nil
 	}
 	return life.Records, nil, err
+}
+
+// args are added to the command line of each kernel.
+func (r *runner) args() string {
+	if r.Accel == TCG {
+		return r.clock
+	}
+	return ""
 }
 
 // accelerate decides once, with the first kernel, how machines run.

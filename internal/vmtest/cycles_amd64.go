@@ -1,0 +1,4 @@
+package vmtest
+
+// cycles reads the processor's counter of cycles.
+func cycles() uint64
