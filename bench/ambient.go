@@ -187,7 +187,7 @@ func countOf(all []ambient.Opened, want ambient.Opened) uint64 {
 }
 
 // Describe implements Described.
-func (w *simulated) Describe() ([]result.Proxy, error) {
+func (w *simulated) Describe(ctx context.Context) ([]result.Proxy, error) {
 	var all []result.Proxy
 	for _, v := range plan.Variants() {
 		m := w.meshes[v]
@@ -201,6 +201,32 @@ func (w *simulated) Describe() ([]result.Proxy, error) {
 		all = append(all, result.Proxy{
 			Variant: v, Program: m.Version(), Workers: m.Workers(), AccessLog: m.AccessLog(), ResidentBytes: memory,
 		})
+	}
+	envoys, err := w.envoys(ctx)
+	return append(all, envoys...), err
+}
+
+// envoys describes the waypoints. None of them writes an access log.
+func (w *simulated) envoys(ctx context.Context) ([]result.Proxy, error) {
+	var all []result.Proxy
+	for _, v := range plan.Variants() {
+		c := w.clusters[v]
+		if c == nil || !v.Proxied() {
+			continue
+		}
+		version, err := envoyVersion(ctx, w.tools.Envoy)
+		if err != nil {
+			return all, err
+		}
+		pod, err := c.Pod(proxyPod)
+		if err != nil {
+			return all, err
+		}
+		memory, err := residentIn(pod.Cgroup)
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", v, err)
+		}
+		all = append(all, result.Proxy{Variant: v, Program: envoyProgram + " " + version, Workers: proxyWorkers, ResidentBytes: memory})
 	}
 	return all, nil
 }

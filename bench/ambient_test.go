@@ -2,11 +2,13 @@ package bench
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/bench/wire"
 	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/internal/ambient"
@@ -69,6 +71,14 @@ func TestWaypointBetweenStandIns(t *testing.T) {
 	}
 	requirePass(t, s, "hboneref-waypoint redirected every connection")
 	requirePass(t, s, "every request was answered by 200")
+	row := s.Groups[0].Row(plan.HBONERefWaypoint)
+	if row.Cost.ProxyMemory < 20e6 || row.Cost.ProxyCores <= 0 || row.Cost.ProxyMemoryPer1000 <= row.Cost.ProxyMemory*0.01 {
+		t.Errorf("1000 requests a second take %+v", row.Cost)
+	}
+	i := slices.IndexFunc(s.Proxies, func(p result.Proxy) bool { return strings.HasPrefix(p.Program, "Envoy ") })
+	if i < 0 || s.Proxies[i].ResidentBytes["envoy"] < 10e6 || s.Proxies[i].Workers != proxyWorkers {
+		t.Errorf("the Envoy is not described: %+v", s.Proxies)
+	}
 	for _, b := range s.Breakdowns {
 		t.Logf("%s: %d requests of %.0f µs, %d hops, %s", b.Cell, b.Requests, b.P50, b.Hops, b.Reason)
 		if b.Variant == plan.HBONERefWaypoint && b.Placement == plan.Cross && b.Hops != 3 {

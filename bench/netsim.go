@@ -35,15 +35,6 @@ const (
 	proxyWorkers = 2
 )
 
-// Tools are the programs that some variants need and that this one is not linked
-// with; empty where there are none.
-type Tools struct {
-	// Waypoint is a duomesh-waypoint.
-	Waypoint, Envoy string
-	// Ztunnel is the path of one; without it its variants cannot be opened.
-	Ztunnel string
-}
-
 // simulated is one cluster per variant, all up at once. A cluster of its own
 // gives each variant its own client and server pods, and keeps rules and
 // programs of one away from the others; that direct and direct-aa differ in

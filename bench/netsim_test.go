@@ -196,6 +196,16 @@ func TestInterruptedRunSaysSo(t *testing.T) {
 	}
 }
 
+// loaded are the facts of a run.
+func loaded(t *testing.T, path string) result.Run {
+	t.Helper()
+	run, err := record.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
 // stopAfter cancels a run after some trials.
 type stopAfter struct {
 	n      int

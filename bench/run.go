@@ -28,6 +28,9 @@ type Config struct {
 	// Judge looks at every variant after the timed pass; nil leaves it out, and
 	// the summary says so.
 	Judge Judge
+	// Programs are the foreign programs that Open uses, as Tools.Programs has them: a
+	// run that is resumed must have the same.
+	Programs map[string]string
 	// Progress hears of every step; nil hears nothing.
 	Progress Progress
 }
@@ -59,7 +62,7 @@ func Run(ctx context.Context, c Config) (path string, s result.Summary, err erro
 	if err := c.Plan.Validate(); err != nil {
 		return "", s, err
 	}
-	head := result.Head{Started: record.Started(), Plan: c.Plan, Environment: environment()}
+	head := result.Head{Started: record.Started(), Plan: c.Plan, Environment: c.environment()}
 	dir, err := record.Create(c.Out, head)
 	if err != nil {
 		return "", s, err
@@ -68,15 +71,22 @@ func Run(ctx context.Context, c Config) (path string, s result.Summary, err erro
 	return r.carryOut(ctx)
 }
 
+// environment is that of the machine, with the programs that were brought.
+func (c Config) environment() result.Environment {
+	e := environment()
+	e.Programs = c.Programs
+	return e
+}
+
 // Resume goes on with a run that was interrupted, with its own plan: whole trials are
 // kept, and its passes are made when the last is there. What ran until then must have
-// been this build on this machine.
+// been this build on this machine, with the same foreign programs.
 func Resume(ctx context.Context, c Config, path string) (_ string, s result.Summary, err error) {
 	was, err := record.Load(path)
 	if err != nil {
 		return path, s, err
 	}
-	if err := result.SamePlace(was.Head.Environment, environment()); err != nil {
+	if err := result.SamePlace(was.Head.Environment, c.environment()); err != nil {
 		return path, s, fmt.Errorf("go on with %s: %w", path, err)
 	}
 	dir, was, err := record.Resume(path, record.Started())
@@ -168,7 +178,7 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 		return end, err
 	}
 	if d, ok := r.world.(Described); ok {
-		if end.Proxies, err = d.Describe(); err != nil {
+		if end.Proxies, err = d.Describe(ctx); err != nil {
 			return end, err
 		}
 	}

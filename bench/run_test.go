@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -274,6 +275,56 @@ func TestOnlyTheSameBuildGoesOn(t *testing.T) {
 	}
 	if _, _, err := Resume(t.Context(), Config{Open: openLoopback(t)}, dir.Path()); err == nil || !strings.Contains(err.Error(), "revision: another and ") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestOtherProgramsDoNotGoOn: what another Envoy or ztunnel measures is another run.
+func TestOtherProgramsDoNotGoOn(t *testing.T) {
+	program := func(says string) string {
+		path := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\necho version: "+says+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	p := quick()
+	p.Variants = []plan.Variant{plan.Direct, plan.L7, plan.Ztunnel}
+	of := func(envoy, ztunnel string) map[string]string {
+		all, err := Tools{Envoy: envoy, Ztunnel: ztunnel}.Programs(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	envoy, ztunnel := program("a/1.40/RELEASE"), program("one")
+	was := of(envoy, ztunnel)
+	if got := was["Envoy"]; !strings.HasPrefix(got, "a/1.40/RELEASE, sha256 ") || !strings.HasPrefix(was["ztunnel"], "version: one, sha256 ") {
+		t.Errorf("programs %v", was)
+	}
+	head := result.Head{Started: record.Started(), Plan: quick(), Environment: Config{Programs: was}.environment()}
+	for want, is := range map[string]map[string]string{
+		"Envoy: a/1.40/RELEASE, sha256 ": of(program("a/1.41/RELEASE"), ztunnel),
+		"ztunnel: version: one, sha256 ": of(envoy, ""),
+	} {
+		dir, err := record.Create(t.TempDir(), head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dir.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c := Config{Open: openLoopback(t), Programs: is}
+		if _, _, err := Resume(t.Context(), c, dir.Path()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "kernel") {
+			t.Errorf("with %v instead of %v: %v", is, was, err)
+		}
+		c.Programs = of(envoy, ztunnel)
+		if _, s, err := Resume(t.Context(), c, dir.Path()); err != nil || !s.Complete {
+			t.Errorf("with the same programs: complete %v, %v", s.Complete, err)
+		}
+	}
+	direct := quick()
+	if all, err := (Tools{Envoy: envoy, Ztunnel: ztunnel}).Programs(t.Context(), direct); err != nil || len(all) > 0 {
+		t.Errorf("programs of a plan that needs none: %v, %v", all, err)
 	}
 }
 

@@ -24,17 +24,26 @@ type pair struct {
 	client *load.Client
 	server *load.Server
 	stops  []func() error
+	// ctx ends when the pair hangs, and both processes with it: whoever waits for
+	// one of them then has an error.
+	ctx    context.Context
+	cancel context.CancelFunc
+	limit  time.Duration
 }
+
+// errHangs is why both processes were ended.
+var errHangs = errors.New("it hangs")
 
 // startPair starts both ends and warms them up. The caller closes the pair.
 func startPair(ctx context.Context, site Site, p plan.Plan, m plan.Mode) (_ *pair, err error) {
-	pr := &pair{site: site}
+	pr := &pair{site: site, limit: p.Limit()}
+	pr.ctx, pr.cancel = context.WithTimeoutCause(ctx, pr.limit, errHangs)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, pr.close())
 		}
 	}()
-	in, out, err := pr.start(ctx, site.Server, load.ServerName)
+	in, out, err := pr.start(site.Server, load.ServerName)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +51,7 @@ func startPair(ctx context.Context, site Site, p plan.Plan, m plan.Mode) (_ *pai
 	if _, err := pr.server.Listen(load.ServerSpec{Port: site.ServerPort, MaxProcs: p.Load.MaxProcs}); err != nil {
 		return nil, err
 	}
-	in, out, err = pr.start(ctx, site.Client, load.ClientName)
+	in, out, err = pr.start(site.Client, load.ClientName)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +60,7 @@ func startPair(ctx context.Context, site Site, p plan.Plan, m plan.Mode) (_ *pai
 }
 
 // start runs a child on two pipes and remembers how to end it.
-func (p *pair) start(ctx context.Context, pod Pod, name string) (stdin, stdout *os.File, err error) {
+func (p *pair) start(pod Pod, name string) (stdin, stdout *os.File, err error) {
 	childIn, stdin, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make pipe: %w", err)
@@ -62,13 +71,13 @@ func (p *pair) start(ctx context.Context, pod Pod, name string) (stdin, stdout *
 		return nil, nil, errors.Join(fmt.Errorf("make pipe: %w", err), stdin.Close())
 	}
 	defer childOut.Close()
-	proc, err := pod.Start(ctx, name, childIn, childOut)
+	proc, err := pod.Start(p.ctx, name, childIn, childOut)
 	if err != nil {
 		return nil, nil, errors.Join(err, stdin.Close(), stdout.Close())
 	}
 	p.stops = append(p.stops, func() error {
 		err := stdin.Close() // the children end when their input does
-		ended, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		ended, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), stopTime)
 		defer cancel()
 		stop := context.AfterFunc(ended, func() { proc.Stop(ended) })
 		defer stop()
@@ -80,10 +89,14 @@ func (p *pair) start(ctx context.Context, pod Pod, name string) (stdin, stdout *
 // close ends both processes, the newer first.
 func (p *pair) close() error {
 	var errs []error
+	if why := context.Cause(p.ctx); errors.Is(why, errHangs) {
+		errs = append(errs, fmt.Errorf("%w: not over after %v", why, p.limit))
+	}
 	for i := len(p.stops) - 1; i >= 0; i-- {
 		errs = append(errs, p.stops[i]())
 	}
 	p.stops = nil
+	p.cancel()
 	return errors.Join(errs...)
 }
 
@@ -94,15 +107,17 @@ type reading struct {
 	cpu        result.CPU // Client, Server and Harness, since ever
 	server     load.Counts
 	redirected uint64
+	memory     map[string]uint64
 }
 
 // read takes the clocks last before a span and first after it, so that reading
 // the rest is outside.
-func (p *pair) read(ctx context.Context, after bool) (r reading, err error) {
+func (p *pair) read(after bool) (r reading, err error) {
 	steps := []func() error{
+		func() error { r.memory, err = p.site.memory(); return err },
 		func() error { r.server, err = p.server.Counts(); return err },
 		func() error {
-			r.redirected, err = p.redirected(ctx)
+			r.redirected, err = p.redirected()
 			return err
 		},
 		func() error { r.cpu.Harness, err = ownCPU(); return err },
@@ -143,12 +158,12 @@ func (p *pair) read(ctx context.Context, after bool) (r reading, err error) {
 }
 
 // redirected is what the engine, or the client's node proxies, counted so far.
-func (p *pair) redirected(ctx context.Context) (uint64, error) {
+func (p *pair) redirected() (uint64, error) {
 	switch {
 	case p.site.Engine != nil:
 		return p.site.Engine.Redirected()
 	case p.site.Proxies != nil:
-		all, err := p.site.Proxies.Opened(ctx)
+		all, err := p.site.Proxies.Opened(p.ctx)
 		want, _ := p.site.Proxies.Want()
 		return countOf(all, want), err
 	}
@@ -162,14 +177,14 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 		return t, res, err
 	}
 	defer func() { err = errors.Join(err, pr.close()) }()
-	before, err := pr.read(ctx, false)
+	before, err := pr.read(false)
 	if err != nil {
 		return t, res, err
 	}
 	if err := pr.client.Run(); err != nil {
 		return t, res, err
 	}
-	after, err := pr.read(ctx, true)
+	after, err := pr.read(true)
 	if err != nil {
 		return t, res, err
 	}
@@ -177,7 +192,7 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 		return t, res, err
 	}
 	t = span(before, after)
-	t.Cell, t.Client = c, res.Report
+	t.Cell, t.Client, t.ProxyMemory = c, res.Report, after.memory
 	if site.Engine != nil || site.Proxies != nil {
 		n := after.redirected - before.redirected
 		t.Redirected = &n

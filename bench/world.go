@@ -81,7 +81,7 @@ type Proxies interface {
 	Want() (client, server ambient.Opened)
 }
 
-// Described is a World that can tell of the node proxies in it.
+// Described is a World that can tell of the node proxies and waypoints in it.
 type Described interface {
-	Describe() ([]result.Proxy, error)
+	Describe(ctx context.Context) ([]result.Proxy, error)
 }

@@ -30,6 +30,7 @@ func runClient(p *pipes) error {
 		}
 	}
 	samples := newRecorder(s)
+	samples.full = periodic.NewAborter()
 	runtime.GC()
 	if err := p.say(message{Event: eventWarm}); err != nil {
 		return err
@@ -42,6 +43,9 @@ func runClient(p *pipes) error {
 		return err
 	}
 	result, err := request(s, s.Duration, samples)
+	if err == nil && samples.isFull() {
+		err = fmt.Errorf("more than %d in one trial, which is the most: make it shorter", s.MaxCalls)
+	}
 	if err != nil {
 		return fmt.Errorf("requests to %s: %w", s.URL, err)
 	}
@@ -60,28 +64,30 @@ func runClient(p *pipes) error {
 
 // request runs fortio for a while. The greeting request that fortio makes on
 // each thread is not in the samples.
-func request(s Spec, d time.Duration, logger periodic.AccessLogger) (*fhttp.HTTPRunnerResults, error) {
+func request(s Spec, d time.Duration, samples *recorder) (*fhttp.HTTPRunnerResults, error) {
 	qps := s.PerSecond
 	if qps == 0 {
 		qps = -1
 	}
 	o := &fhttp.HTTPRunnerOptions{
 		RunnerOptions: periodic.RunnerOptions{
-			QPS:          qps,
-			Duration:     d,
-			NumThreads:   s.Threads,
-			Percentiles:  []float64{50, 90, 99},
-			Resolution:   fortioResolution,
-			Uniform:      true,
-			Out:          io.Discard,
-			AccessLogger: logger,
-			Stop:         periodic.NewAborter(), // else fortio takes the signals
+			QPS:         qps,
+			Duration:    d,
+			NumThreads:  s.Threads,
+			Percentiles: []float64{50, 90, 99},
+			Resolution:  fortioResolution,
+			Uniform:     true,
+			Out:         io.Discard,
+			Stop:        periodic.NewAborter(), // else fortio takes the signals
 		},
 		HTTPOptions: fhttp.HTTPOptions{
 			URL:              s.URL,
 			Payload:          payload(s.PayloadBytes),
 			DisableKeepAlive: !s.KeepAlive,
 		},
+	}
+	if samples != nil {
+		o.AccessLogger, o.Stop = samples, samples.full
 	}
 	result, err := fhttp.RunHTTPTest(o)
 	if err != nil {

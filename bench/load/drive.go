@@ -3,7 +3,6 @@ package load
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -15,7 +14,7 @@ type Client struct{ caller }
 
 // NewClient steers the process behind the streams.
 func NewClient(stdin io.Writer, stdout io.Reader) *Client {
-	return &Client{caller{stdin, bufio.NewReader(stdout)}}
+	return &Client{caller{ClientName, stdin, bufio.NewReader(stdout)}}
 }
 
 // Warm says what to do and returns when the warm-up is over.
@@ -56,7 +55,7 @@ func (c *Client) Collect() (Result, error) {
 		return Result{}, err
 	}
 	if m.Report == nil {
-		return Result{}, errors.New("load client: a report without content")
+		return Result{}, fmt.Errorf("%s: a report without content", c.name)
 	}
 	res := Result{
 		Report:  *m.Report,
@@ -65,7 +64,7 @@ func (c *Client) Collect() (Result, error) {
 	}
 	for _, part := range [][]byte{res.Samples, res.Fortio} {
 		if _, err := io.ReadFull(c.out, part); err != nil {
-			return Result{}, fmt.Errorf("load client: read samples: %w", err)
+			return Result{}, fmt.Errorf("%s: read samples: %w", c.name, err)
 		}
 	}
 	return res, nil
@@ -77,7 +76,7 @@ type Server struct{ caller }
 
 // NewServer steers the process behind the streams.
 func NewServer(stdin io.Writer, stdout io.Reader) *Server {
-	return &Server{caller{stdin, bufio.NewReader(stdout)}}
+	return &Server{caller{ServerName, stdin, bufio.NewReader(stdout)}}
 }
 
 // Listen says what to do and returns the port when the server listens on it.
@@ -105,21 +104,22 @@ func (s *Server) Counts() (Counts, error) {
 }
 
 type caller struct {
-	in  io.Writer
-	out *bufio.Reader
+	name string
+	in   io.Writer
+	out  *bufio.Reader
 }
 
 func (c caller) send(spec any) error {
 	line, err := json.Marshal(spec)
 	if err != nil {
-		return fmt.Errorf("load child: encode what to do: %w", err)
+		return fmt.Errorf("%s: encode what to do: %w", c.name, err)
 	}
 	return c.ask(string(line))
 }
 
 func (c caller) ask(word string) error {
 	if _, err := io.WriteString(c.in, word+"\n"); err != nil {
-		return fmt.Errorf("load child: command: %w", err)
+		return fmt.Errorf("%s: command: %w", c.name, err)
 	}
 	return nil
 }
@@ -127,17 +127,17 @@ func (c caller) ask(word string) error {
 func (c caller) receive(want string) (message, error) {
 	line, err := c.out.ReadBytes('\n')
 	if err != nil {
-		return message{}, fmt.Errorf("load child: ended before %q: %w", want, err)
+		return message{}, fmt.Errorf("%s: ended before %q: %w", c.name, want, err)
 	}
 	var m message
 	if err := json.Unmarshal(line, &m); err != nil {
-		return message{}, fmt.Errorf("load child: answer %q: %w", line, err)
+		return message{}, fmt.Errorf("%s: answer %q: %w", c.name, line, err)
 	}
 	if m.Event == eventError {
-		return message{}, fmt.Errorf("load child: %s", m.Error)
+		return message{}, fmt.Errorf("%s: %s", c.name, m.Error)
 	}
 	if m.Event != want || (want == eventReady || want == eventCounts) && m.Counts == nil {
-		return message{}, fmt.Errorf("load child: answered %q where %q was due", line, want)
+		return message{}, fmt.Errorf("%s: answered %q where %q was due", c.name, line, want)
 	}
 	return m, nil
 }

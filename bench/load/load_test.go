@@ -142,6 +142,24 @@ func TestWrongOrderIsAnError(t *testing.T) {
 	}
 }
 
+// TestTooManyCallsAreRefused: a closed loop without an end in sight ends at the bound,
+// and is no result.
+func TestTooManyCallsAreRefused(t *testing.T) {
+	_, port := startServer(t)
+	in, out := child(t, ClientName)
+	c := NewClient(in, out)
+	if err := c.Warm(Spec{URL: url(port), Threads: 2, KeepAlive: true, Duration: time.Hour, MaxProcs: 2, MaxCalls: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(); err == nil || !strings.Contains(err.Error(), "more than 60 in one trial") {
+		t.Errorf("an hour of requests, 60 allowed: %v", err)
+	}
+	r := newRecorder(Spec{Threads: 4, Duration: time.Hour, MaxCalls: 100})
+	if got := cap(r.threads[0]); got > 25 {
+		t.Errorf("room for %d requests in a thread that may make 25", got)
+	}
+}
+
 // TestStallIsCharged is the point of the open loop: one answer that takes 50 ms
 // delays the requests behind it, and their response time says so while their
 // service time does not.

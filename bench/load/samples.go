@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +41,9 @@ type recorder struct {
 	spec    Spec
 	base    time.Time
 	threads [][]Sample
+	// most is how many each thread may have; full then ends the load.
+	most int
+	full *periodic.Aborter
 }
 
 var _ periodic.AccessLogger = (*recorder)(nil)
@@ -50,11 +55,19 @@ func newRecorder(s Spec) *recorder {
 	if s.PerSecond > 0 {
 		per = s.slots() + 1
 	}
-	r := &recorder{spec: s, base: time.Now(), threads: make([][]Sample, max(s.Threads, 1))}
+	r := &recorder{spec: s, base: time.Now(), threads: make([][]Sample, max(s.Threads, 1)), most: math.MaxInt}
+	if s.MaxCalls > 0 {
+		r.most = s.MaxCalls / len(r.threads)
+	}
 	for i := range r.threads {
-		r.threads[i] = make([]Sample, 0, per)
+		r.threads[i] = make([]Sample, 0, min(per, r.most))
 	}
 	return r
+}
+
+// isFull says whether a thread has made more requests than it may.
+func (r *recorder) isFull() bool {
+	return slices.ContainsFunc(r.threads, func(t []Sample) bool { return len(t) > r.most })
 }
 
 // Start implements periodic.AccessLogger.
@@ -75,6 +88,9 @@ func (r *recorder) Report(_ context.Context, t periodic.ThreadID, i int64, start
 		Latency:   time.Duration(seconds * float64(time.Second)),
 		Code:      status,
 	})
+	if len(r.threads[t]) > r.most {
+		r.full.Abort(false)
+	}
 }
 
 // Info implements periodic.AccessLogger.

@@ -34,6 +34,9 @@ type Spec struct {
 	Duration  time.Duration `json:"duration_ns"`
 	// MaxProcs is GOMAXPROCS of the process.
 	MaxProcs int `json:"max_procs"`
+	// MaxCalls bounds the timed requests of all threads together: a client that makes
+	// more has failed. 0 means no bound.
+	MaxCalls int `json:"max_calls,omitempty"`
 }
 
 // Report is what a client process found, without the samples themselves.

@@ -123,6 +123,9 @@ type Plan struct {
 	// trial before it is repeated, Repeats times at most.
 	ForeignLimit float64 `json:"foreign_limit"`
 	Repeats      int     `json:"repeats"`
+	// Patience is how long a trial may go on beyond twice its time before its
+	// processes are ended and it has failed.
+	Patience time.Duration `json:"patience_ns"`
 	// UntilShown ends the run before its budget, when no target is undecided any
 	// more.
 	UntilShown bool `json:"until_shown,omitempty"`
@@ -153,6 +156,7 @@ func Default() Plan {
 		Budget:       7 * time.Minute,
 		ForeignLimit: 0.05,
 		Repeats:      2,
+		Patience:     30 * time.Second,
 		Splits:       true,
 	}
 }
@@ -203,12 +207,18 @@ func (p Plan) Validate() error {
 	if !(p.ForeignLimit >= 0 && p.ForeignLimit <= 1) || p.Repeats < 0 {
 		fail("foreign limit %g and repeats %d: the first must be between 0 and 1, the second not below 0", p.ForeignLimit, p.Repeats)
 	}
+	if p.Patience <= 0 || p.Patience > time.Hour {
+		fail("patience %v: must be above zero, and at most an hour", p.Patience)
+	}
 	if h := p.Handicap; h != nil && (!slices.Contains(p.Variants, h.Variant) || h.Delay <= 0 || h.Delay > maxHandicap) {
 		fail("handicap %s=%v: must be a variant of the run, and above 0 to %v", h.Variant, h.Delay, maxHandicap)
 	}
 	errs = append(errs, p.Load.validate(p.Duration))
 	return errors.Join(errs...)
 }
+
+// Limit is when a trial that has not ended is ended.
+func (p Plan) Limit() time.Duration { return 2*(p.Warmup+p.Duration) + p.Patience }
 
 // maxWhole bounds a run.
 const maxWhole = 12 * time.Hour
@@ -256,7 +266,7 @@ const (
 	maxPayload = 16 << 20
 	maxClients = 4096
 	maxRate    = 1e6
-	// maxCalls is of the fixed mode; closed loops make as many as fit into their time.
+	// maxCalls is in one trial. A closed loop that makes more fails it.
 	maxCalls = 20e6
 )
 
@@ -321,6 +331,7 @@ func (p Plan) Spec(m Mode, address string) load.Spec {
 		Warmup:       p.Warmup,
 		Duration:     p.Duration,
 		MaxProcs:     p.Load.MaxProcs,
+		MaxCalls:     maxCalls,
 	}
 	switch m {
 	case Fixed:

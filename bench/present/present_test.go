@@ -28,8 +28,9 @@ func summary() result.Summary {
 		{Variant: plan.DNAT, Requests: 8000, P50: 111, Effect: effect(7.5, stats.Higher)},
 		{Variant: plan.L4, Requests: 9002, P50: 103, Effect: effect(-0.4, stats.NoDifference)},
 	}}
+	g.Rows[2].Cost = result.Cost{ClientCores: 0.1, ServerCores: 0.2, ProxyCores: 0.034, OtherCores: 0.01, ProxyMemory: 41.5e6, ProxyMemoryPer1000: 83e6}
 	return result.Summary{
-		Plan: plan.Default(), Complete: true, Verdict: report.Pass, Groups: []result.Group{g},
+		Plan: plan.Default(), Proxies: []result.Proxy{{Variant: plan.L7, Program: "Envoy 1.2", Workers: 2, ResidentBytes: map[string]uint64{"envoy": 61e6}}}, Complete: true, Verdict: report.Pass, Groups: []result.Group{g},
 		Targets: []result.Target{{Name: "closed: p50", Limit: "0.95…1.05", Found: "1.00", Reach: stats.Reached}},
 		Checks:  []report.Check{report.Checkf("every request was answered by 200", true, "0 of 9 were not")},
 	}
@@ -52,6 +53,7 @@ func TestTextSaysIt(t *testing.T) {
 	for _, want := range []string{
 		"plaintext", "closed: one kept connection", "+7.5 [+5.5, +9.5]", "slower (p 0.012)", "no difference detected",
 		"the noise floor", "A/A floor: direct against itself: p50 +0.6 [-1.4, +2.6] µs",
+		"1000 requests a second", "0.344", "41.5", "83.0", "Envoy 1.2; 2 worker threads; access log off; memory of envoy 61.0 MB",
 		"reached", "0 of 9 were not", "files: out/bench/x", "verdict: valid",
 	} {
 		if !strings.Contains(got, want) {

@@ -4,6 +4,7 @@ package present
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -183,15 +184,23 @@ func environmentLine(s result.Summary) string {
 		modules = append(modules, path[strings.LastIndexByte(path, '/')+1:]+" "+version)
 	}
 	slices.Sort(modules)
+	for _, name := range slices.Sorted(maps.Keys(e.Programs)) {
+		modules = append(modules, name+" "+e.Programs[name])
+	}
 	return strings.Join(slices.Concat(parts, modules), "; ")
 }
 
-// proxyLines are the node proxies and the settings that their cost depends on.
+// proxyLines are the node proxies and waypoints, and the settings that their cost
+// depends on.
 func proxyLines(s result.Summary) []string {
 	var lines []string
 	for _, p := range s.Proxies {
 		log := map[bool]string{true: "on", false: "off"}[p.AccessLog]
-		lines = append(lines, fmt.Sprintf("%s: %s; %d worker threads; access log %s", p.Variant.Label(), p.Program, p.Workers, log))
+		line := fmt.Sprintf("%s: %s; %d worker threads; access log %s", p.Variant.Label(), p.Program, p.Workers, log)
+		for _, name := range slices.Sorted(maps.Keys(p.ResidentBytes)) {
+			line += fmt.Sprintf("; memory of %s %s MB", name, megabytes(float64(p.ResidentBytes[name])))
+		}
+		lines = append(lines, line)
 	}
 	return lines
 }

@@ -59,6 +59,7 @@ func write(w io.Writer, s result.Summary, path string, f form) error {
 		title string
 		table table.Writer
 	}{
+		{"What 1000 requests a second take", costTable(s)},
 		{"Where the time goes", breakdownTable(s)}, {"How a connection comes to stand", connectsTable(s)},
 		{"Short connections to several services", reuseTable(s)},
 	} {

@@ -1,6 +1,7 @@
 package result
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ func withAmbient(slow map[plan.Variant]float64) Run {
 				t.Redirected = &n
 				t.CPU.Proxies = map[string]time.Duration{"ztunnel a": 40 * time.Millisecond, "ztunnel b": 30 * time.Millisecond}
 				t.CPU.Machine += t.CPU.Between()
+				t.ProxyMemory = map[string]uint64{"ztunnel a": 20e6, "ztunnel b": 30e6}
 			}
 			r.Trials = append(r.Trials, t)
 		}
@@ -39,6 +41,14 @@ func TestShareOfAmbient(t *testing.T) {
 	}
 	if row := s.Groups[0].Row(plan.Ztunnel); row.ProxyCPU["ztunnel a"] < 70 || row.OtherCPU > 50 {
 		t.Errorf("CPU of the proxies: %v, of nobody %g", row.ProxyCPU, row.OtherCPU)
+	}
+	// 500 requests in a second, 70 ms of both proxies: 0.14 cores for 1000.
+	c := s.Groups[0].Row(plan.Ztunnel).Cost
+	if math.Abs(c.ProxyCores-0.14) > 0.01 || c.ProxyMemory != 50e6 || math.Abs(c.ProxyMemoryPer1000-100e6) > 1e6 || c.Cores() <= c.ClientCores+c.ServerCores+c.ProxyCores {
+		t.Errorf("1000 requests a second take %+v", c)
+	}
+	if c := s.Groups[0].Row(plan.L4).Cost; c.ProxyCores != 0 || c.ProxyMemory != 0 || c.ClientCores <= 0 {
+		t.Errorf("without a proxy 1000 requests a second take %+v", c)
 	}
 	requireTargets(t, s, map[string]stats.Reach{
 		"closed, against ztunnel (mutual TLS, unequal security): share of its added p50": stats.NotReached,

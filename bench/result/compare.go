@@ -1,8 +1,10 @@
 package result
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -175,6 +177,19 @@ func SamePlace(a, b Environment) error {
 	}
 	if a.Cores != b.Cores {
 		errs = append(errs, fmt.Errorf("cores: %d and %d", a.Cores, b.Cores))
+	}
+	return errors.Join(append(errs, samePrograms(a.Programs, b.Programs))...)
+}
+
+// samePrograms returns which foreign programs are others.
+func samePrograms(a, b map[string]string) error {
+	var errs []error
+	names := slices.Concat(slices.Collect(maps.Keys(a)), slices.Collect(maps.Keys(b)))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if a[name] != b[name] {
+			errs = append(errs, fmt.Errorf("%s: %s and %s", name, cmp.Or(a[name], "none"), cmp.Or(b[name], "none")))
+		}
 	}
 	return errors.Join(errs...)
 }

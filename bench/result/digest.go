@@ -144,6 +144,7 @@ func rowOf(v plan.Variant, trials []digested, m Measure) Row {
 		}
 		row.ProxyCPU[name] = cpu(func(c CPU) int64 { return c.Proxies[name].Nanoseconds() })
 	}
+	row.Cost = costOf(row, trials)
 	row.Note = v.Traits().StandIn
 	row.PacketsPerRequest = median(digested.packets)
 	return row

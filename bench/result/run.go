@@ -49,6 +49,8 @@ type Environment struct {
 	Modules      map[string]string `json:"modules"`
 	Mitigations  map[string]string `json:"mitigations,omitempty"`
 	Arch         string            `json:"arch"`
+	// Programs are the foreign programs of the run: name, version and digest.
+	Programs map[string]string `json:"programs,omitempty"`
 }
 
 // Trial is one client process against one server process: the unit of
@@ -70,6 +72,9 @@ type Trial struct {
 	// Server is what the server counted in the span.
 	Server load.Counts `json:"server"`
 	CPU    CPU         `json:"cpu"`
+	// ProxyMemory is the resident memory of the same processes as CPU.Proxies at the
+	// end of the span, bytes.
+	ProxyMemory map[string]uint64 `json:"proxies_resident_bytes,omitempty"`
 	// Redirected is how many connections the variant's own engine says it
 	// redirected in the span; absent where no engine is involved.
 	Redirected *uint64 `json:"redirected,omitempty"`
@@ -146,7 +151,7 @@ type End struct {
 	Reuse []Reuse `json:"port_reuse,omitempty"`
 	// Splits are shares of requests that a weight declares.
 	Splits []Split `json:"splits,omitempty"`
-	// Proxies are the node proxies that ran, as they describe themselves.
+	// Proxies are the node proxies and waypoints that ran, as they describe themselves.
 	Proxies []Proxy `json:"proxies,omitempty"`
 }
 
@@ -169,7 +174,7 @@ func (e *End) Annotate() {
 	}
 }
 
-// Proxy is a node proxy and the settings that its cost depends on.
+// Proxy is a node proxy, or a waypoint, and the settings that its cost depends on.
 type Proxy struct {
 	Variant plan.Variant `json:"variant"`
 	// Note is what a reader must know of the variant.
@@ -180,8 +185,8 @@ type Proxy struct {
 	Workers int `json:"workers"`
 	// AccessLog says whether it wrote a line per connection, as it does by default.
 	AccessLog bool `json:"access_log"`
-	// ResidentBytes is the memory of each process at the end of the timed pass,
-	// by node.
+	// ResidentBytes is the memory of each process at the end of the timed pass, by
+	// its node, or by its program where a pod has several.
 	ResidentBytes map[string]uint64 `json:"resident_bytes,omitempty"`
 }
 

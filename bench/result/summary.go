@@ -115,6 +115,8 @@ type Row struct {
 	OtherCPU  float64 `json:"other_cpu_us"`
 	// ProxyCPU is the same of each process between the pods, by its name.
 	ProxyCPU map[string]float64 `json:"proxy_cpu_us,omitempty"`
+	// Cost is the same for 1000 requests a second, with the memory of the proxies.
+	Cost Cost `json:"per_1000_per_second"`
 	// PacketsPerRequest is both directions at the client's link.
 	PacketsPerRequest float64 `json:"packets_per_request"`
 	Retransmits       uint64  `json:"retransmits"`

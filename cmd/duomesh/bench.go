@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +15,6 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/present"
 	"github.com/duomesh/duomesh/bench/result"
-	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -31,6 +27,7 @@ type benchFlags struct {
 	claims    bool
 	tools     bench.Tools
 	image     string
+	noZtunnel string // why none could be had
 	out       string
 	from      string
 	output    string
@@ -77,8 +74,13 @@ func newBenchRunCmd(use string) *cobra.Command {
 			if f.from != "" {
 				return judged(compareBench(f.from, f.output, cmd.OutOrStdout()))
 			}
-			if err := f.findZtunnel(cmd.Context(), p); err != nil {
+			if err := f.findZtunnel(cmd.Context(), p, cmd.ErrOrStderr()); err != nil {
 				return err
+			}
+			if f.noZtunnel != "" {
+				if p, err = f.complete(cmd.Flags().Changed); err != nil {
+					return err
+				}
 			}
 			return judged(runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
@@ -112,12 +114,6 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.out, "out", "out/bench", "`DIR` below which the run makes its own")
 	flags.StringVar(&f.from, "from", "", "measure nothing: make the summary of the run in `DIR` again")
 	flags.StringVarP(&f.output, "output", "o", "table", "table or json")
-}
-
-func (f *benchFlags) registerZtunnel(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.image, "ztunnel-image", os.Getenv("ZTUNNEL_IMAGE"), "take the ztunnel out of a container image, `NAME@sha256:DIGEST` ($ZTUNNEL_IMAGE)")
-	flags.StringVar(&f.tools.Ztunnel, "ztunnel", os.Getenv("ZTUNNEL_BIN"), "`PATH` of a ztunnel, for the rows of Istio Ambient ($ZTUNNEL_BIN)")
 }
 
 // complete turns the flags into a plan, or says everything that is wrong.
@@ -165,28 +161,7 @@ func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
 	case t.Waypoint == "":
 		p = p.Without(plan.NeedsEnvoy, "no duomesh-waypoint beside this program")
 	}
-	if path := f.tools.Ztunnel; path != "" {
-		if _, err := os.Stat(path); err != nil {
-			return p, usagef("--ztunnel: %v", err)
-		}
-	} else if f.image == "" {
-		p = p.Without(plan.NeedsZtunnel, "no ztunnel binary: set ZTUNNEL_BIN or ZTUNNEL_IMAGE")
-	}
-	return p, nil
-}
-
-// findZtunnel takes the program out of its image, when one is named and no path.
-func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan) error {
-	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(plan.NeedsZtunnel) })
-	if f.tools.Ztunnel != "" || f.image == "" || !needed {
-		return nil
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return fmt.Errorf("find the cache directory: %w", err)
-	}
-	f.tools.Ztunnel, err = ambient.Extract(ctx, f.image, filepath.Join(cache, "duomesh"), runtime.GOARCH)
-	return err
+	return f.withoutZtunnel(p)
 }
 
 // matrix is what the flags ask for, before it is known what this machine has.
@@ -201,7 +176,7 @@ func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 		p = p.Full()
 	case f.claims:
 		p = p.Claims()
-	case f.tools.Ztunnel == "" && f.image == "" && !changed("variants"):
+	case !f.hasZtunnel() && !changed("variants"):
 		p = p.WithStandIns()
 	}
 	if changed("variants") {
@@ -230,9 +205,13 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
 	}
+	programs, err := f.tools.Programs(ctx, p)
+	if err != nil {
+		return err
+	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)
 	path, s, err := bench.Run(ctx, bench.Config{
-		Plan: p, Out: f.out, Open: f.tools.Open, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+		Plan: p, Out: f.out, Open: f.tools.Open, Judge: bench.ProbeJudge, Programs: programs, Progress: benchProgress(progress, p),
 	})
 	if err != nil {
 		if path != "" {

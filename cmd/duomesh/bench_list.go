@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -39,7 +40,11 @@ func (f *benchFlags) list(out io.Writer) error {
 	t, modes := plainTable(), plainTable()
 	t.AppendHeader(table.Row{"variant", "between the nodes", "in", "here", "way"})
 	for _, v := range plan.Variants() {
-		state := "can run"
+		state, err := f.ztunnelState(v)
+		if err != nil {
+			return err
+		}
+		state = cmp.Or(state, "can run")
 		if why, absent := here.WhyAbsent(v); absent {
 			state = "NOT RUN: " + why
 		}
@@ -64,7 +69,7 @@ func plainTable() table.Writer {
 // runsOf names the comparisons that a variant is in.
 func (f *benchFlags) runsOf(v plan.Variant) []string {
 	def := f.plan.Variants
-	if f.tools.Ztunnel == "" && f.image == "" {
+	if !f.hasZtunnel() {
 		def = f.plan.WithStandIns().Variants
 	}
 	var runs []string

@@ -16,7 +16,7 @@ func newBenchResumeCmd() *cobra.Command {
 		Use:   "resume DIR",
 		Short: "Go on with a run that was interrupted",
 		Long: "The run's own plan and seed are kept, and every trial that it has. Only the build and the machine that\n" +
-			"measured the first part may measure the rest.",
+			"measured the first part, with the same Envoy and ztunnel, may measure the rest.",
 		Example: "  duomesh bench resume out/bench/latest",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -33,16 +33,23 @@ func newBenchResumeCmd() *cobra.Command {
 				return judged(err)
 			}
 			p := run.Head.Plan
-			if err := f.findZtunnel(cmd.Context(), p); err != nil {
+			if err := f.findZtunnel(cmd.Context(), p, cmd.ErrOrStderr()); err != nil {
 				return err
 			}
+			if f.noZtunnel != "" {
+				return fmt.Errorf("go on with %s: %s", args[0], f.noZtunnel)
+			}
 			if err := requireHost(kernel.PacketHook); err != nil {
+				return err
+			}
+			programs, err := f.tools.Programs(cmd.Context(), p)
+			if err != nil {
 				return err
 			}
 			progress := cmd.ErrOrStderr()
 			fmt.Fprintf(progress, "seed %d, %d trials are there\n", p.Seed, len(run.Trials))
 			path, s, err := bench.Resume(cmd.Context(), bench.Config{
-				Open: f.tools.Open, Judge: bench.ProbeJudge, Progress: benchProgress(progress, p),
+				Open: f.tools.Open, Judge: bench.ProbeJudge, Programs: programs, Progress: benchProgress(progress, p),
 			}, args[0])
 			if err != nil {
 				return err

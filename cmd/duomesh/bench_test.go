@@ -11,6 +11,7 @@ import (
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
 )
 
 // benchArgs parses flags as a user gives them and returns the plan.
@@ -43,7 +44,7 @@ func TestBenchFlagsMakeAPlan(t *testing.T) {
 // stand-in comes beside them; with one it does not.
 func TestBenchKnowsWhatItHas(t *testing.T) {
 	t.Setenv("ZTUNNEL_BIN", "")
-	t.Setenv("ZTUNNEL_IMAGE", "")
+	t.Setenv("ZTUNNEL_IMAGE", "none")
 	for _, c := range []struct {
 		args             []string
 		absent           int
@@ -53,7 +54,7 @@ func TestBenchKnowsWhatItHas(t *testing.T) {
 		// never has.
 		{nil, 6, false, true},
 		{[]string{"--ztunnel", "/proc/self/exe"}, 3, true, false},
-		{[]string{"--ztunnel-image", "x@sha256:1"}, 3, true, false},
+		{[]string{"--ztunnel-image", ambient.Released}, 3, true, false},
 		{[]string{"--variants", "direct,ztunnel"}, 1, false, false},
 		{[]string{"--variants", "direct,duomesh-l7"}, 1, false, false},
 		{[]string{"--claims"}, 5, false, false},
@@ -64,6 +65,10 @@ func TestBenchKnowsWhatItHas(t *testing.T) {
 		if err != nil || len(p.Absent) != c.absent || slices.Contains(p.Variants, plan.Ztunnel) != c.ztunnel || slices.Contains(p.Variants, plan.HBONERef) != c.standIn {
 			t.Errorf("%v: %v, absent %v, %v", c.args, p.Variants, p.Absent, err)
 		}
+	}
+	t.Setenv("ZTUNNEL_IMAGE", "") // the released one
+	if p, err := benchArgs(); err != nil || !slices.Contains(p.Variants, plan.Ztunnel) || slices.Contains(p.Variants, plan.HBONERef) {
+		t.Errorf("by default: %v, %v", p.Variants, err)
 	}
 	p, err := benchArgs("--claims", "--modes", "closed", "--budget", "5m")
 	if err != nil || !p.UntilShown || len(p.Modes) != 1 || p.Budget != 5*time.Minute || p.MinBlocks != 10 {
@@ -82,6 +87,7 @@ func TestBenchRefusesBadFlagsByName(t *testing.T) {
 		"fewer than two requests": {"--rate", "0.1"},
 		"no such file":            {"--ztunnel", "/nowhere/ztunnel"},
 		"one of them":             {"--full", "--claims"},
+		"a digest is needed":      {"--ztunnel-image", "registry.example/ztunnel:1.31"},
 	} {
 		_, err := benchArgs(args...)
 		var usage usageError

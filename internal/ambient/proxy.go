@@ -40,6 +40,8 @@ const (
 	readyPatience = 20 * time.Second
 	readyPoll     = 20 * time.Millisecond
 	stopPatience  = 5 * time.Second
+	// answerPatience bounds one answer of a proxy that stands.
+	answerPatience = 10 * time.Second
 	// versionPatience bounds the first start of a large program on a busy machine.
 	versionPatience = 30 * time.Second
 )
@@ -64,7 +66,7 @@ func (p *proxy) open(ctx context.Context) (err error) {
 	if p.stopCA, err = p.mesh.ca.serve(l); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	p.http.Transport = &http.Transport{DialContext: p.dial}
+	p.http.Transport, p.http.Timeout = &http.Transport{DialContext: p.dial}, answerPatience
 	log, err := os.Create(p.file("log"))
 	if err != nil {
 		return fmt.Errorf("make log: %w", err)
@@ -227,6 +229,11 @@ func (p *proxy) close() error {
 		errs = append(errs, p.zds.close())
 	}
 	return errors.Join(errs...)
+}
+
+// Version is what a ztunnel says of itself.
+func Version(ctx context.Context, path string) (string, error) {
+	return versionOf(ctx, Program{Binary: path, Argv: []string{path}})
 }
 
 // versionOf asks a proxy what it is. A ztunnel answers "version" with a line of

@@ -58,7 +58,7 @@ type view struct {
 // Write writes the page. Run is the name of the run's directory.
 func Write(w io.Writer, s result.Summary, run string) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit, "label": plan.Variant.Label, "securities": plan.Securities,
+		"us": micros, "signed": signed, "ratio": ratio, "class": class, "percent": percent, "one": oneDigit, "cores": cores, "mb": megabytes, "label": plan.Variant.Label, "securities": plan.Securities,
 	}).Parse(reportTemplate)
 	if err != nil {
 		return fmt.Errorf("report template: %w", err)
@@ -103,6 +103,16 @@ func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
 
 // oneDigit is a count per request.
 func oneDigit(x float64) string { return fmt.Sprintf("%.1f", x) }
+
+func cores(n float64) string { return fmt.Sprintf("%.3f", n) }
+
+// megabytes says none where there is no process that could have any.
+func megabytes(b float64) string {
+	if b == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f", b/1e6)
+}
 
 func micros(us float64) string {
 	switch {

@@ -159,6 +159,7 @@ func facts(s result.Summary) []fact {
 		{"kernel", strings.Join(nonEmpty(e.Kernel, "clock "+e.Clocksource, prefixed("governor ", e.Governor), prefixed("TCP ", e.Congestion), prefixed("conntrack max ", e.ConntrackMax)), ", ")},
 		{"mitigations", mapText(e.Mitigations)},
 		{"build", fmt.Sprintf("revision %s, %s, %s", e.Revision, e.Go, mapText(e.Modules))},
+		{"programs", mapText(e.Programs)},
 	}
 	for _, p := range s.Proxies {
 		log := map[bool]string{true: "access log on", false: "access log off"}[p.AccessLog]

@@ -20,6 +20,8 @@ type section struct {
 	CPU             template.HTML // bars of CPU per request
 	Curve           template.HTML // percentile curves, for paper
 	StandIn         []string
+	// Takes says that the rows are in the table of costs: each mode once.
+	Takes bool
 }
 
 func sectionOf(s result.Summary, g result.Group, n int, c chart) section {
@@ -32,7 +34,7 @@ func sectionOf(s result.Summary, g result.Group, n int, c chart) section {
 	}
 	sec.Added = addedSVG(g)
 	if g.Measure == result.Service {
-		sec.CPU = cpuSVG(g)
+		sec.CPU, sec.Takes = cpuSVG(g), true
 	}
 	for _, r := range g.Rows {
 		if r.Note != "" {

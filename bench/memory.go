@@ -1,0 +1,94 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// memory is what the processes between the pods have resident, each by the name that
+// its processor time has.
+func (s Site) memory() (map[string]uint64, error) {
+	var all map[string]uint64
+	take := func(name string, cgroup *os.File) error {
+		each, err := residentIn(cgroup)
+		if err != nil {
+			return err
+		}
+		if all == nil {
+			all = map[string]uint64{}
+		}
+		for _, b := range each {
+			all[name] += b
+		}
+		return nil
+	}
+	if s.Proxies != nil {
+		names, dirs, err := s.Proxies.Cgroups()
+		if err != nil {
+			return nil, err
+		}
+		for i, name := range names {
+			if err := take(name, dirs[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if s.Proxy != nil {
+		if h, ok := s.Proxy.Handle(); ok {
+			return all, take(waypointName, h.Cgroup)
+		}
+	}
+	return all, nil
+}
+
+// residentIn is the resident memory of the processes in a cgroup, by the name of their
+// program.
+func residentIn(cgroup *os.File) (map[string]uint64, error) {
+	fd, err := unix.Openat(int(cgroup.Fd()), "cgroup.procs", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup.procs of cgroup %s: %w", cgroup.Name(), err)
+	}
+	f := os.NewFile(uintptr(fd), cgroup.Name()+"/cgroup.procs")
+	defer f.Close()
+	pids, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup.procs of cgroup %s: %w", cgroup.Name(), err)
+	}
+	all := map[string]uint64{}
+	for _, pid := range strings.Fields(string(pids)) {
+		program, bytes, err := resident("/proc/" + pid)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has just ended
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read memory of process %s: %w", pid, err)
+		}
+		all[program] += bytes
+	}
+	return all, nil
+}
+
+// resident reads a process's program and its VmRSS (proc_pid_status(5)).
+func resident(dir string) (program string, bytes uint64, err error) {
+	exe, err := os.Readlink(dir + "/exe")
+	if err != nil {
+		return "", 0, err
+	}
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return "", 0, err
+	}
+	kb, _, found := strings.Cut(field(string(status), "VmRSS"), " ")
+	if !found {
+		return "", 0, unix.ESRCH // it is ending: its memory is gone
+	}
+	n, err := strconv.ParseUint(kb, 10, 64)
+	return filepath.Base(exe), n << 10, err
+}
