@@ -2,9 +2,11 @@ package bench
 
 import (
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +18,7 @@ import (
 // Names by which this program is something that a test needs in a pod.
 const (
 	busyName = "duomesh-bench-busy"
+	spinName = "duomesh-bench-spin"
 	hungName = "duomesh-bench-hung"
 )
 
@@ -26,20 +29,34 @@ func TestMain(m *testing.M) {
 	case standin.IsChild():
 		os.Exit(standin.Main(os.Args, os.Environ()))
 	case filepath.Base(os.Args[0]) == busyName:
-		busy()
+		os.Exit(busy())
+	case filepath.Base(os.Args[0]) == spinName:
+		spin()
 	case filepath.Base(os.Args[0]) == hungName:
 		hang()
 	}
 	os.Exit(m.Run())
 }
 
-// busy keeps every processor at work, before others, until its input ends.
-func busy() {
-	const before = -15
+// busy runs spin in a session of its own: the kernel shares processors out among
+// sessions first (sched_autogroup), and among the threads of each then.
+func busy() int {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args, cmd.Stdin, cmd.SysProcAttr = []string{spinName}, os.Stdin, &syscall.SysProcAttr{Setsid: true}
+	if cmd.Run() != nil {
+		return 1
+	}
+	return 0
+}
+
+// spin keeps every processor at work until its input ends, before others as far as it
+// may: a busy machine leaves it less.
+func spin() {
+	_ = os.WriteFile("/proc/self/autogroup", []byte("-15"), 0)
 	for range runtime.NumCPU() {
 		go func() {
 			runtime.LockOSThread()
-			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, before) // of this thread; without it a busy machine takes more
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -15) // of this thread
 			for {
 			}
 		}()
