@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -115,7 +116,7 @@ func (f flags) place(env func(string) string) (intent.Place, error) {
 		p.Node = name
 	}
 	parts := strings.Split(f.locality, "/")
-	if len(parts) > 3 {
+	if len(parts) > 3 || f.locality != "" && slices.Contains(parts, "") {
 		return p, usagef("--locality %s: want REGION[/ZONE[/SUBZONE]]", f.locality)
 	}
 	for i, to := range []*string{&p.Locality.Region, &p.Locality.Zone, &p.Locality.Subzone}[:len(parts)] {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/duomesh/duomesh/internal/flagwords"
 )
 
 // kmeshFlags are flags of Kmesh's daemon that its manifests set: accepted when
@@ -53,5 +55,5 @@ func kmeshHint(err error) error {
 	if hint, ok := instead[name]; unknown && ok {
 		return fmt.Errorf("--%s is a flag of Kmesh that this agent does not have: %s", name, hint)
 	}
-	return fmt.Errorf("%w: see duomesh-agent --help", err)
+	return fmt.Errorf("%w: see duomesh-agent --help", flagwords.Plain(err))
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/duomesh/duomesh/dataplane"
 )
 
 // Exit codes: as those of the command duomesh.
@@ -44,12 +46,21 @@ func run(ctx context.Context, args []string, env func(string) string, out, errs 
 	if errors.As(err, &verifier) {
 		fmt.Fprintf(errs, "%+v\n", verifier)
 	}
-	fmt.Fprintln(errs, "duomesh-agent:", err)
+	fmt.Fprintln(errs, "duomesh-agent:", advised(err))
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
 	}
 	return exitFail
+}
+
+// advised adds the way out where what is pinned cannot be taken over by anybody.
+func advised(err error) error {
+	var pins dataplane.PinError
+	if !errors.As(err, &pins) || pins.Busy {
+		return err
+	}
+	return fmt.Errorf("%w (duomesh-agent --remove, with the same --bpffs, ends the redirection and takes the pins away, of whatever layout)", err)
 }
 
 // usageError is bad input: nothing was done.

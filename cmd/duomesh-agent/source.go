@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -32,6 +35,9 @@ func (f flags) from(env func(string) string, place intent.Place, log *slog.Logge
 		if given != "" && given != "xds:"+address {
 			return source{}, usagef("--source %s and XDS_ADDRESS=%s: give one of them", given, address)
 		}
+		if err := checkAddress(address); err != nil {
+			return source{}, usagef("XDS_ADDRESS=%s: want HOST:PORT of an istiod: %w", address, err)
+		}
 		given = "xds:" + address
 	}
 	kind, where, _ := strings.Cut(given, ":")
@@ -58,8 +64,11 @@ func fileSource(name, path string, log *slog.Logger) source {
 }
 
 func (f flags) xdsSource(name, address string, env func(string) string, place intent.Place, log *slog.Logger) (source, error) {
-	if _, _, err := net.SplitHostPort(address); err != nil {
+	if err := checkAddress(address); err != nil {
 		return source{}, usagef("--source %s: want xds:HOST:PORT: %w", name, err)
+	}
+	if !isSubdomain(place.Node) {
+		return source{}, usagef("--node %s: want %s: istiod knows it by that", place.Node, wantNode)
 	}
 	config := xds.Config{
 		Server: istiod.Server{
@@ -85,6 +94,22 @@ func (f flags) xdsSource(name, address string, env func(string) string, place in
 			})
 		}, err
 	}}, nil
+}
+
+// checkAddress refuses what can be the address of no istiod: a stream would be tried for
+// ever.
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if _, err := netip.ParseAddr(host); err != nil && !isDNSName(host) {
+		return fmt.Errorf("%q is no name and no address of a host", host)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q is no port from 1 to 65535", port)
+	}
+	return nil
 }
 
 // xdsOptions sets what the flags say of how istiod's resources are used.

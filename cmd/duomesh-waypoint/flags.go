@@ -10,6 +10,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/dataplane/l7"
+	"github.com/duomesh/duomesh/internal/flagwords"
 )
 
 // flags are the command line.
@@ -70,7 +71,7 @@ said at start). TRUST_DOMAIN has none: istiod's CA says it.`,
 			return f.start(cmd.Context(), surroundings{env, environ, cmd.Flags().Changed, net.InterfaceAddrs}, log)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagwords.Plain(err)} })
 	f.define(cmd, env)
 	return cmd
 }

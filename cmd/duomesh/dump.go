@@ -19,7 +19,7 @@ func newDumpCmd() *cobra.Command {
 		Short: "Print what an engine has: services, workloads, policies, where they lead, how full its maps are",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q: see duomesh dump --help", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},

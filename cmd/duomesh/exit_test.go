@@ -38,7 +38,9 @@ func wantExit(t *testing.T, code int, text string, cmd *exec.Cmd) {
 
 // Exit code 1 is a verdict: what is not there, or cannot be written, is 2.
 func TestUsageIsNoVerdict(t *testing.T) {
-	wantExit(t, 2, "duomesh: verify: invalid argument", duomesh(t, "verify", "--repeat", "x"))
+	wantExit(t, 2, "duomesh: verify: --repeat x: want a whole number", duomesh(t, "verify", "--repeat", "x"))
+	wantExit(t, 2, `duomesh: unknown command "bogus": see duomesh dump --help`, duomesh(t, "dump", "bogus", "--cluster", "x"))
+	wantExit(t, 2, "duomesh: dump: unknown flag: --cluster: see duomesh dump --help", duomesh(t, "dump", "--cluster", "x"))
 	wantExit(t, 2, "duomesh: bench compare: two run", duomesh(t, "bench", "compare"))
 	wantExit(t, 2, "/nope", duomesh(t, "bench", "compare", "/nope"))
 	wantExit(t, 2, "/nope", duomesh(t, "bench", "report", "/nope"))

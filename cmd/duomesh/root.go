@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/duomesh/duomesh/internal/flagwords"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -51,6 +52,10 @@ func called(cmd *cobra.Command) string {
 	return name + ": "
 }
 
+func unknownCommand(cmd *cobra.Command, name string) error {
+	return usagef("unknown command %q: see %s --help", name, cmd.CommandPath())
+}
+
 // gateError ends a command with a gate's own exit code; everything has been
 // printed already.
 type gateError struct{ code int }
@@ -67,13 +72,19 @@ func newRootCmd() *cobra.Command {
 		Args:          cobra.ArbitraryArgs, // else cobra answers, with another exit code
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q: see duomesh --help", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%s%w", called(cmd), err)
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+			return unknownCommand(cmd, args[0]) // the flag is meant for that one
+		}
+		if cmd.HasSubCommands() {
+			return usagef("%s%w: see %s --help", called(cmd), flagwords.Plain(err), cmd.CommandPath())
+		}
+		return usagef("%s%w", called(cmd), flagwords.Plain(err))
 	})
 	root.AddCommand(newVerifyCmd(), newBenchCmd(), newWaypointCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newDiffCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd(),
 		newInstallCmd(), newUninstallCmd(), newEnrollCmd(), newUnenrollCmd(), newLogCmd(), newVersionCmd())

@@ -44,6 +44,7 @@ var floors = []floor{
 	{level: 0, pattern: "internal/testsum/..."},
 	{level: 0, pattern: "internal/arch"},
 	{level: 0, pattern: "internal/strictyaml"},
+	{level: 0, pattern: "internal/flagwords"},
 
 	{level: 1, pattern: "internal/traffic/...", may: []string{"internal/report/..."}},
 	{level: 1, pattern: "internal/kernel/..."},

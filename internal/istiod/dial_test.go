@@ -71,7 +71,7 @@ func TestTLSAndToken(t *testing.T) {
 		"wrong cluster":  {cert, func(s Server) Server { s.Cluster = "c2"; return s }, "does not accept the token"},
 		"missing token":  {cert, func(s Server) Server { s.Token = "/nowhere"; return s }, "token for istiod"},
 		"empty token":    {cert, func(s Server) Server { s.Token = file(t, " "); return s }, "is empty"},
-		"plaintext":      {cert, func(s Server) Server { s.Plaintext = true; return s }, "cannot be reached"},
+		"plaintext":      {cert, func(s Server) Server { s.Plaintext = true; return s }, "cannot be reached: that port does not answer without TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tlsOf := grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{c.cert}}))

@@ -82,6 +82,20 @@ func unanswered(within time.Duration) error {
 // the file of the token that was shown, if any.
 func Explain(err error, token string) error { return explain(err, token) }
 
+// obstacle is what gRPC's words about a connection that does not come about mean. token is
+// "" where neither TLS nor a token is used.
+func obstacle(text, token string) string {
+	switch {
+	case strings.Contains(text, "first record does not look like a TLS handshake"):
+		return ": that port speaks no TLS"
+	case strings.Contains(text, "error reading server preface") && token == "":
+		return ": that port does not answer without TLS"
+	case strings.Contains(text, "produced zero addresses"):
+		return ": no name server knows that name"
+	}
+	return ""
+}
+
 // explain says in words what the codes of gRPC mean between this client and istiod.
 // token is the file of the token that was shown, if any.
 func explain(err error, token string) error {
@@ -111,7 +125,7 @@ func explain(err error, token string) error {
 		case has("keepalive") || has("timed out") || has("timeout"):
 			return &StreamError{Silent, "istiod does not answer any more", err}
 		}
-		return &StreamError{Unreachable, "istiod cannot be reached", err}
+		return &StreamError{Unreachable, "istiod cannot be reached" + obstacle(text, token), err}
 	}
 	return &StreamError{Other, "stream from istiod", err}
 }
