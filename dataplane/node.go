@@ -36,6 +36,9 @@ type Difference = l4.Difference
 // Usage is how full one kernel map is.
 type Usage = l4.Usage
 
+// PinError says why what an earlier process has pinned cannot be taken over.
+type PinError = l4.PinError
+
 // PartialError is Node.Apply's when the kernel refused something in the middle.
 type PartialError = l4.PartialError
 
@@ -62,6 +65,10 @@ func Open(h Host, o Options) (*Node, error) {
 	}
 	return &Node{engine: e}, nil
 }
+
+// Inherited reports whether the kernel has services or enrolments of an earlier process,
+// which go on until the first Apply.
+func (n *Node) Inherited() bool { return n.engine.Inherited() }
 
 // Apply makes s the state of the node; see l4.Engine.Apply for what holds when
 // it returns, with and without an error.

@@ -48,7 +48,7 @@ func printPolicies(out io.Writer, list api.Policies) {
 		if more := len(p.Workloads) - most; more > 0 {
 			names += fmt.Sprintf("\nand %d more", more)
 		}
-		t.AppendRow(table.Row{p.Name, p.Action, p.Scope, state, names, strings.Join(p.Rules, "\n")})
+		t.AppendRow(table.Row{withOrigin(p.Name, p.Origin), p.Action, p.Scope, state, names, strings.Join(p.Rules, "\n")})
 	}
 	t.Render()
 }

@@ -70,7 +70,11 @@ func (f askFlags) isCluster(name string) bool {
 }
 
 func printExplanation(out io.Writer, e api.Explanation) {
-	fmt.Fprintf(out, "%s → %s/%s on node %s: %s\n", e.From, e.To, e.Protocol, e.Node, e.Exit)
+	exit := e.Exit
+	if exit == "" {
+		exit = "not known"
+	}
+	fmt.Fprintf(out, "%s → %s/%s on node %s: %s\n", e.From, e.To, e.Protocol, e.Node, exit)
 	for _, sentence := range e.Why {
 		fmt.Fprintf(out, "  %s\n", sentence)
 	}

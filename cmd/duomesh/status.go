@@ -55,11 +55,14 @@ func printStatus(out io.Writer, s api.Status) {
 	}
 	say("process", "%d, up %s", s.PID, time.Since(s.Started).Round(time.Second))
 	say("source", "%s", s.Source.Name)
-	if s.Applied.Generation == 0 {
+	switch {
+	case s.Applied.Generation > 0:
+		say("applied", "%s, the last %s ago: %s, %s", counted(s.Applied.Generation, "update"),
+			time.Since(s.Applied.At).Round(time.Second), counted(s.Applied.Services, "service"), counted(s.Applied.Workloads, "workload"))
+	case s.Applied.Inherited:
 		say("applied", "nothing yet; the kernel goes on with what an earlier agent left")
-	} else {
-		say("applied", "%d updates, the last %s ago: %d services, %d workloads", s.Applied.Generation,
-			time.Since(s.Applied.At).Round(time.Second), s.Applied.Services, s.Applied.Workloads)
+	default:
+		say("applied", "nothing yet, and no earlier agent left anything: connections go where they ask")
 	}
 	sayPolicies(say, s.Source)
 	for _, line := range s.Source.Unused {
@@ -98,11 +101,23 @@ func printStatus(out io.Writer, s api.Status) {
 		}
 		pods = append(pods, name)
 	}
-	say("enrolled", "%d: %s", len(pods), strings.Join(pods, ", "))
+	if len(pods) == 0 {
+		say("enrolled", "none")
+	} else {
+		say("enrolled", "%d: %s", len(pods), strings.Join(pods, ", "))
+	}
 	if s.Unknown > 0 {
 		say("enrolled", "%d more by an earlier agent, of pods that nobody knows any more", s.Unknown)
 	}
 	t.Render()
+}
+
+// counted is a number of things in words.
+func counted[N int | uint64](n N, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // endedWords says what became of connections that are older than an enrolment.
@@ -113,6 +128,14 @@ func endedWords(ended int) string {
 	return fmt.Sprintf(", %d were ended", ended)
 }
 
+// withOrigin is a policy's name, with what istiod has made it of.
+func withOrigin(policy, origin string) string {
+	if origin == "" {
+		return policy
+	}
+	return policy + " (" + origin + ")"
+}
+
 // sayPolicies names each policy that is not enforced.
 func sayPolicies(say func(string, string, ...any), s api.Source) {
 	if s.UnenforcedPolicies > 0 {
@@ -120,7 +143,7 @@ func sayPolicies(say func(string, string, ...any), s api.Source) {
 		if s.RefusedWorkloads > 0 {
 			then = fmt.Sprintf("TCP connections to %d of them are refused", s.RefusedWorkloads)
 		}
-		say("POLICIES", "%d received, NOT ENFORCED; they name %d workloads, %s", s.UnenforcedPolicies, s.UnenforcedWorkloads, then)
+		say("POLICIES", "%d received, NOT ENFORCED; they name %s, %s", s.UnenforcedPolicies, counted(s.UnenforcedWorkloads, "workload"), then)
 	}
 	for _, u := range s.Unenforced {
 		what := "NOT ENFORCED"
@@ -134,7 +157,7 @@ func sayPolicies(say func(string, string, ...any), s api.Source) {
 		if more := u.Workloads - len(u.Some); more > 0 {
 			names += fmt.Sprintf(" and %d more, see `duomesh dump policies`", more)
 		}
-		say("policy", "%s received, %s, names %d workloads%s", u.Policy, what, u.Workloads, names)
+		say("policy", "%s received, %s, names %s%s", withOrigin(u.Policy, u.Origin), what, counted(u.Workloads, "workload"), names)
 	}
 }
 

@@ -74,6 +74,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 		}
 	}
 	a.state = newState(a.cfg, a.started)
+	a.state.status.Applied.Inherited = a.node.Inherited()
 	if a.pods, err = openPods(a.cfg, a.node); err != nil {
 		return nil, err
 	}

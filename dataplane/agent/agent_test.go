@@ -202,6 +202,31 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	}
 }
 
+// What an earlier agent has left is said where there is something.
+func TestStatusSaysWhatAnEarlierAgentLeft(t *testing.T) {
+	g := newGround(t)
+	r := g.start(t)
+	if s := r.status(); s.Applied.Generation != 0 || s.Applied.Inherited {
+		t.Errorf("of nobody: %+v", s.Applied)
+	}
+	_, err := r.client.Audit(deadline(t))
+	wantError(t, err, "nothing has been applied since the agent started")
+	must(t, r.stop())
+	r = g.start(t)
+	if s := r.status(); s.Applied.Inherited {
+		t.Errorf("of one that has applied nothing: %+v", s.Applied)
+	}
+	r.apply(web("one", "10.1.0.1"))
+	must(t, r.stop())
+	r = g.start(t)
+	if s := r.status(); s.Applied.Generation != 0 || !s.Applied.Inherited {
+		t.Errorf("of one that has applied something: %+v", s.Applied)
+	}
+	if s := r.apply(web("two", "10.1.0.2")); s.Applied.Inherited {
+		t.Errorf("after an update: %+v", s.Applied)
+	}
+}
+
 func TestFailedOpenLeavesWhatWas(t *testing.T) {
 	g := newGround(t)
 	cfg := g.config(t)

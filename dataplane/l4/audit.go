@@ -10,9 +10,9 @@ import (
 // Difference is an entry of the kernel that is not what the engine wrote, or a
 // program that is not attached where it was.
 type Difference struct {
-	// Map is the map's name, as in Usage, or Attachments.
+	// Map is the map's name, as in Usage, or Attachments, or Pinned.
 	Map string
-	// Entry names the key, for example "10.0.0.1:80/TCP", or the program.
+	// Entry names the key, for example "10.0.0.1:80/TCP", or the program, or the path.
 	Entry string
 	// Want and Have are the values as text, "" for an entry that is not there.
 	Want, Have string
@@ -76,7 +76,7 @@ func (e *Engine) audit() ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(hooks, fronts, slots, managed, places, waypoints), nil
+	return slices.Concat(hooks, e.auditPins(), fronts, slots, managed, places, waypoints), nil
 }
 
 // auditHooks finds the programs that are not attached to the node's cgroup any more.

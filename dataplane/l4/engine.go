@@ -64,6 +64,8 @@ type Engine struct {
 	// beside has the neighbours of pods, by netns cookie.
 	beside map[uint64][]Neighbour
 	force  bool // Options.Force
+	// inherited: see Inherited.
+	inherited bool
 }
 
 // Open loads the programs and attaches them to h.Cgroup. Where h.BPFFS holds the
@@ -230,19 +232,24 @@ func (e *Engine) adopt() error {
 	if err := e.reread(); err != nil {
 		var strange strangeError
 		if errors.As(err, &strange) {
-			return PinError{e.pins.dir, err.Error() + ": remove the directory to start anew"}
+			return PinError{Path: e.pins.dir, Reason: err.Error()}
 		}
 		return err
 	}
 	if err := e.managed.each(func(cookie uint64, _ uint32) { e.enrolled[cookie] = "" }); err != nil {
 		return err
 	}
+	e.inherited = len(e.state.fronts) > 0 || len(e.enrolled) > 0
 	e.staleUDP = sweeps
 	if err := e.flipping(false); err != nil { // it may have been killed while it did
 		return err
 	}
 	return e.replace()
 }
+
+// Inherited reports whether the kernel has services or enrolments of an earlier process,
+// which go on until the first Apply.
+func (e *Engine) Inherited() bool { return e.inherited }
 
 // undo takes back a failed Open. State that was there before stays.
 func (e *Engine) undo() error {

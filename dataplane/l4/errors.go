@@ -43,6 +43,9 @@ func (p PartialError) Unwrap() error { return p.Err }
 type PinError struct {
 	Path   string
 	Reason string
+	// Busy is set when another process uses it; else nobody can, and RemovePins of
+	// package dataplane is the way out.
+	Busy bool
 }
 
 // Error implements error.

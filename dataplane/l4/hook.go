@@ -86,7 +86,7 @@ func (e *Engine) takeOver(h *hook, prog *ebpf.Program) (_ link.Link, err error) 
 		return nil, nil
 	}
 	if err != nil {
-		return nil, PinError{path, err.Error()}
+		return nil, PinError{Path: path, Reason: err.Error()}
 	}
 	defer func() {
 		if err != nil {
@@ -94,7 +94,7 @@ func (e *Engine) takeOver(h *hook, prog *ebpf.Program) (_ link.Link, err error) 
 		}
 	}()
 	if err := attachedTo(l, e.host.Cgroup); err != nil {
-		return nil, PinError{path, err.Error()}
+		return nil, PinError{Path: path, Reason: err.Error()}
 	}
 	if err := l.Update(prog); err != nil {
 		return nil, fmt.Errorf("replace program in link %s: %w", path, explain(err))

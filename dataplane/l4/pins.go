@@ -22,6 +22,8 @@ type pins struct {
 	lock *os.File
 	// fresh is set when nothing was there to take over.
 	fresh bool
+	// locked is set when this process has the lock.
+	locked bool
 }
 
 func openPins(bpffs string) (_ *pins, err error) {
@@ -43,11 +45,12 @@ func openPins(bpffs string) (_ *pins, err error) {
 	}()
 	err = unix.Flock(int(p.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, PinError{p.root, "another engine uses it"}
+		return nil, PinError{Path: p.root, Reason: "another engine uses it", Busy: true}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock directory of pins %s: %w", p.root, err)
 	}
+	p.locked = true
 	if err := p.onlyOurABI(); err != nil {
 		return nil, err
 	}
@@ -83,8 +86,8 @@ func (p *pins) onlyOurABI() error {
 	for _, e := range entries {
 		if e.Name() != abiDir {
 			return PinError{
-				filepath.Join(p.root, e.Name()),
-				"it is not of " + abiDir + ", the layout of this build; it is left working: remove it by the build that made it",
+				Path:   filepath.Join(p.root, e.Name()),
+				Reason: "it is not of " + abiDir + ", the layout of this build; it is left working",
 			}
 		}
 	}
@@ -108,7 +111,7 @@ func (p *pins) servedCookies() ([]uint64, error) {
 	for _, path := range paths {
 		cookie, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(path), servedPrefix), 10, 64)
 		if err != nil {
-			return nil, PinError{path, "it is no pin of a waypoint"}
+			return nil, PinError{Path: path, Reason: "it is no pin of a waypoint"}
 		}
 		all = append(all, cookie)
 	}
@@ -138,7 +141,7 @@ func (p *pins) prepare(spec *ebpf.CollectionSpec) error {
 	}
 	for _, prog := range programs {
 		if exists(p.link(prog.name)) {
-			return PinError{p.dir, fmt.Sprintf("link of %s is there, map %s is not: remove the directory to start anew",
+			return PinError{Path: p.dir, Reason: fmt.Sprintf("link of %s is there, map %s is not",
 				prog.name, strings.Join(missing, ", "))}
 		}
 	}
@@ -168,12 +171,11 @@ func (p *pins) sameSize(name string, want uint32) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return PinError{path, err.Error()}
+		return PinError{Path: path, Reason: err.Error()}
 	}
 	defer m.Close()
 	if have := m.MaxEntries(); have != want {
-		return PinError{path, fmt.Sprintf("it has %d entries, the limits ask for %d: keep the limit, or remove the engine first",
-			have, want)}
+		return PinError{Path: path, Reason: fmt.Sprintf("it has %d entries, the limits ask for %d: keep the limit", have, want)}
 	}
 	return nil
 }
@@ -192,6 +194,7 @@ func (p *pins) unpin(names []string) error {
 
 // remove deletes all pins and both directories. Links are unpinned before.
 func (p *pins) remove() error {
+	p.locked = false // what is there afterwards is somebody else's
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return fmt.Errorf("read directory of pins: %w", err)
@@ -211,8 +214,16 @@ func (p *pins) remove() error {
 	return nil
 }
 
-// Close gives the lock back.
-func (p *pins) Close() error { return p.lock.Close() }
+// Close gives the lock back. Directories in which nothing is pinned go: to the next
+// process they would look like something that an engine has left.
+func (p *pins) Close() error {
+	if p.locked {
+		os.Remove(p.dir) // fails where something is pinned
+		os.Remove(p.root)
+		p.locked = false
+	}
+	return p.lock.Close()
+}
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

@@ -223,7 +223,7 @@ func TestPartOfThePins(t *testing.T) {
 		must(t, e.Close())
 		_, err := Open(h, Options{HidePeer: true})
 		var refused PinError
-		if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "10.9.9.9:80/TCP") || !strings.Contains(refused.Reason, "remove the directory") {
+		if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "10.9.9.9:80/TCP") || refused.Busy {
 			t.Errorf("got %v", err)
 		}
 		must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
@@ -259,6 +259,36 @@ func dropPinned(dir string, k meshFrontendKey) error {
 		return err
 	}
 	return errors.Join(m.Delete(k), m.Close())
+}
+
+// A pin that somebody removes is named by an audit and made again by a repair, so that
+// the next process can take over.
+func TestLostPinsAreMadeAgain(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(t, "default/client")
+	h := n.pinned(bpffs(t))
+	dir := filepath.Join(h.BPFFS, "duomesh", abiDir)
+	e := mustOpen(t, h, Options{HidePeer: true})
+	apply(t, e, decisions()...)
+	must(t, e.Enrol(p.Pod))
+	for _, lost := range []string{meshMapFrontends, "link_" + meshProgMeshConnect4} {
+		must(t, os.Remove(filepath.Join(dir, lost)))
+		found, err := e.Audit()
+		must(t, err)
+		if len(found) != 1 || found[0].Map != Pinned || filepath.Base(found[0].Entry) != lost {
+			t.Errorf("%s: found %v", lost, found)
+		}
+		_, err = e.Repair()
+		must(t, err)
+		audited(t, e)
+	}
+	must(t, e.Close())
+	e = mustOpen(t, h, Options{HidePeer: true})
+	if !e.Inherited() {
+		t.Error("nothing was taken over")
+	}
+	must(t, connected(t, p, "10.9.0.1:80", "10.1.0.1:7001"))
+	must(t, e.Remove())
 }
 
 func TestOpenNamesWhatIsWrong(t *testing.T) {

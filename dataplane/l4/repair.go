@@ -6,7 +6,7 @@ import (
 )
 
 // Repair makes the kernel what was applied and enrolled again, where something else
-// has changed it: programs that were detached are attached, entries that are missing
+// has changed it: programs that were detached are attached, what has lost its pin is pinned, entries that are missing
 // or other are written, foreign ones removed. It returns what it found. What
 // connections did meanwhile is not known; those that began before are not touched.
 // It needs an Apply before.
@@ -45,7 +45,7 @@ func (e *Engine) repair() error {
 	if err := restore(&e.managed, e.wantedManaged(), whole); err != nil {
 		return err
 	}
-	return errors.Join(e.replace(), e.reattach())
+	return errors.Join(e.replace(), e.reattach(), e.repin())
 }
 
 // restoreFronts tells the programs that frontends are replaced, as Apply does.

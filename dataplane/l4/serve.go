@@ -294,11 +294,11 @@ func (e *Engine) adoptOne(cookie uint64, port uint16) error {
 	path := e.pins.served(cookie)
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
-		return PinError{path, err.Error()}
+		return PinError{Path: path, Reason: err.Error()}
 	}
 	id, err := linkedCgroup(l)
 	if err != nil {
-		return errors.Join(PinError{path, err.Error()}, l.Close())
+		return errors.Join(PinError{Path: path, Reason: err.Error()}, l.Close())
 	}
 	if id == 0 || port == 0 {
 		return errors.Join(l.Unpin(), l.Close())

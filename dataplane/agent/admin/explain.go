@@ -41,6 +41,14 @@ func (h handler) explained(ctx context.Context, from, to, protocol string) (api.
 	if e.From, e.Managed, err = podNamed(status.Pods, snapshot.Workloads, from); err != nil {
 		return e, err
 	}
+	if e.Managed && status.Applied.Inherited {
+		e.Targets, e.Differences = []api.Target{}, []api.Difference{}
+		e.Why = []string{
+			fmt.Sprintf("Pod %s is enrolled on node %s.", e.From, e.Node),
+			"Nothing has been applied since this agent started: connections go where an earlier agent's state sends them, which the kernel has without names.",
+		}
+		return e, nil
+	}
 	caller := intent.Caller{Managed: e.Managed, Place: h.node.Place()}
 	d := intent.Decide(snapshot, caller, dst, proto)
 	e.Exit, e.Service, e.Targets = string(d.Exit), d.Service, targets(d.Targets)
@@ -97,7 +105,7 @@ func podNamed(pods []api.Pod, workloads []*intent.Workload, name string) (full s
 func (h handler) holdAgainstKernel(e *api.Explanation, applied bool) error {
 	e.Differences = []api.Difference{}
 	if !applied {
-		e.Why = append(e.Why, "Nothing has been applied since this agent started: the kernel goes on with what an earlier one left.")
+		e.Why = append(e.Why, "Nothing has been applied since this agent started.")
 		return nil
 	}
 	found, err := h.node.Engine().Audit()

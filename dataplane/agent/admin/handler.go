@@ -126,7 +126,12 @@ func (h handler) exits(w http.ResponseWriter, _ *http.Request) {
 	answer(w, e, errors.Join(err, evErr))
 }
 
-func (h handler) audit(w http.ResponseWriter, _ *http.Request) {
+func (h handler) audit(w http.ResponseWriter, r *http.Request) {
+	s, err := h.node.Status(r.Context(), "")
+	if err == nil && s.Applied.Generation == 0 {
+		http.Error(w, "nothing has been applied since the agent started: there is nothing to compare the kernel with", http.StatusServiceUnavailable)
+		return
+	}
 	found, err := h.node.Engine().Audit()
 	answer(w, api.Audit{Header: header(api.AuditSchema), Differences: differences(found)}, err)
 }

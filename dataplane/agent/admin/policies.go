@@ -3,6 +3,8 @@ package admin
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -32,7 +34,7 @@ func (h handler) dumpPolicies(w http.ResponseWriter, _ *http.Request) {
 }
 
 func policy(p *intent.Policy, workloads []*intent.Workload) api.Policy {
-	form := api.Policy{Name: p.Key(), Action: "ALLOW", Scope: string(p.Scope), DryRun: p.DryRun, Workloads: []string{}, Rules: []string{}}
+	form := api.Policy{Name: p.Key(), Origin: origin(p), Action: "ALLOW", Scope: string(p.Scope), DryRun: p.DryRun, Workloads: []string{}, Rules: []string{}}
 	if p.Deny {
 		form.Action = "DENY"
 	}
@@ -48,6 +50,33 @@ func policy(p *intent.Policy, workloads []*intent.Workload) api.Policy {
 		form.Rules = append(form.Rules, ruleText(g))
 	}
 	return form
+}
+
+// Names under which istiod sends what a PeerAuthentication asks for: one policy for all
+// that are STRICT and say no more, and one for each that says more.
+const (
+	strictName = "istio_converted_static_strict"
+	peerPrefix = "converted_peer_authentication_"
+)
+
+// origin says what istiod has made a policy of, "" where it is an AuthorizationPolicy:
+// nobody finds the others by the names that they have here.
+func origin(p *intent.Policy) string {
+	if p.Name == strictName {
+		return "of every PeerAuthentication with mode STRICT"
+	}
+	if name, is := strings.CutPrefix(p.Name, peerPrefix); is {
+		return "of PeerAuthentication " + p.Namespace + "/" + name
+	}
+	return ""
+}
+
+// titled is a policy's name, with what it was made of.
+func titled(p *intent.Policy) string {
+	if o := origin(p); o != "" {
+		return p.Key() + " (" + o + ")"
+	}
+	return p.Key()
 }
 
 // ruleText writes a group as one line: what has to hold together is joined by "and".
@@ -121,7 +150,7 @@ func unenforced(policies []*intent.Policy, s intent.Snapshot, e api.Explanation,
 	seen := map[string]bool{}
 	for _, w := range concerned(s, e, d) {
 		for _, p := range policies {
-			line := fmt.Sprintf("Policy %s names %s/%s: received, NOT ENFORCED.", p.Key(), w.Namespace, w.Name)
+			line := fmt.Sprintf("Policy %s names %s/%s: received, NOT ENFORCED.", titled(p), w.Namespace, w.Name)
 			if p.DryRun || seen[line] || !p.Names(w) {
 				continue
 			}
@@ -134,11 +163,19 @@ func unenforced(policies []*intent.Policy, s intent.Snapshot, e api.Explanation,
 	return why
 }
 
-// concerned are the workloads that a decision is about.
+// concerned are the workloads that a decision is about: also those that have the address
+// of an endpoint under another name, as a pod behind a WorkloadEntry.
 func concerned(s intent.Snapshot, e api.Explanation, d intent.Decision) []*intent.Workload {
 	var all []*intent.Workload
+	at := map[netip.Addr]bool{}
 	for _, t := range d.Targets {
 		all = append(all, t.Workload)
+		at[t.Addr.Addr()] = true
+	}
+	for _, w := range s.Workloads {
+		if slices.ContainsFunc(w.Addresses, func(a netip.Addr) bool { return at[a] }) {
+			all = append(all, w)
+		}
 	}
 	for _, svc := range s.Services {
 		if svc.Key() == d.Service {

@@ -26,7 +26,7 @@ func NewView(s intent.Snapshot, policies []*intent.Policy) *View {
 	byName := map[string]int{}
 	for i, p := range policies {
 		byName[p.Key()] = i
-		v.unenforced = append(v.unenforced, api.Unenforced{Policy: p.Key(), DryRun: p.DryRun})
+		v.unenforced = append(v.unenforced, api.Unenforced{Policy: p.Key(), Origin: origin(p), DryRun: p.DryRun})
 	}
 	if len(policies) == 0 {
 		return v

@@ -164,6 +164,8 @@ func get[T any](ctx context.Context, c *Client, path string, q url.Values, schem
 		return fail(err)
 	case res.StatusCode == http.StatusBadRequest:
 		return value, BadRequestError(strings.TrimSpace(string(answer.raw)))
+	case res.StatusCode == http.StatusServiceUnavailable:
+		return value, errors.New(strings.TrimSpace(string(answer.raw))) // it was reached, and says why not
 	case res.StatusCode != http.StatusOK:
 		return fail(fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(answer.raw))))
 	}

@@ -40,6 +40,8 @@ type Policies struct {
 type Policy struct {
 	// Name is "namespace/name".
 	Name string `json:"name"`
+	// Origin says what istiod has made it of, where that is no AuthorizationPolicy.
+	Origin string `json:"origin,omitempty"`
 	// Action is ALLOW or DENY.
 	Action string `json:"action"`
 	// Scope is "mesh", "namespace" or "workload".

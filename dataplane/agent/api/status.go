@@ -84,6 +84,8 @@ type Source struct {
 type Unenforced struct {
 	// Policy is "namespace/name".
 	Policy string `json:"policy"`
+	// Origin says what istiod has made it of, where that is no AuthorizationPolicy.
+	Origin string `json:"origin,omitempty"`
 	// DryRun is set when it is not to be enforced.
 	DryRun bool `json:"dry_run,omitempty"`
 	// Workloads is how many workloads it names, Some are the names of a few.
@@ -93,9 +95,11 @@ type Unenforced struct {
 
 // Applied is what the kernel has.
 type Applied struct {
-	// Generation counts the updates that were applied since the start; 0 means
-	// that the kernel has what an earlier agent left, or nothing.
+	// Generation counts the updates that were applied since the start.
 	Generation uint64 `json:"generation"`
+	// Inherited is set while Generation is 0 and the kernel has services or enrolments
+	// of an earlier agent.
+	Inherited bool `json:"inherited,omitempty"`
 	// Version is the source's name for it.
 	Version string    `json:"version,omitempty"`
 	At      time.Time `json:"at,omitzero"`
@@ -251,7 +255,8 @@ type Explanation struct {
 	To       netip.AddrPort `json:"to"`
 	Protocol string         `json:"protocol"`
 	Managed  bool           `json:"managed"`
-	// Exit is the name under which the kernel counts such a connection.
+	// Exit is the name under which the kernel counts such a connection; "" where it
+	// is decided by what an earlier agent left.
 	Exit    string   `json:"exit"`
 	Service string   `json:"service,omitempty"`
 	Targets []Target `json:"targets"`
