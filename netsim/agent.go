@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,9 +27,11 @@ type agentMesh struct {
 	client *api.Client
 	feed   feed
 	more   []string // arguments beside the feed's
+	log    *slog.Logger
 
-	mu   sync.Mutex
-	proc *Process // nil: none was started
+	mu     sync.Mutex
+	proc   *Process // nil: none was started
+	wanted bool     // it is to run
 }
 
 // Files of a node with an agent, in its directory.
@@ -50,7 +53,7 @@ func openAgent(ctx context.Context, cfg Config, n *node, from feed) (_ mesh, err
 	if err != nil {
 		return nil, err
 	}
-	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg)), feed: from, more: cfg.AgentArgs}
+	a := &agentMesh{exe: exe, node: n, dir: nodeDir(cfg, n), client: api.NewClient(n.adminPlace(cfg)), feed: from, more: cfg.AgentArgs, log: cfg.Log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
@@ -141,7 +144,33 @@ func (a *agentMesh) launch(ctx context.Context, reached goal) error {
 	if err != nil {
 		return err
 	}
+	a.wanted = true
+	go a.watch(a.proc)
 	return a.await(ctx, a.proc, reached)
+}
+
+// watch says so when an agent ends that nobody here has ended.
+func (a *agentMesh) watch(proc *Process) {
+	<-proc.done
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.wanted && a.proc == proc {
+		a.log.Error("the agent of a node ended, what it has pinned goes on", "node", a.node.name, "error", proc.Wait(), "log", filepath.Join(a.dir, agentLog))
+	}
+}
+
+// dismiss says that the agent may end.
+func (a *agentMesh) dismiss() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wanted = false
+}
+
+// runs reports whether the agent runs.
+func (a *agentMesh) runs() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.proc != nil && !a.proc.ended()
 }
 
 // kill ends the agent by SIGKILL, and returns when it is dead.
@@ -151,6 +180,7 @@ func (a *agentMesh) kill() error {
 	if a.proc == nil || a.proc.ended() {
 		return fmt.Errorf("node %s: no agent runs", a.node.name)
 	}
+	a.wanted = false
 	if err := a.proc.kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("node %s: kill the agent: %w", a.node.name, err)
 	}
@@ -260,6 +290,7 @@ func (a *agentMesh) close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	err := a.client.Close()
+	a.wanted = false // on a start that failed
 	if a.proc == nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +62,36 @@ func TestAgents(t *testing.T) {
 		must(c.Do(testContext(t), scenario.Enrol{Pod: "stranger"}))
 		wantTally(t, dial(t, c, "stranger", vip, 20), "v2", 20)
 		must(c.Do(testContext(t), scenario.Leave{Pod: "stranger"}))
+	})
+
+	t.Run("are named when they have ended, and started again", func(t *testing.T) {
+		c := mustOpen(t, Config{Agent: exe}, twoNodes(scenario.Duomesh))
+		a, err := c.agentOf("b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		proc := a.proc
+		if err := proc.kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-proc.done
+		dir, id := filepath.Dir(c.Dir()), c.ID()
+		ended, err := EndedOf(testContext(t), dir, id)
+		if err != nil || !slices.Equal(ended, []string{"b"}) {
+			t.Errorf("ended: %v, %v", ended, err)
+		}
+		for _, name := range []string{"a", "c", "istiod"} {
+			var no RefusedError
+			if err := ReviveOf(testContext(t), dir, id, name); !errors.As(err, &no) {
+				t.Errorf("start %s: %v", name, err)
+			}
+		}
+		if err := ReviveOf(testContext(t), dir, id); err != nil {
+			t.Error(err)
+		}
+		if ended := c.Ended(); ended != nil {
+			t.Errorf("ended after the start: %v", ended)
+		}
 	})
 
 	t.Run("leave nothing", func(t *testing.T) {

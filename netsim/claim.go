@@ -30,6 +30,9 @@ type clusterCgroup struct {
 
 // claimCgroup makes the cgroup of a cluster whose run directory is run.
 func claimCgroup(path, run string) (_ *clusterCgroup, err error) {
+	if err := isFree(path); err != nil {
+		return nil, err
+	}
 	lock, err := makeCgroup(path)
 	if err != nil {
 		return nil, err
@@ -50,6 +53,18 @@ func claimCgroup(path, run string) (_ *clusterCgroup, err error) {
 		return nil, fmt.Errorf("mark cgroup %s: %w", path, err)
 	}
 	return &clusterCgroup{path, lock}, nil
+}
+
+// isFree reports that a cluster of another run directory has the name.
+func isFree(cgroup string) error {
+	if _, err := os.Lstat(cgroup); err != nil {
+		return nil // what else is wrong is said where it is made
+	}
+	whose := ""
+	if run := runOf(cgroup); run != "" {
+		whose = " (--run-dir " + filepath.Dir(run) + ")"
+	}
+	return fmt.Errorf("a cluster of this name is there already%s: %w", whose, &fs.PathError{Op: "mkdir", Path: cgroup, Err: fs.ErrExist})
 }
 
 // remove ends every process in it and removes it.

@@ -85,10 +85,10 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open cluster %s: %w", cfg.ID, err), c.Close())
+			err = errors.Join(fmt.Errorf("open cluster %s: %w", cfg.ID, interrupted(ctx, err)), c.Close())
 		}
 	}()
-	if c.run, err = claimRunDir(cfg); err != nil {
+	if c.run, err = cfg.claim(); err != nil {
 		return nil, err
 	}
 	if err := c.build(ctx, t); err != nil {
@@ -96,6 +96,21 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	}
 	return c, nil
 }
+
+// interrupted is why something was not made: where somebody has changed his mind that
+// alone, and not what it was that could then not be had any more.
+func interrupted(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return interruptedError{context.Cause(ctx)}
+	}
+	return err
+}
+
+// interruptedError is the word of who interrupted, and context.Canceled.
+type interruptedError struct{ error }
+
+// Unwrap returns both.
+func (i interruptedError) Unwrap() []error { return []error{i.error, context.Canceled} }
 
 // newCluster checks everything that can be checked before anything is made.
 func newCluster(cfg Config, t scenario.Topology) (*Cluster, error) {
@@ -290,6 +305,11 @@ func (c *Cluster) close() error {
 	c.closed = true
 	procs := slices.Collect(maps.Keys(c.procs))
 	c.mu.Unlock()
+	for _, n := range c.nodes {
+		if a, is := n.mesh.(*agentMesh); is {
+			a.dismiss()
+		}
+	}
 	if c.own != nil {
 		errs = append(errs, c.killAll(ctx, procs))
 	}

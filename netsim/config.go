@@ -28,6 +28,8 @@ type Config struct {
 	// ID names the cluster on this machine: a lower-case DNS label. Empty means
 	// a random one.
 	ID string
+	// Name is the same, taken by Reserve before; nil: it is taken by Open.
+	Name *Name
 	// RunDir holds one directory per cluster; empty means DefaultRunDir.
 	RunDir string
 	// Exe is the program that is started as traffic client and server; its

@@ -20,12 +20,22 @@ const controlSocket = "control.sock"
 // root reaches the socket: the run directory has mode 0700.
 type request struct {
 	Apply *scenario.Objects `json:"apply,omitempty"`
+	// Ended asks what has ended, Revive for that to be started again.
+	Ended  bool     `json:"ended,omitempty"`
+	Revive *revival `json:"revive,omitempty"`
+}
+
+// revival names what is to be started; no names mean all that has ended.
+type revival struct {
+	Names []string `json:"names"`
 }
 
 type response struct {
 	Error string `json:"error,omitempty"`
 	// Refused: what was asked for cannot be had, and nothing was changed.
 	Refused bool `json:"refused,omitempty"`
+	// Ended answers a question for that.
+	Ended []string `json:"ended,omitempty"`
 }
 
 // RefusedError is about objects that a cluster does not take; what it has stays.
@@ -100,15 +110,19 @@ func answer(ctx context.Context, c *Cluster, conn net.Conn) {
 	if errors.Is(err, io.EOF) {
 		return
 	}
+	var res response
 	switch {
 	case err != nil:
 		err = fmt.Errorf("read request: %w", err)
-	case req.Apply == nil:
-		err = errors.New("the request asks for nothing that this version knows")
-	default:
+	case req.Ended:
+		res.Ended = c.Ended()
+	case req.Revive != nil:
+		err = c.Revive(ctx, req.Revive.Names...)
+	case req.Apply != nil:
 		err = errors.Join(c.repair(), c.Apply(ctx, *req.Apply))
+	default:
+		err = errors.New("the request asks for nothing that this version knows")
 	}
-	var res response
 	if err != nil {
 		var no RefusedError
 		res.Error, res.Refused = err.Error(), errors.As(err, &no)
@@ -119,30 +133,6 @@ func answer(ctx context.Context, c *Cluster, conn net.Conn) {
 // ApplyTo replaces the declared objects of a living cluster of another process
 // and returns when every node has them. runDir empty means DefaultRunDir.
 func ApplyTo(ctx context.Context, runDir, id string, o scenario.Objects) error {
-	if runDir == "" {
-		runDir = DefaultRunDir
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(runDir, id, controlSocket))
-	if err != nil {
-		return fmt.Errorf("reach cluster %s: %w", id, err)
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	if err := json.NewEncoder(conn).Encode(request{Apply: &o}); err != nil {
-		return fmt.Errorf("ask cluster %s: %w", id, err)
-	}
-	var res response
-	if err := json.NewDecoder(conn).Decode(&res); err != nil {
-		return errors.Join(fmt.Errorf("answer of cluster %s: %w", id, err), ctx.Err())
-	}
-	if res.Error != "" {
-		err := fmt.Errorf("cluster %s: %s", id, res.Error)
-		if res.Refused {
-			return RefusedError{err}
-		}
-		return err
-	}
-	return nil
+	_, err := askControl(ctx, runDir, id, request{Apply: &o})
+	return err
 }

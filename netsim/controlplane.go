@@ -88,7 +88,7 @@ func OpenControlPlane(ctx context.Context, cfg ControlPlaneConfig) (_ *ControlPl
 	p := &ControlPlane{cfg: cfg}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open control plane %s: %w", cfg.ID, err), p.Close())
+			err = errors.Join(fmt.Errorf("open control plane %s: %w", cfg.ID, interrupted(ctx, err)), p.Close())
 		}
 	}()
 	if p.cgroup, err = cgroupOf(cfg.ID); err != nil {
@@ -120,7 +120,10 @@ func (p *ControlPlane) open(ctx context.Context) error {
 		Binaries: p.cfg.Binaries, Start: p.start, Dial: p.dial, Dir: p.run.path, Logs: p.cfg.Logs,
 		Addresses: p.addresses(), Services: p.ranges(), IstiodEnv: p.cfg.IstiodEnv, Log: p.cfg.Log,
 	})
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
+		return err // nobody wants to know more
+	case err != nil:
 		return errors.Join(err, p.keepLogs())
 	}
 	if p.relay, err = openRelay(func() (net.Conn, error) {

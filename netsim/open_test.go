@@ -31,6 +31,58 @@ func TestOpenTwiceWithOneID(t *testing.T) {
 	wantTally(t, dial(t, c, "client", scenario.Target{Pod: "v1", Port: 8080}, 5), "v1", 5)
 }
 
+// A name that was taken first is nobody else's, and is given back.
+func TestNameIsTakenFirst(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	cfg := Config{ID: "taken-first", RunDir: filepath.Join(t.TempDir(), "run")}
+	name, err := Reserve(testContext(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Reserve(testContext(t), cfg); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("taken again: %v", err)
+	}
+	if _, err := Open(testContext(t), cfg, twoNodes(scenario.NoMesh)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a cluster of a name that was taken: %v", err)
+	}
+	with := cfg
+	with.Name = name
+	mustOpen(t, with, twoNodes(scenario.NoMesh))
+	if err := name.Close(); err != nil {
+		t.Error(err)
+	}
+	other := cfg
+	other.RunDir = filepath.Join(t.TempDir(), "other")
+	if _, err := Reserve(testContext(t), other); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "--run-dir "+cfg.RunDir) {
+		t.Errorf("the name of a cluster of another run directory: %v", err)
+	}
+	free := Config{ID: "given-back", RunDir: cfg.RunDir}
+	for range 2 {
+		name, err := Reserve(testContext(t), free)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := name.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Who interrupts the start is told that, and nothing of what could then not be had.
+func TestInterruptedOpen(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
+	runDir := filepath.Join(t.TempDir(), "run")
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	cancel(errors.New("somebody has changed his mind"))
+	_, err := Open(ctx, Config{ID: "interrupted", RunDir: runDir}, twoNodes(scenario.NoMesh))
+	if err == nil || err.Error() != "open cluster interrupted: somebody has changed his mind" {
+		t.Errorf("got %v", err)
+	}
+	if left := remains(t, runDir, "interrupted"); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 func TestFailedOpenLeavesNothing(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount)
 	runDir := filepath.Join(t.TempDir(), "run")

@@ -72,6 +72,60 @@ func nameRunDir(claim, path string) error {
 	return nil
 }
 
+// Name is a cluster's name that is taken before the cluster is opened, so that nobody else
+// gets it while what the cluster needs is made.
+type Name struct {
+	run *runDir
+}
+
+// Reserve takes the name cfg.ID; fs.ErrExist says that somebody has it. The caller closes
+// it, whether or not a cluster was opened with it.
+func Reserve(ctx context.Context, cfg Config) (*Name, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := Sweep(ctx, cfg.RunDir); err != nil {
+		cfg.Log.Warn("what a dead cluster left could not be removed", "error", err)
+	}
+	cgroup, err := cgroupOf(cfg.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := isFree(cgroup); err != nil {
+		return nil, err
+	}
+	run, err := claimRunDir(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Name{run}, nil
+}
+
+// Close gives the name back if no cluster has taken it over.
+func (n *Name) Close() error {
+	if n == nil || n.run == nil {
+		return nil
+	}
+	run := n.run
+	n.run = nil
+	return run.remove()
+}
+
+// claim is the run directory of a cluster that is being opened: that of the name which was
+// taken for it, or a new one.
+func (c Config) claim() (*runDir, error) {
+	if c.Name == nil || c.Name.run == nil {
+		return claimRunDir(c)
+	}
+	run := c.Name.run
+	if run.path != c.dir() {
+		return nil, fmt.Errorf("the name %s was taken, and not %s", filepath.Base(run.path), c.ID)
+	}
+	c.Name.run = nil
+	return run, nil
+}
+
 // remove removes the directory with what is in it, and the directory of all
 // clusters when this was the last.
 func (r *runDir) remove() error {

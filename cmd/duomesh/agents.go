@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/netsim"
 )
 
 // adminPort is the port of api.AdminAddress.
@@ -23,6 +25,9 @@ const adminPort = 15200
 // onKubernetes reports whether the agents of a Kubernetes cluster are asked: one was
 // named, or the environment names one and nothing simulated runs.
 func (f askFlags) onKubernetes() bool {
+	if f.simulated() != "" {
+		return false
+	}
 	if f.kube.where != (cluster.Where{}) {
 		return true
 	}
@@ -31,6 +36,21 @@ func (f askFlags) onKubernetes() bool {
 	}
 	s, err := f.running()
 	return err != nil || s == nil
+}
+
+// simulated is the running cluster whose kubeconfig is named, by --kubeconfig or by the
+// environment; "" where it is another's.
+func (f askFlags) simulated() string {
+	path := cmp.Or(f.kube.where.Kubeconfig, os.Getenv("KUBECONFIG"))
+	if path == "" || f.admin != "" || f.cluster != "" || f.kube.where.Context != "" {
+		return ""
+	}
+	all, err := netsim.Clusters(f.runDir)
+	i := slices.IndexFunc(all, func(s netsim.State) bool { return s.Kubeconfig == path })
+	if err != nil || i < 0 {
+		return ""
+	}
+	return all[i].ID
 }
 
 // agents are the desks of a Kubernetes cluster's nodes, reached by forwarded ports.

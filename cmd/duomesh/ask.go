@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,7 +99,7 @@ func (f askFlags) running() (*netsim.State, error) {
 	if len(all) == 0 && f.cluster == "" && f.node == "" {
 		return nil, nil
 	}
-	s, err := netsim.Find(f.runDir, f.cluster)
+	s, err := netsim.Find(f.runDir, cmp.Or(f.cluster, f.simulated()))
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -136,6 +138,8 @@ func askAll[T any](ctx context.Context, desks []desk, question func(context.Cont
 			continue
 		case d.nobody != "":
 			err = fmt.Errorf("%s: %w", d.nobody, err)
+		case d.node != "" && errors.Is(err, syscall.ECONNREFUSED):
+			err = fmt.Errorf("node %s: its agent does not run; what it has pinned goes on (duomesh netsim start %s starts it again): %w", d.node, d.node, err)
 		case d.node != "":
 			err = fmt.Errorf("node %s: %w", d.node, err)
 		}

@@ -13,7 +13,12 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/netsim"
 )
 
 // wantAsk runs a command that asks the cluster of c.
@@ -152,5 +157,49 @@ func TestOneThatIsDownHidesNoOther(t *testing.T) {
 	}
 	if err == nil || !strings.HasPrefix(err.Error(), "node a: ") || strings.Contains(err.Error(), "node b") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// The kubeconfig of a simulated cluster names that cluster, whatever else runs.
+func TestKubeconfigNamesItsCluster(t *testing.T) {
+	runDir := t.TempDir()
+	for _, id := range []string{"one", "two"} {
+		dir := filepath.Join(runDir, id)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		owner, err := os.Open(dir) // as a living cluster has it
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { owner.Close() })
+		if err := unix.Flock(int(owner.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		state, err := json.Marshal(netsim.State{
+			Schema: netsim.StateSchema, Version: netsim.StateVersion, ID: id, Mesh: scenario.Duomesh, Kubeconfig: filepath.Join(dir, "kubeconfig"),
+			Nodes: []netsim.NodeState{{Name: "node-of-" + id, Admin: &api.Place{Address: "unix:/nowhere"}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "state.json"), state, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("KUBECONFIG", filepath.Join(runDir, "two", "kubeconfig"))
+	for node, f := range map[string]askFlags{
+		"node-of-two": {runDir: runDir, output: "table"},
+		"node-of-one": {runDir: runDir, output: "table", kube: clusterFlags{cluster.Where{Kubeconfig: filepath.Join(runDir, "one", "kubeconfig")}}},
+	} {
+		desks, err := f.desks(t.Context(), "")
+		if err != nil || len(desks) != 1 || desks[0].node != node {
+			t.Errorf("%s: %+v, %v", node, desks, err)
+		}
+	}
+	// The control: that of no simulated cluster.
+	t.Setenv("KUBECONFIG", filepath.Join(runDir, "another"))
+	if f := (askFlags{runDir: runDir}); !f.onKubernetes() {
+		t.Error("a kubeconfig of somebody else names a simulated cluster")
 	}
 }

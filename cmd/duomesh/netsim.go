@@ -29,14 +29,14 @@ func newNetsimCmd() *cobra.Command {
   duomesh netsim down`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q: see duomesh netsim --help", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
 	cmd.PersistentFlags().StringVar(&runDir, "run-dir", netsim.DefaultRunDir, "`DIR` where clusters say that they live")
 	cmd.AddCommand(newNetsimUpCmd(&runDir), newNetsimApplyCmd(&runDir), newNetsimListCmd(&runDir),
-		newNetsimExecCmd(&runDir), newNetsimDownCmd(&runDir))
+		newNetsimExecCmd(&runDir), newNetsimStartCmd(&runDir), newNetsimDownCmd(&runDir))
 	return cmd
 }
 
@@ -73,6 +73,29 @@ type upFlags struct {
 	detach  bool
 	readyFD int
 }
+
+// once is the value of a flag that names what is to be made: two names are one too many.
+type once struct{ to *string }
+
+// String implements pflag.Value.
+func (o once) String() string {
+	if o.to == nil {
+		return ""
+	}
+	return *o.to
+}
+
+// Set implements pflag.Value.
+func (o once) Set(value string) error {
+	if *o.to != "" && *o.to != value {
+		return fmt.Errorf("it is %s already: give one of them", *o.to)
+	}
+	*o.to = value
+	return nil
+}
+
+// Type implements pflag.Value.
+func (o once) Type() string { return "string" }
 
 func newNetsimUpCmd(runDir *string) *cobra.Command {
 	f := upFlags{runDir: runDir}
@@ -113,7 +136,7 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.file, "file", "f", "", "topology `FILE`")
-	flags.StringVar(&f.id, "id", "", "name of the cluster; random when it is not given")
+	flags.Var(once{&f.id}, "id", "name of the cluster; random when it is not given")
 	flags.BoolVar(&f.pinned, "pinned", false, "give each node a bpffs where its engine pins programs and maps")
 	flags.BoolVar(&f.agents, "agents", false, "give each node an agent of its own, the duomesh-agent beside this program")
 	flags.BoolVar(&f.istiod, "istiod", false, "give the cluster a real etcd, kube-apiserver and istiod ('make controlplane' builds them); each node has an agent that asks it")
@@ -128,6 +151,14 @@ func newNetsimUpCmd(runDir *string) *cobra.Command {
 // up holds a cluster until ctx is done.
 func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (err error) {
 	logger := slog.New(slog.NewTextHandler(log, nil))
+	var name *netsim.Name
+	if f.id != "" {
+		name, err = netsim.Reserve(ctx, netsim.Config{ID: f.id, RunDir: *f.runDir, Log: logger})
+		if err != nil {
+			return fmt.Errorf("open cluster %s: %w", f.id, err)
+		}
+		defer func() { err = errors.Join(err, name.Close()) }()
+	}
 	plane, err := f.openPlane(ctx, logger)
 	if err != nil {
 		return err
@@ -140,7 +171,7 @@ func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (e
 		agent = beside("duomesh-agent")
 	}
 	c, err := netsim.Open(ctx, netsim.Config{
-		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, RunDir: *f.runDir,
+		Agent: agent, Waypoint: beside("duomesh-waypoint"), Envoy: envoyPath(), ID: f.id, Name: name, RunDir: *f.runDir,
 		Pinned: f.pinned, Pods: file.Pods, VIPs: file.VIPs,
 		ControlPlane: plane, Log: logger,
 	}, file.Topology)

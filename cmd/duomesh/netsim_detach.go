@@ -43,6 +43,7 @@ func upDetached(ctx context.Context, f upFlags, out, log io.Writer) error {
 		args = append(args, "--istiod")
 	}
 	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Args[0] = os.Args[0] // as people find it among the processes
 	cmd.Stderr = log
 	if log == os.Stderr {
 		cmd.Stderr = os.Stderr

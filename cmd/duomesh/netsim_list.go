@@ -48,6 +48,7 @@ func newNetsimListCmd(runDir *string) *cobra.Command {
 			case len(args) == 1:
 				printCluster(out, all[0])
 				printKube(out, all[0])
+				printEnded(cmd.Context(), out, *runDir, all[0].ID)
 			default:
 				printClusters(out, all)
 				return printDead(out, *runDir)

@@ -211,6 +211,8 @@ func TestNetsimUsage(t *testing.T) {
 	c.want(t, 2, "no such file", "up", "-f", "nowhere.yaml")
 	c.want(t, 2, `bad.yaml:2:16: node name "A" is no lower-case DNS label`, "up", "-f", bad)
 	c.want(t, 2, `--id: cluster id "My_Cluster" is no lower-case DNS label`, "up", "-f", sample, "--id", "My_Cluster")
+	c.want(t, 2, "--id b: it is a already", "up", "-f", sample, "--id", "a", "--id", "b")
+	c.want(t, 2, `unknown command "bogus": see duomesh netsim --help`, "bogus", "--id", "a")
 	c.want(t, 2, "duomesh: netsim up: unknown argument", "up", "x")
 	c.want(t, 2, "duomesh: netsim up: unknown flag", "up", "--nope")
 	c.want(t, 2, "unknown command", "nope")

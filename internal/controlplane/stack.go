@@ -150,11 +150,40 @@ func (s *Stack) step(name string, do func() error) error {
 	err := do()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.steps = append(s.steps, Step{Name: name, Took: time.Since(start)})
+	took := time.Since(start)
+	s.steps = append(s.steps, Step{Name: name, Took: took})
 	if err != nil {
 		return fmt.Errorf("control plane: %s: %w", name, err)
 	}
+	s.cfg.Log.Info("control plane: a part is ready", "part", name, "took", took.Round(time.Millisecond))
 	return nil
+}
+
+// programs are those of the control plane, in the order in which they need each other.
+func (s *Stack) programs() []*component { return []*component{s.etcd, s.apiserver, s.istiod} }
+
+// Ended lists the programs that do not run any more, by name.
+func (s *Stack) Ended() []string {
+	var names []string
+	for _, c := range s.programs() {
+		if !c.running() {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// Start starts a program that has ended and returns when it serves.
+func (s *Stack) Start(ctx context.Context, program string) error {
+	switch program {
+	case s.etcd.name:
+		return s.etcd.run(ctx, s.cfg.etcdCommand())
+	case s.apiserver.name:
+		return s.apiserver.run(ctx, s.cfg.apiserverCommand())
+	case s.istiod.name:
+		return s.StartIstiod(ctx)
+	}
+	return fmt.Errorf("the control plane has no program %q", program)
 }
 
 // Steps are the parts of the start, in the order in which they ended.
