@@ -179,10 +179,14 @@ func up(ctx context.Context, f upFlags, file netsim.File, out, log io.Writer) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	if err := c.Apply(ctx, file.Objects); err != nil {
-		return err
+	err = c.Apply(ctx, file.Objects)
+	if err == nil {
+		err = c.StartServers(ctx)
 	}
-	if err := c.StartServers(ctx); err != nil {
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("cluster %s was not up yet: %w", c.ID(), context.Cause(ctx))
+	case err != nil:
 		return err
 	}
 	if f.readyFD > 0 {
