@@ -6,8 +6,9 @@ import (
 )
 
 // Repair makes the kernel what was applied and enrolled again, where something else
-// has changed it: programs that were detached are attached, what has lost its pin is pinned, entries that are missing
-// or other are written, foreign ones removed. It returns what it found. What
+// has changed it: programs that were detached are attached, what has lost its pin is
+// pinned, entries that are missing or other are written, foreign ones removed. It
+// returns what it found. What
 // connections did meanwhile is not known; those that began before are not touched.
 // It needs an Apply before.
 func (e *Engine) Repair() ([]Difference, error) {
