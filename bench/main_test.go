@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -53,15 +54,18 @@ func busy() int {
 // may: a busy machine leaves it less.
 func spin() {
 	_ = os.WriteFile("/proc/self/autogroup", []byte("-15"), 0)
+	var ended atomic.Bool
 	for range runtime.NumCPU() {
 		go func() {
 			runtime.LockOSThread()
 			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -15) // of this thread
-			for {
+			for !ended.Load() {
+				continue
 			}
 		}()
 	}
 	_, _ = os.Stdin.Read(make([]byte, 1))
+	ended.Store(true)
 	os.Exit(0)
 }
 
