@@ -6,11 +6,37 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
+
+// errNoState: an engine that knows no service leaves every connection alone, so that a
+// pod which it manages would be outside the mesh, and nobody would see.
+var errNoState = errors.New("nothing has come from the source yet, and no agent before this one has left anything")
+
+// stateTime is how long a pod waits for the first state in one call. Who asks asks again.
+const stateTime = 2 * time.Second
+
+// awaitState returns when the engine has a state, of this agent or of one before it.
+func (a *Agent) awaitState(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	for !a.inherited {
+		status, changed := a.state.get()
+		if status.Applied.Generation > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s", errNoState, a.state.sourceProblem())
+		}
+	}
+	return nil
+}
 
 // admit decides about a pod that is about to start, and enrols it when it is to
 // be managed; one that is a waypoint is served. Its cgroup is used when it is there:
@@ -19,6 +45,11 @@ func (a *Agent) admit(ctx context.Context, r api.Request, files api.Files) (*api
 	verdict, err := a.verdict(ctx, r, files)
 	if err != nil || !verdict.Managed && verdict.Waypoint == 0 {
 		return verdict, err
+	}
+	if verdict.Managed {
+		if err := a.awaitState(ctx); err != nil {
+			return nil, fmt.Errorf("admit pod %s: %w", r.Pod, err)
+		}
 	}
 	cgroup, err := a.pods.cgroupOf(r.UID)
 	if err != nil {

@@ -103,6 +103,46 @@ func TestAdmit(t *testing.T) {
 	eventually(t, "the end is seen", func() bool { return r.entries() == 0 })
 }
 
+// TestAdmitWaits: an engine that knows no service would leave the connections of a pod
+// that it manages alone. None is admitted before there is a state, or one that an agent
+// before has left.
+func TestAdmitWaits(t *testing.T) {
+	g := newGround(t)
+	g.admission = newLabels()
+	in, out := g.pod(t, "in"), g.pod(t, "out")
+	r := g.start(t)
+	refused := func() {
+		t.Helper()
+		_, err := api.Admit(deadline(t), r.cfg.EnrolSocket, in.sandbox("in", "s1"))
+		wantError(t, err, "admit pod default/in: nothing has come from the source yet")
+		if !errors.Is(err, api.ErrNotYet) {
+			t.Errorf("%v: that asking later may help is not said", err)
+		}
+		if n := r.entries(); n != 0 {
+			t.Errorf("%d pods are managed", n)
+		}
+	}
+	refused()
+	_, err := api.Admit(deadline(t), r.cfg.EnrolSocket, out.sandbox("out", "s2"))
+	must(t, err)
+	// What an agent has left that had nothing itself is no state either.
+	must(t, r.stop())
+	r = g.start(t)
+	refused()
+
+	r.apply(web("one", "10.1.0.1"))
+	_, err = api.Admit(deadline(t), r.cfg.EnrolSocket, in.sandbox("in", "s1"))
+	must(t, err)
+	must(t, r.stop())
+	r = g.start(t)
+	next := g.pod(t, "next")
+	_, err = api.Admit(deadline(t), r.cfg.EnrolSocket, next.sandbox("in", "s3"))
+	must(t, err)
+	if got := next.exit(t, r); got != intent.Redirect {
+		t.Errorf("a pod that was admitted by what an agent before has left: %s", got)
+	}
+}
+
 func TestAdmitWaypoint(t *testing.T) {
 	g := newGround(t)
 	known := newLabels()
@@ -132,6 +172,7 @@ func TestConfirmAndRelease(t *testing.T) {
 	socket := r.cfg.EnrolSocket
 	p, out := g.pod(t, "p"), g.pod(t, "out")
 	sandbox := p.sandbox("in", "s1")
+	r.apply(web("one", "10.1.0.1"))
 
 	_, err := api.Confirm(deadline(t), socket, sandbox)
 	wantError(t, err, "the kernel has no entry for its network namespace")
@@ -178,6 +219,7 @@ func TestInformerAfterAdmit(t *testing.T) {
 	r := g.start(t)
 	p := g.pod(t, "p")
 	sandbox := p.sandbox("in", "s1")
+	r.apply(web("one", "10.1.0.1"))
 	_, err := api.Admit(deadline(t), r.cfg.EnrolSocket, sandbox)
 	must(t, err)
 	must(t, p.enrol(t, r))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type Agent struct {
 	state   *state
 	pods    *pods
 	delay   prometheus.Histogram
+	// inherited: an agent before this one has left services in the engine.
+	inherited bool
 
 	enrol   *net.UnixListener
 	servers []*server
@@ -65,6 +68,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 			err = errors.Join(err, a.undo(fresh))
 		}
 	}()
+	if a.inherited, err = holdsServices(a.node); err != nil {
+		return nil, err
+	}
 	if a.cgroup, err = idOf(a.cfg.Host.Cgroup); err != nil {
 		return nil, err
 	}
@@ -80,6 +86,15 @@ func Open(cfg Config) (_ *Agent, err error) {
 	}
 	a.closers = append(a.closers, a.pods)
 	return a, a.listen()
+}
+
+// holdsServices reports whether the engine knows any, from an agent before.
+func holdsServices(n *dataplane.Node) (bool, error) {
+	all, err := n.Usage()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(u dataplane.Usage) bool { return u.Map == "frontends" && u.Used > 0 }), nil
 }
 
 func (a *Agent) undo(fresh bool) error {

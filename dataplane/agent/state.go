@@ -81,6 +81,20 @@ func (s *state) generation() uint64 {
 	return status.Applied.Generation
 }
 
+// sourceProblem says what keeps the source from being asked, or its state from being
+// applied.
+func (s *state) sourceProblem() string {
+	status, _ := s.get()
+	switch src := status.Source; {
+	case src.Error != "":
+		return src.Name + ": " + src.Error
+	case src.Lost != "":
+		return src.Name + ": " + src.Lost
+	default:
+		return src.Name + " has been asked"
+	}
+}
+
 // await returns when a version of the source has been applied or refused.
 func (s *state) await(ctx context.Context, seen string) error {
 	for {

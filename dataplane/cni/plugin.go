@@ -17,7 +17,8 @@ import (
 )
 
 // CodeRefused is the CNI error code of an agent that has answered, and has not
-// done what was asked. An agent that does not answer is types.ErrTryAgainLater.
+// done what was asked. An agent that does not answer, or is not ready, is
+// types.ErrTryAgainLater.
 const CodeRefused = 100
 
 // answerTime bounds one question to an agent that has taken the call.
@@ -142,7 +143,7 @@ func (p plugin) decide(c *call, netns string, ask question) error {
 	switch {
 	case err == nil:
 		return nil
-	case !errors.Is(err, api.ErrAbsent):
+	case !later(err):
 		return types.NewError(CodeRefused, "the agent did not manage pod "+c.sandbox.Pod, err.Error())
 	case c.conf.passes(c.namespace):
 		fmt.Fprintf(p.log, "%s: pod %s starts without the agent, as configured: %v\n", Type, c.sandbox.Pod, err)
@@ -150,6 +151,10 @@ func (p plugin) decide(c *call, netns string, ask question) error {
 	}
 	return types.NewError(types.ErrTryAgainLater, "pod "+c.sandbox.Pod+" does not start without the agent", err.Error())
 }
+
+// later reports whether asking again may help: no agent answers, or one that knows
+// nothing yet.
+func later(err error) bool { return errors.Is(err, api.ErrAbsent) || errors.Is(err, api.ErrNotYet) }
 
 // openNetns refuses the plain file that a namespace's mount leaves when it ends.
 func openNetns(path string) (*os.File, error) {
@@ -165,14 +170,14 @@ func openNetns(path string) (*os.File, error) {
 	return ns, nil
 }
 
-// patiently asks again while no agent answers, for as long as configured. One
-// that has answered is not asked twice.
+// patiently asks again while no agent answers, or one that is not ready, for as long
+// as configured. One that has decided is not asked twice.
 func patiently(c *call, ask question) (api.Verdict, error) {
 	try := func() (api.Verdict, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 		defer cancel()
 		v, err := ask(ctx, c.conf.socket(), c.sandbox)
-		if err != nil && !errors.Is(err, api.ErrAbsent) {
+		if err != nil && !later(err) {
 			err = backoff.Permanent(err)
 		}
 		return v, err

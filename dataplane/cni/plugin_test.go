@@ -141,7 +141,9 @@ func (w *world) agent(cgroup string) (stop func()) {
 	must(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- a.Run(ctx, nil) }()
+	updates := make(chan agent.Update, 1)
+	updates <- agent.Update{Version: "empty"}
+	go func() { ended <- a.Run(ctx, updates) }()
 	return func() {
 		cancel()
 		must(w.t, errors.Join(<-ended, a.Close(), dir.Close()))

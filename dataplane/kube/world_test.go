@@ -108,7 +108,9 @@ func (c *cluster) start(config *rest.Config) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.ctx = ctx
 	ended := make(chan error, 2)
-	go func() { ended <- a.Run(ctx, nil) }()
+	updates := make(chan agent.Update, 1)
+	updates <- agent.Update{Version: "empty"}
+	go func() { ended <- a.Run(ctx, updates) }()
 	go func() { ended <- r.Run(ctx) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()

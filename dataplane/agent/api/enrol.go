@@ -66,6 +66,8 @@ type Reply struct {
 	Version int `json:"version"`
 	// Error is "" when it was done and the kernel has confirmed it.
 	Error string `json:"error,omitempty"`
+	// NotYet is set with an error that asking later may mend.
+	NotYet bool `json:"notYet,omitempty"`
 	// Pods answers list.
 	Pods []Pod `json:"pods,omitempty"`
 	// Verdict answers admit and confirm.
@@ -75,6 +77,9 @@ type Reply struct {
 // ErrAbsent is in the chain of an error when no agent has answered: none is there,
 // or it has ended meanwhile.
 var ErrAbsent = errors.New("no agent answers")
+
+// ErrNotYet is in the chain of an error when the agent that answered cannot do it yet.
+var ErrNotYet = errors.New("the agent is not ready yet")
 
 // MaxRequest is the size of the largest request in bytes.
 const MaxRequest = 16 << 10
@@ -173,7 +178,10 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 	if reply.Version != Version {
 		return reply, fmt.Errorf("the answer has version %d, this program knows %d", reply.Version, Version)
 	}
-	if reply.Error != "" {
+	switch {
+	case reply.NotYet:
+		return reply, fmt.Errorf("%w: %s", ErrNotYet, reply.Error)
+	case reply.Error != "":
 		return reply, errors.New(reply.Error)
 	}
 	return reply, nil
