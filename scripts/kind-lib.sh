@@ -94,6 +94,20 @@ start_engine() {
 		die "dockerd did not start: out/kind/dockerd.log"
 	fi
 	nsenter --net="/run/netns/$space" iptables -w -I DOCKER-USER -i eth0 -j ACCEPT
+	weigh
+}
+
+# weigh gives the engine's containers the weight of sixteen processes: all that runs in
+# a cluster is otherwise one to the scheduler, beside each of this machine's own.
+weigh() {
+	local top=/sys/fs/cgroup processes=16
+	if [ -e $top/cpu/cpu.shares ]; then
+		mkdir -p $top/cpu/duomesh-kind
+		echo $((processes * 1024)) >$top/cpu/duomesh-kind/cpu.shares
+	elif grep -qsw cpu $top/cgroup.subtree_control; then
+		mkdir -p $top/duomesh-kind
+		echo $((processes * 100)) >$top/duomesh-kind/cpu.weight
+	fi
 }
 
 # engine_stop ends an engine of our own and whatever runs in it. Its images stay.
