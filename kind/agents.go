@@ -159,3 +159,21 @@ func (c *Cluster) startAgent(ctx context.Context, node string) error {
 		return "", nil
 	})
 }
+
+// Exits says how the connections of a pod's node have ended since its agent's maps
+// were made, by the names of the decision table.
+func (c *Cluster) Exits(ctx context.Context, pod string) (map[string]uint64, error) {
+	p, err := c.pod(pod)
+	if err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(c.agents, func(a agent) bool { return a.node == p.node })
+	if at < 0 {
+		return nil, fmt.Errorf("node %s has no agent", p.node)
+	}
+	e, err := c.agents[at].client.Exits(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("agent of node %s: %w", c.nodes[p.node], err)
+	}
+	return e.Exits, nil
+}

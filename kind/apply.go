@@ -64,8 +64,8 @@ func (c *Cluster) declarable(o scenario.Objects) error {
 		return fmt.Errorf("%w: pods that are not ready: the kubelets say that they are", scenario.ErrNotExpressible)
 	}
 	for _, s := range o.Services {
-		if s.Family != scenario.IPv4 {
-			return fmt.Errorf("%w: service %s: this world has IPv4 alone", scenario.ErrNotExpressible, s.Name)
+		if s.Family != scenario.IPv4 && !c.cfg.Services6.IsValid() {
+			return fmt.Errorf("%w: service %s: the cluster has IPv4 alone", scenario.ErrNotExpressible, s.Name)
 		}
 	}
 	return nil
@@ -74,19 +74,17 @@ func (c *Cluster) declarable(o scenario.Objects) error {
 func (c *Cluster) render(o scenario.Objects) (kube.Rendered, error) {
 	w := kube.World{
 		Namespace: c.namespace, Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{},
-		Ranges: []netip.Prefix{c.cfg.Services},
+		Ranges: []netip.Prefix{c.cfg.Services, c.cfg.Services6},
 	}
 	for _, s := range o.Services {
-		at, err := c.vips.of(s.Name)
+		at, err := c.vips.of(s)
 		if err != nil {
 			return kube.Rendered{}, err
 		}
-		w.Services[s.Name] = []netip.Addr{at}
+		w.Services[s.Name] = at
 	}
 	for name, p := range c.pods {
-		if p.addr.IsValid() {
-			w.Pods[name] = kube.Pod{Addresses: []netip.Addr{p.addr}}
-		}
+		w.Pods[name] = kube.Pod{Addresses: p.addrs}
 	}
 	return kube.Render(o, w)
 }

@@ -48,9 +48,9 @@ type Cluster struct {
 // pod is one pod of the topology.
 type pod struct {
 	spec    scenario.Pod
-	node    string // the topology's name
-	name    string // Kubernetes' name
-	addr    netip.Addr
+	node    string       // the topology's name
+	name    string       // Kubernetes' name
+	addrs   []netip.Addr // IPv4 before IPv6
 	place   *place
 	server  *traffic.RemoteServer
 	stopped bool
@@ -77,7 +77,7 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	c := &Cluster{
 		cfg: cfg, exe: cfg.Exe, client: cfg.Client, topology: t, pods: map[string]*pod{}, nodes: map[string]string{},
 		namespace: fmt.Sprintf("duomesh-world-%d-%d", os.Getpid(), run),
-		vips:      newAddresses(cfg.Services, run),
+		vips:      newAddresses(cfg.Services, cfg.Services6, run),
 		labels:    map[string]map[string]string{}, managed: map[string]bool{}, known: map[string]bool{},
 	}
 	if c.exe == "" {
@@ -114,8 +114,9 @@ func expressible(t scenario.Topology) error {
 			return fmt.Errorf("%w: node %s: where it stands is the cluster's to say", scenario.ErrNotExpressible, n.Name)
 		}
 		for _, p := range n.Pods {
-			if p.Addresses > 1 || p.Family == scenario.IPv6 || len(p.Ports) > 0 {
-				return fmt.Errorf("%w: pod %s: this world's pods have one IPv4 address, and ports without a name", scenario.ErrNotExpressible, p.Name)
+			if p.Addresses > 1 || p.Family == scenario.IPv4 || p.Family == scenario.IPv6 || len(p.Ports) > 0 {
+				return fmt.Errorf("%w: pod %s: this world's pods have one address of each family of the cluster, and ports without a name",
+					scenario.ErrNotExpressible, p.Name)
 			}
 		}
 	}
@@ -215,7 +216,7 @@ func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 			return "no agent has confirmed that it is managed", nil
 		}
 		uid = string(o.UID)
-		p.addr, err = netip.ParseAddr(o.Status.PodIP)
+		p.addrs, err = podAddresses(o)
 		return "", err
 	})
 	if err != nil {
@@ -226,6 +227,20 @@ func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 		return fmt.Errorf("%w: %w", scenario.ErrNotExpressible, err)
 	}
 	return err
+}
+
+// podAddresses are a pod's, IPv4 first.
+func podAddresses(o *corev1.Pod) ([]netip.Addr, error) {
+	var all []netip.Addr
+	for _, ip := range o.Status.PodIPs {
+		a, err := netip.ParseAddr(ip.IP)
+		if err != nil {
+			return nil, fmt.Errorf("its address: %w", err)
+		}
+		all = append(all, a)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all, nil
 }
 
 func lastWords(o *corev1.Pod) string {

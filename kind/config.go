@@ -19,8 +19,9 @@ type Config struct {
 	// when it is "".
 	Exe string
 	// Services is where the addresses of services are taken from, which must be in
-	// the cluster's range and nobody else's.
-	Services netip.Prefix
+	// the cluster's range and nobody else's; Services6 those of IPv6, where the cluster
+	// has both families.
+	Services, Services6 netip.Prefix
 }
 
 func (c Config) check() error {

@@ -36,24 +36,38 @@ func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
 
 func (c *Cluster) frontends(s scenario.Service) map[string]targets {
 	all := map[string]targets{}
-	for _, port := range s.Ports {
-		frontend := netip.AddrPortFrom(c.vips.given[s.Name], port.Port).String()
-		if s.Waypoint != "" && port.Protocol != scenario.UDP {
-			all[frontend] = nil
-			continue
-		}
-		total, to := 0.0, targets{}
-		for _, e := range s.Endpoints {
-			total += float64(e.Weight)
-		}
-		for _, e := range s.Endpoints {
-			if e.Weight > 0 {
-				to[netip.AddrPortFrom(c.pods[e.Pod].addr, port.Target)] += float64(e.Weight) / total
+	if s.Headless {
+		return all // clients ask for its pods
+	}
+	for _, at := range c.vips.given[s.Name] {
+		for _, port := range s.Ports {
+			frontend := netip.AddrPortFrom(at, port.Port).String()
+			if s.Waypoint != "" && port.Protocol != scenario.UDP {
+				all[frontend] = nil
+				continue
 			}
+			all[frontend] = c.targets(s, port, at)
 		}
-		all[frontend] = to
 	}
 	return all
+}
+
+// targets are where a port of a service leads at one of its addresses.
+func (c *Cluster) targets(s scenario.Service, port scenario.Port, at netip.Addr) targets {
+	family := scenario.IPv4
+	if at.Is6() {
+		family = scenario.IPv6
+	}
+	total, to := 0.0, targets{}
+	for _, e := range s.Endpoints {
+		total += float64(e.Weight)
+	}
+	for _, e := range s.Endpoints {
+		if e.Weight > 0 {
+			to[netip.AddrPortFrom(of(family, c.pods[e.Pod].addrs), port.Target)] += float64(e.Weight) / total
+		}
+	}
+	return to
 }
 
 // missing says what an agent lacks, or has too much; "" when nothing.

@@ -24,14 +24,15 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return scenario.PodHandle{
-		Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup, IPv4: p.addr,
-		Addresses: []netip.Addr{p.addr}, Links: slices.Clone(p.place.links), Managed: c.managed[name],
+		Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,
+		IPv4: of(scenario.IPv4, p.addrs), IPv6: of(scenario.IPv6, p.addrs),
+		Addresses: slices.Clone(p.addrs), Links: slices.Clone(p.place.links), Managed: c.managed[name],
 	}, nil
 }
 
 // Resolve implements scenario.World.
 func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
-	var at netip.Addr
+	var all []netip.Addr
 	switch {
 	case t.Service != "" && t.Pod != "":
 		return netip.AddrPort{}, fmt.Errorf("resolve: both service %s and pod %s are named", t.Service, t.Pod)
@@ -40,17 +41,18 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 		}
-		at = p.addr
+		all = p.addrs
 	default:
 		var ok bool
-		if at, ok = c.vips.given[t.Service]; !ok {
+		if all, ok = c.vips.given[t.Service]; !ok {
 			return netip.AddrPort{}, fmt.Errorf("resolve: no service %q has been applied", t.Service)
 		}
 	}
-	switch t.Family {
-	case scenario.IPv6:
-		return netip.AddrPort{}, fmt.Errorf("%w: %s: this world has IPv4 alone", scenario.ErrNotExpressible, t)
-	case scenario.Mapped:
+	at := of(t.Family, all)
+	if !at.IsValid() {
+		return netip.AddrPort{}, fmt.Errorf("%w: %s: it has no address of this family", scenario.ErrNotExpressible, t)
+	}
+	if t.Family == scenario.Mapped {
 		at = netip.AddrFrom16(at.As16())
 	}
 	if err := c.namesProtocol(t); err != nil {
@@ -60,22 +62,29 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 }
 
 // namesProtocol refuses a target whose service declares the port for the other
-// protocol alone: the workload API cannot say that.
+// protocol alone, which the workload API cannot say, and one of UDP that no service
+// declares: that is left to the network, where nobody says that it is not there.
 func (c *Cluster) namesProtocol(t scenario.Target) error {
-	other := false
+	if t.Service == "" {
+		return nil
+	}
+	udp, other := t.Protocol == scenario.UDP, false
 	for _, s := range c.objects.Services {
 		for _, p := range s.Ports {
 			if s.Name != t.Service || p.Port != t.Port {
 				continue
 			}
-			if (p.Protocol == scenario.UDP) == (t.Protocol == scenario.UDP) {
+			if (p.Protocol == scenario.UDP) == udp {
 				return nil
 			}
 			other = true
 		}
 	}
-	if other {
+	switch {
+	case other:
 		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
+	case udp:
+		return fmt.Errorf("%w: %s: nobody in the cluster's network says that a UDP port is not there", scenario.ErrNotExpressible, t)
 	}
 	return nil
 }
@@ -101,7 +110,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 func (c *Cluster) besideKubeProxy(pod string, to netip.Addr) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.managed[pod] || !c.cfg.Services.Contains(to) {
+	if c.managed[pod] || !c.vips.holds(to) {
 		return nil
 	}
 	return fmt.Errorf("%w: pod %s is not in the mesh and asks for a service: kube-proxy serves it", scenario.ErrNotExpressible, pod)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,7 @@ import (
 	"github.com/duomesh/duomesh/kind"
 )
 
-// kubeWorld says on which Kubernetes cluster scenarios run; on none, they run on
+// kubeWorld says on which Kubernetes cluster scenarios and the bench run; on none, they run on
 // simulated pods.
 type kubeWorld struct {
 	cluster  clusterFlags
@@ -25,7 +26,7 @@ func (k *kubeWorld) define(cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVar(&k.system, "system-namespace", "duomesh-system", "`NAMESPACE` of the agents on Kubernetes")
 	set.StringVar(&k.image, "pod-image", "duomesh/netutils:0.1.0", "`IMAGE` of pods on Kubernetes: one that waits")
-	set.StringVar(&k.services, "service-addresses", "10.96.64.0/18", "`PREFIX` of addresses for services on Kubernetes, inside the cluster's range")
+	set.StringVar(&k.services, "service-addresses", "10.96.64.0/18", "`PREFIX` of addresses for services on Kubernetes, inside the cluster's range; of a dual-stack cluster PREFIX,PREFIX6")
 }
 
 // netsimWorld is the name of the world of simulated pods in results.
@@ -39,13 +40,25 @@ func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
 	if !k.given() {
 		return netsimWorld, openNetsim, nil
 	}
-	services, err := netip.ParsePrefix(k.services)
-	if err != nil {
-		return "", nil, usagef("--service-addresses: %w", err)
-	}
-	c, err := k.cluster.open(ctx)
+	cfg, err := k.config(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	return "kind", kind.Opener(kind.Config{Client: c, System: k.system, Image: k.image, Services: services}), nil
+	return "kind", kind.Opener(cfg), nil
+}
+
+// config says which cluster was named and what runs in it; the cluster answers.
+func (k kubeWorld) config(ctx context.Context) (kind.Config, error) {
+	var services [2]netip.Prefix
+	for i, text := range strings.SplitN(k.services, ",", len(services)) {
+		var err error
+		if services[i], err = netip.ParsePrefix(text); err != nil {
+			return kind.Config{}, usagef("--service-addresses: %w", err)
+		}
+	}
+	c, err := k.cluster.open(ctx)
+	if err != nil {
+		return kind.Config{}, err
+	}
+	return kind.Config{Client: c, System: k.system, Image: k.image, Services: services[0], Services6: services[1]}, nil
 }
