@@ -166,7 +166,7 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 			end.Reason = "stopped before its end"
 		}
 	}()
-	r.say("building the simulated clusters")
+	r.say("making the pods")
 	if r.world, err = r.Open(ctx, r.Plan); err != nil {
 		return end, err
 	}

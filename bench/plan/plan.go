@@ -66,6 +66,21 @@ func (m Mode) Words(l Load) string {
 // KeepAlive says whether a mode keeps its connections.
 func (m Mode) KeepAlive() bool { return m != NewConn }
 
+// World is a kind of place for pods.
+type World string
+
+// Kubernetes: pods of a cluster whose nodes are on this machine, with its own
+// kube-proxy, istiod and agents.
+const Kubernetes World = "kubernetes"
+
+// Words say for people where pods are.
+func (w World) Words() string {
+	if w == Kubernetes {
+		return "pods of a Kubernetes cluster on this machine"
+	}
+	return "simulated pods"
+}
+
 // Placement says where client and server are.
 type Placement string
 
@@ -103,6 +118,8 @@ type Load struct {
 
 // Plan is a whole run. Default returns the one that is meant.
 type Plan struct {
+	// World says where the pods are: empty for simulated clusters of this machine.
+	World    World     `json:"world,omitempty"`
 	Variants []Variant `json:"variants"`
 	// Absent are variants that were wanted and cannot run here.
 	Absent     []Absent    `json:"absent,omitempty"`

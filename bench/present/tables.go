@@ -170,7 +170,7 @@ func ratio(i stats.Interval) string {
 func environmentLine(s result.Summary) string {
 	e := s.Environment
 	parts := []string{
-		"kernel " + e.Kernel, e.CPU, fmt.Sprintf("%d cores", e.Cores), "clock " + e.Clocksource,
+		s.Plan.World.Words(), "kernel " + e.Kernel, e.CPU, fmt.Sprintf("%d cores", e.Cores), "clock " + e.Clocksource,
 		e.Go, "revision " + e.Revision, fmt.Sprintf("seed %d", s.Plan.Seed),
 	}
 	if e.Governor != "" {

@@ -21,6 +21,9 @@ func Command(s Summary) string {
 	if slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(plan.NeedsZtunnel) }) {
 		args = append(args, `--ztunnel "$ZTUNNEL_BIN"`) // sudo keeps no environment
 	}
+	if p.World == plan.Kubernetes {
+		args = append(args, `--kubeconfig "$KUBECONFIG"`)
+	}
 	add(len(p.Placements) == 2, "placement", "both")
 	add(len(p.Placements) == 1 && p.Placements[0] == plan.Same, "placement", plan.Same)
 	blocks := p.Blocks

@@ -32,6 +32,7 @@ type benchFlags struct {
 	from      string
 	output    string
 	handicap  string
+	kube      kubeWorld
 }
 
 func newBenchCmd() *cobra.Command {
@@ -56,6 +57,7 @@ func newBenchRunCmd(use string) *cobra.Command {
 		Example: `  duomesh bench
   duomesh bench --ztunnel /usr/local/bin/ztunnel
   duomesh bench --modes closed,newconn --variants direct,direct-aa,duomesh-l4 --blocks 12
+  duomesh bench --kubeconfig out/kind/kubeconfig
   duomesh bench compare out/bench/latest`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -82,7 +84,11 @@ func newBenchRunCmd(use string) *cobra.Command {
 					return err
 				}
 			}
-			return judged(runBench(cmd.Context(), f, p, cmd.OutOrStdout(), cmd.ErrOrStderr()))
+			open, err := f.world(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return judged(runBench(cmd.Context(), f, p, open, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	f.register(cmd)
@@ -100,6 +106,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
 	f.registerZtunnel(cmd)
+	f.kube.define(cmd)
 	flags.DurationVar(&p.Duration, "duration", p.Duration, "measured time of one trial")
 	flags.DurationVar(&p.Warmup, "warmup", p.Warmup, "time before it that is thrown away")
 	flags.Float64Var(&p.Load.PerSecond, "rate", p.Load.PerSecond, "requests per second of the fixed mode")
@@ -155,6 +162,9 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 
 // without takes out of a plan what this machine lacks the programs for.
 func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
+	if f.kube.given() { // its waypoints are images
+		return bench.OnCluster(p), nil
+	}
 	switch t := f.tools; {
 	case t.Envoy == "":
 		p = p.Without(plan.NeedsEnvoy, "no Envoy: make tools fetches one, ENVOY_BIN names yours")
@@ -162,6 +172,21 @@ func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
 		p = p.Without(plan.NeedsEnvoy, "no duomesh-waypoint beside this program")
 	}
 	return f.withoutZtunnel(p)
+}
+
+// openBench makes the world of a plan.
+type openBench func(context.Context, plan.Plan) (bench.World, error)
+
+// world is where the plan runs: simulated clusters, or the cluster that was named.
+func (f *benchFlags) world(ctx context.Context) (openBench, error) {
+	if !f.kube.given() {
+		return f.tools.Open, nil
+	}
+	cfg, err := f.kube.config(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return bench.OpenCluster(cfg), nil
 }
 
 // matrix is what the flags ask for, before it is known what this machine has.
@@ -176,7 +201,7 @@ func (f *benchFlags) matrix(changed func(string) bool) (plan.Plan, error) {
 		p = p.Full()
 	case f.claims:
 		p = p.Claims()
-	case !f.hasZtunnel() && !changed("variants"):
+	case !f.hasZtunnel() && !changed("variants") && !f.kube.given():
 		p = p.WithStandIns()
 	}
 	if changed("variants") {
@@ -201,7 +226,7 @@ func checkOutput(output string) error {
 	return nil
 }
 
-func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.Writer) error {
+func runBench(ctx context.Context, f benchFlags, p plan.Plan, open openBench, out, progress io.Writer) error {
 	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
 	}
@@ -211,7 +236,7 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, out, progress io.W
 	}
 	fmt.Fprintf(progress, "seed %d\n", p.Seed)
 	path, s, err := bench.Run(ctx, bench.Config{
-		Plan: p, Out: f.out, Open: f.tools.Open, Judge: bench.ProbeJudge, Programs: programs, Progress: benchProgress(progress, p),
+		Plan: p, Out: f.out, Open: open, Judge: bench.ProbeJudge, Programs: programs, Progress: benchProgress(progress, p),
 	})
 	if err != nil {
 		if path != "" {

@@ -33,6 +33,9 @@ func newBenchResumeCmd() *cobra.Command {
 				return judged(err)
 			}
 			p := run.Head.Plan
+			if p.World != "" {
+				return usagef("bench resume %s: it ran on %s, where pods do not outlive a run: begin anew", args[0], p.World)
+			}
 			if err := f.findZtunnel(cmd.Context(), p, cmd.ErrOrStderr()); err != nil {
 				return err
 			}

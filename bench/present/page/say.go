@@ -152,6 +152,7 @@ func facts(s result.Summary) []fact {
 	all := []fact{
 		{"load", fmt.Sprintf("POST of %d bytes, reply of %d; fixed rate %g/s; saturation with %d connections; GOMAXPROCS %d for client and server",
 			l.PayloadBytes, l.ReplyBytes, l.PerSecond, l.Connections, l.MaxProcs)},
+		{"pods", s.Plan.World.Words()},
 		{"trials", fmt.Sprintf("%d whole blocks, %d trials of %v after %v of warm-up, seed %d", s.Blocks, n.Trials, s.Plan.Duration, s.Plan.Warmup, s.Plan.Seed)},
 		{"noise", fmt.Sprintf("%d trials repeated for foreign CPU ≥ %s, %d kept in spite of it; machine busy before the run %s; foreign CPU median %s, most %s; stolen by the hypervisor %s",
 			n.Repeated, percent(s.Plan.ForeignLimit), n.Kept, percent(n.IdleBusy), percent(n.MedianForeign), percent(n.MaxForeign), percent(n.StealShare))},

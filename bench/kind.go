@@ -1,0 +1,236 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
+	"github.com/duomesh/duomesh/kind"
+)
+
+// clusterVariants are what a cluster with the agents and an istiod in it has: its pods,
+// its own kube-proxy, and both engines.
+var clusterVariants = []plan.Variant{plan.Direct, plan.DirectAA, plan.DNAT, plan.L4, plan.L7}
+
+// OnCluster takes out of a plan what a cluster cannot show, and says there that it was
+// NOT RUN, and why.
+func OnCluster(p plan.Plan) plan.Plan {
+	p.World = plan.Kubernetes
+	p.Variants = slices.DeleteFunc(slices.Clone(p.Variants), func(v plan.Variant) bool {
+		if slices.Contains(clusterVariants, v) {
+			return false
+		}
+		reason := "on a cluster the waypoint has no listener that clients dial themselves"
+		switch {
+		case v.Traits().Redirect:
+			reason = "Istio Ambient's own ztunnel and istio-cni are not in this cluster"
+		case v == plan.DNAT1000:
+			reason = "the cluster's kube-proxy has rules for the services that are there"
+		}
+		p.Absent = append(slices.Clone(p.Absent), plan.Absent{Variant: v, Reason: reason})
+		return true
+	})
+	return p
+}
+
+// onCluster is a namespace of a cluster per variant, all there at once.
+type onCluster struct {
+	cfg      kind.Config
+	worlds   []*kind.Cluster
+	sites    map[plan.Cell]Site
+	programs []*programs
+}
+
+// OpenCluster makes Worlds of a cluster whose nodes are on this machine. The caller
+// closes them.
+func OpenCluster(cfg kind.Config) func(context.Context, plan.Plan) (World, error) {
+	return func(ctx context.Context, p plan.Plan) (_ World, err error) {
+		w := &onCluster{cfg: cfg, sites: map[plan.Cell]Site{}}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, w.Close())
+			}
+		}()
+		for _, v := range p.Variants {
+			if err := w.open(ctx, v, p); err != nil {
+				return nil, fmt.Errorf("pods of %s: %w", v, err)
+			}
+		}
+		return w, nil
+	}
+}
+
+// clusterTopology is a variant's: what is not in the mesh are pods that it leaves alone.
+func clusterTopology(s shape) scenario.Topology {
+	t := topology(s)
+	t.Mesh = scenario.Duomesh
+	return t
+}
+
+func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error {
+	s := shapeOf(v)
+	s.many = false // addresses of services are the cluster's, and not to be used up
+	c, err := kind.Open(ctx, w.cfg, clusterTopology(s))
+	if err != nil {
+		return err
+	}
+	w.worlds = append(w.worlds, c)
+	if s.services > 0 {
+		if err := c.Apply(ctx, services(s)); err != nil {
+			return err
+		}
+	}
+	for place, client := range map[plan.Placement]string{plan.Cross: clientCross, plan.Same: clientSame} {
+		site, err := w.site(c, s, client)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(p.Placements, place) {
+			if err := awaitAnswer(ctx, site, p, plan.Cell{Placement: place, Mode: plan.NewConn, Variant: v}); err != nil {
+				return err
+			}
+		}
+		for _, m := range plan.Modes() {
+			w.sites[plan.Cell{Placement: place, Mode: m, Variant: v}] = site
+		}
+	}
+	return nil
+}
+
+// answerTime bounds how long a service may take to be there for a client: kube-proxy
+// tells nobody when it has its rules.
+const answerTime = time.Minute
+
+// awaitAnswer returns when the server answers at a site.
+func awaitAnswer(ctx context.Context, site Site, p plan.Plan, c plan.Cell) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	p.Warmup, p.Duration = 0, passWarmup
+	for {
+		t, _, err := runTrial(ctx, site, p, c)
+		if err == nil && t.Client.Errors == 0 && t.Client.Requests > 0 {
+			return nil
+		}
+		if until(ctx, time.Now().Add(time.Second)) != nil {
+			return fmt.Errorf("the server does not answer at %s: %d errors in %d requests: %w", site.Address, t.Client.Errors, t.Client.Requests, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+func (w *onCluster) site(c *kind.Cluster, s shape, client string) (Site, error) {
+	target := scenario.Target{Pod: serverPod, Port: serverPort, Family: scenario.IPv4}
+	if s.services > 0 {
+		target = scenario.Target{Service: serviceName, Port: servicePort, Family: scenario.IPv4}
+	}
+	address, err := c.Resolve(target)
+	if err != nil {
+		return Site{}, err
+	}
+	from, err := c.Pod(client)
+	if err != nil {
+		return Site{}, err
+	}
+	to, err := c.Pod(serverPod)
+	if err != nil {
+		return Site{}, err
+	}
+	site := Site{
+		Address: address.String(), ServerPort: serverPort, Via: s.via,
+		Client: clusterPod{c, from}, Server: clusterPod{c, to},
+	}
+	if s.mesh != scenario.Duomesh {
+		return site, nil
+	}
+	exit := intent.Redirect
+	if s.proxied() {
+		proxy, err := c.Pod(proxyPod)
+		if err != nil {
+			return Site{}, err
+		}
+		site.Proxy, site.ProxyPort, exit = clusterPod{c, proxy}, scenario.HandOffPort, intent.RedirectWaypoint
+	}
+	progs, err := openPrograms(from.Cgroup, to.Cgroup)
+	if err != nil {
+		return Site{}, err
+	}
+	w.programs = append(w.programs, progs)
+	site.Engine = clusterEngine{c, client, progs, exit}
+	return site, nil
+}
+
+// Site implements World.
+func (w *onCluster) Site(c plan.Cell) (Site, error) {
+	site, ok := w.sites[c]
+	if !ok {
+		return Site{}, fmt.Errorf("no site for %s", c)
+	}
+	return site, nil
+}
+
+// Split implements Splitter, in a namespace of its own.
+func (w *onCluster) Split(ctx context.Context, name string, seed uint64) report.Result {
+	s, ok := scenario.Find(name)
+	if !ok {
+		return report.Result{Scenario: name, Verdict: report.Inconclusive, Reason: fmt.Sprintf("there is no scenario %s", name)}
+	}
+	return verify.Run(ctx, s, verify.Options{World: "kind", Open: kind.Opener(w.cfg)}, seed)
+}
+
+// Close implements World.
+func (w *onCluster) Close() error {
+	var errs []error
+	for _, p := range w.programs {
+		errs = append(errs, p.close())
+	}
+	for _, c := range w.worlds {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// clusterPod is a pod of a cluster.
+type clusterPod struct {
+	cluster *kind.Cluster
+	handle  scenario.PodHandle
+}
+
+// Start implements Pod.
+func (p clusterPod) Start(ctx context.Context, name string, stdin, stdout *os.File) (Process, error) {
+	proc, err := p.cluster.Start(ctx, p.handle.Name, name, stdin, stdout)
+	if err != nil {
+		return nil, err
+	}
+	return proc, nil
+}
+
+// CPU implements Pod.
+func (p clusterPod) CPU() (time.Duration, error) { return cgroupCPU(p.handle.Cgroup) }
+
+// Handle implements Pod.
+func (p clusterPod) Handle() (scenario.PodHandle, bool) { return p.handle, true }
+
+// clusterEngine is the mesh of a client's node, and its programs at both ends.
+type clusterEngine struct {
+	cluster  *kind.Cluster
+	client   string
+	programs *programs
+	exit     intent.Exit
+}
+
+// Redirected implements Engine. What others on the node are redirected is in it, too.
+func (e clusterEngine) Redirected() (uint64, error) {
+	exits, err := e.cluster.Exits(context.Background(), e.client)
+	return exits[string(e.exit)], err
+}
+
+// Programs implements Engine.
+func (e clusterEngine) Programs() (result.Programs, error) { return e.programs.work() }
