@@ -24,58 +24,49 @@ var _ = Describe("the journey", Ordered, Label(smoke), func() {
 	const namespace = "journey"
 
 	BeforeAll(func(ctx SpecContext) {
-		kubectl(ctx, "create", "namespace", namespace)
-		DeferCleanup(func(ctx SpecContext) {
-			kubectl(ctx, "delete", "namespace", namespace, "--wait=true", "--timeout=90s")
-		}, NodeTimeout(2*time.Minute))
-		kubectl(ctx, "label", "namespace", namespace, "istio.io/dataplane-mode=Kmesh")
+		enrolled(ctx, namespace)
 		kubectl(ctx, "apply", "-n", namespace, "-f", "samples/fortio/fortio-route.yaml", "-f", "samples/fortio/netutils.yaml")
-		for _, d := range []string{"fortio-v1", "fortio-v2", "netutils"} {
-			kubectl(ctx, "rollout", "status", "-n", namespace, "deployment/"+d, "--timeout=90s")
-		}
-	}, NodeTimeout(4*time.Minute))
+		rolledOut(ctx, namespace, "fortio-v1", "fortio-v2", "netutils")
+	}, NodeTimeout(8*time.Minute))
 
 	It("writes the annotation on the pods", func(ctx SpecContext) {
 		Eventually(ctx, func() string {
 			return kubectl(ctx, "get", "pods", "-n", namespace, "-o",
 				`jsonpath={range .items[*]}{.metadata.annotations.kmesh\.net/redirection}{"\n"}{end}`)
-		}, time.Minute).Should(Equal(strings.Repeat("enabled\n", 3)))
-	}, SpecTimeout(2*time.Minute))
+		}, patience).Should(Equal(strings.Repeat("enabled\n", 3)))
+	}, SpecTimeout(6*time.Minute))
 
 	It("spreads connections evenly without a waypoint", func(ctx SpecContext) {
 		shares(ctx, namespace, .5, curlConnections)
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(6*time.Minute))
 
 	Context("with a waypoint", Ordered, func() {
 		BeforeAll(func(ctx SpecContext) {
 			kubectl(ctx, "apply", "-n", namespace, "-f", "samples/fortio/waypoint.yaml")
-			kubectl(ctx, "wait", "-n", namespace, "--for=condition=Programmed", "gateway/waypoint", "--timeout=90s")
-			kubectl(ctx, "rollout", "status", "-n", namespace, "deployment/waypoint", "--timeout=120s")
+			kubectl(ctx, "wait", "-n", namespace, "--for=condition=Programmed", "gateway/waypoint", "--timeout=150s")
+			rolledOut(ctx, namespace, "waypoint")
 			kubectl(ctx, "label", "service", "-n", namespace, "fortio", "istio.io/use-waypoint=waypoint")
-			Eventually(ctx, func() uint64 {
-				counted(ctx, namespace, curlHeader("a: b", 10))
-				return through(ctx, namespace)
-			}, time.Minute).Should(BeNumerically(">", 0), "requests that the waypoint has sent on")
-		}, NodeTimeout(6*time.Minute))
+			passesWaypoint(ctx, namespace)
+		}, NodeTimeout(8*time.Minute))
 
 		It("answers one request in ten by v2, on connections that are kept", func(ctx SpecContext) {
 			before := through(ctx, namespace)
 			shares(ctx, namespace, .1, curlRequests)
 			Expect(through(ctx, namespace)-before).To(BeNumerically(">=", requests), "requests that the waypoint has sent on")
-		}, SpecTimeout(4*time.Minute))
+		}, SpecTimeout(6*time.Minute))
 
 		It("answers one connection in ten by v2", func(ctx SpecContext) {
 			before := through(ctx, namespace)
 			shares(ctx, namespace, .1, curlConnections)
 			Expect(through(ctx, namespace)-before).To(BeNumerically(">=", requests), "requests that the waypoint has sent on")
-		}, SpecTimeout(4*time.Minute))
+		}, SpecTimeout(6*time.Minute))
 
 		It("follows a rule by header", func(ctx SpecContext) {
 			kubectl(ctx, "apply", "-n", namespace, "-f", "samples/fortio/fortio-header.yaml")
-			Eventually(ctx, func() string { return counted(ctx, namespace, curlHeader("end-user: jason", 100)) }, time.Minute).
+			Eventually(ctx, func() string { return counted(ctx, namespace, curlHeader("end-user: jason", 100)) }, patience).
 				Should(Equal("server: 2 100"))
 			Expect(counted(ctx, namespace, curlHeader("end-user: other", 100))).To(Equal("server: 1 100"))
-		}, SpecTimeout(3*time.Minute))
+		}, SpecTimeout(5*time.Minute))
 	})
 })
 

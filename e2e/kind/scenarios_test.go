@@ -35,7 +35,7 @@ func bounded(s scenario.Scenario) scenario.Scenario {
 	return s
 }
 
-var _ = Describe("scenario", func() {
+var _ = Describe("scenario", Label("scenario"), func() {
 	for _, s := range scenario.All() {
 		var labels Labels
 		if slices.Contains(smokes, s.Name) {

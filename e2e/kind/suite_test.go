@@ -8,10 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/kernel"
@@ -36,17 +39,25 @@ func TestKind(t *testing.T) {
 	}
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF, kernel.PacketHook)
 	RegisterFailHandler(Fail)
-	RunSpecs(t, "duomesh on a cluster")
+	suite, reporter := GinkgoConfiguration()
+	suite.Timeout = 0 // scripts/e2e.sh bounds the run
+	RunSpecs(t, "duomesh on a cluster", suite, reporter)
 }
 
-// client speaks to the cluster of the suite.
-var client *cluster.Client
+var (
+	// client speaks to the cluster of the suite.
+	client *cluster.Client
+	// dualStack: its pods have an address of each family.
+	dualStack bool
+)
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	var err error
 	client, err = cluster.Where{}.Open()
 	Expect(err).NotTo(HaveOccurred())
 	Expect(client.Reach(ctx)).To(Succeed())
+	nodes := must(client.CoreV1().Nodes().List(ctx, metav1.ListOptions{}))
+	dualStack = slices.ContainsFunc(nodes.Items, func(n corev1.Node) bool { return len(n.Spec.PodCIDRs) > 1 })
 })
 
 // tag is that of the images, as make images gives it.
@@ -58,10 +69,14 @@ func tag() string {
 }
 
 func config() kind.Config {
-	return kind.Config{
+	c := kind.Config{
 		Client: client, System: "duomesh-system", Image: "duomesh/netutils:" + tag(),
 		Services: netip.MustParsePrefix("10.96.64.0/18"),
 	}
+	if dualStack {
+		c.Services6 = netip.MustParsePrefix("fd00:10:96::4000/114")
+	}
+	return c
 }
 
 // evidence is where what did not pass is kept.
