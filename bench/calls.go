@@ -57,9 +57,14 @@ func call(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (n result.Ca
 	if err := pr.client.Run(); err != nil {
 		return n, err
 	}
-	if n.Calls, err = counter.Counts(); err != nil {
+	counts, err := counter.Counts()
+	if err != nil {
 		return n, err
 	}
+	if counts.Total() == 0 {
+		return n, errors.New("not one was seen: the processes are not in the pods' cgroups")
+	}
+	n.Calls = counts
 	r, err := pr.client.Collect()
 	n.Requests = int64(r.Report.Requests)
 	return n, err

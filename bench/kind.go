@@ -135,11 +135,11 @@ func (w *onCluster) site(c *kind.Cluster, s shape, client string) (Site, error) 
 	if err != nil {
 		return Site{}, err
 	}
-	from, err := c.Pod(client)
+	from, err := loaded(c, client)
 	if err != nil {
 		return Site{}, err
 	}
-	to, err := c.Pod(serverPod)
+	to, err := loaded(c, serverPod)
 	if err != nil {
 		return Site{}, err
 	}
@@ -165,6 +165,17 @@ func (w *onCluster) site(c *kind.Cluster, s shape, client string) (Site, error) 
 	w.programs = append(w.programs, progs)
 	site.Engine = clusterEngine{c, client, progs, exit}
 	return site, nil
+}
+
+// loaded is a pod with the cgroup in which its load is born: what counts by cgroup does
+// not look below.
+func loaded(c *kind.Cluster, pod string) (scenario.PodHandle, error) {
+	h, err := c.Pod(pod)
+	if err != nil {
+		return h, err
+	}
+	h.Cgroup, err = c.Birthplace(pod)
+	return h, err
 }
 
 // Site implements World.

@@ -36,6 +36,15 @@ func (c *Cluster) Start(ctx context.Context, pod, name string, stdin, stdout *os
 	return c.start(ctx, p, []string{name}, stdin, stdout)
 }
 
+// Birthplace is the cgroup in which Start's processes are born. It stays the world's.
+func (c *Cluster) Birthplace(pod string) (*os.File, error) {
+	p, err := c.pod(pod)
+	if err != nil {
+		return nil, err
+	}
+	return p.place.leaf, nil
+}
+
 func (c *Cluster) start(ctx context.Context, p *pod, args []string, stdin, stdout *os.File) (*Process, error) {
 	r := &Process{pod: p.spec.Name, cmd: exec.CommandContext(ctx, c.exe), done: make(chan struct{})}
 	r.cmd.Args, r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = args, stdin, stdout, &r.said
