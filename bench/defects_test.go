@@ -133,7 +133,7 @@ func withBusyClient(t *testing.T, ctx context.Context, w World) (World, error) {
 func clientShare(t *testing.T, path string) float64 {
 	t.Helper()
 	var cpu, wall float64
-	for _, trial := range loaded(t, path).Trials {
+	for _, trial := range runAt(t, path).Trials {
 		cpu, wall = cpu+trial.CPU.Client.Seconds(), wall+trial.Wall.Seconds()
 	}
 	return cpu / wall

@@ -23,7 +23,7 @@ func TestHandicapIsFound(t *testing.T) {
 	before := measured(t, p)
 	p.Handicap = &plan.Handicap{Variant: plan.L4, Delay: delay}
 	slow := measured(t, p)
-	for _, trial := range loaded(t, slow).Trials {
+	for _, trial := range runAt(t, slow).Trials {
 		all := samplesOf(t, slow, trial)
 		if fastest := slices.MinFunc(all, byLatency).Latency; trial.Variant == plan.L4 && fastest < delay {
 			t.Errorf("%s: a request took %v, delayed by %v", trial, fastest, delay)
@@ -57,7 +57,7 @@ func measured(t *testing.T, p plan.Plan) (path string) {
 
 func samplesOf(t *testing.T, path string, trial result.Trial) []load.Sample {
 	t.Helper()
-	all, err := loaded(t, path).Samples(trial)
+	all, err := runAt(t, path).Samples(trial)
 	if err != nil || len(all) == 0 {
 		t.Fatalf("%s: %d samples, %v", trial, len(all), err)
 	}
@@ -71,7 +71,7 @@ func disturbance(t *testing.T, paths ...string) time.Duration {
 	t.Helper()
 	var middles []time.Duration
 	for _, path := range paths {
-		run := loaded(t, path)
+		run := runAt(t, path)
 		for _, trial := range run.Trials {
 			if h := run.Head.Plan.Handicap; h != nil && h.Variant == trial.Variant {
 				continue

@@ -196,8 +196,8 @@ func TestInterruptedRunSaysSo(t *testing.T) {
 	}
 }
 
-// loaded are the facts of a run.
-func loaded(t *testing.T, path string) result.Run {
+// runAt are the facts of a run.
+func runAt(t *testing.T, path string) result.Run {
 	t.Helper()
 	run, err := record.Load(path)
 	if err != nil {
