@@ -18,6 +18,9 @@ import (
 // waypointAdmin is the port of a waypoint's admin API, on its pod's loopback.
 const waypointAdmin = 15200
 
+// waypointHealth is where kubelet asks whether a waypoint is ready (Istio's template).
+const waypointHealth = 15021
+
 // waypoint is how the topology's waypoint is asked.
 type waypoint struct {
 	pod    *pod

@@ -23,8 +23,12 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var probed []uint16
+	if p.spec.Waypoint {
+		probed = []uint16{waypointHealth}
+	}
 	return scenario.PodHandle{
-		Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,
+		Probed: probed, Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,
 		IPv4: of(scenario.IPv4, p.addrs), IPv6: of(scenario.IPv6, p.addrs),
 		Addresses: slices.Clone(p.addrs), Links: slices.Clone(p.place.links), Managed: c.managed[name],
 	}, nil

@@ -62,6 +62,9 @@ type PodHandle struct {
 	Addresses []netip.Addr
 	Links     []LinkEnd
 	Managed   bool
+	// Probed are the ports at which the world itself asks whether the pod is well, as
+	// kubelet does: no client of a scenario does.
+	Probed []uint16
 }
 
 // LinkEnd is one end of a pod's link.

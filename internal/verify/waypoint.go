@@ -212,6 +212,9 @@ func (e *evidence) made(id uint64, c servedConn) bool {
 // entered reports whether lines of a waypoint's socket are of client connections.
 func (e *evidence) entered(s socket, lines []probe.Line) bool {
 	for _, l := range lines {
+		if slices.Contains(e.pods[s.pod].Probed, l.Local.Port()) {
+			continue
+		}
 		if e.cut(s.pod) || e.cut(e.replicaAt(l.Peer.Addr().Unmap())) {
 			continue // it was made, and neither end lived to tell
 		}
