@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +41,7 @@ func (t Tools) Programs(ctx context.Context, p plan.Plan) (map[string]string, er
 		{envoyProgram, plan.NeedsEnvoy, t.Envoy, envoyVersion},
 		{ztunnelProgram, plan.NeedsZtunnel, t.Ztunnel, ambient.Version},
 	} {
-		needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(x.need) })
-		if !needed || x.path == "" {
+		if !p.Needs(x.need) || x.path == "" {
 			continue
 		}
 		version, err := x.version(ctx, x.path)

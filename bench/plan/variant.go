@@ -168,6 +168,11 @@ type Absent struct {
 	Reason  string  `json:"reason"`
 }
 
+// Needs says that a variant of the plan needs a thing.
+func (p Plan) Needs(thing string) bool {
+	return slices.ContainsFunc(p.Variants, func(v Variant) bool { return v.Traits().Need(thing) })
+}
+
 // Without takes the variants that need a thing out of the plan, and says there
 // that they were NOT RUN, and why.
 func (p Plan) Without(needs, reason string) Plan {

@@ -2,7 +2,6 @@ package result
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/duomesh/duomesh/bench/plan"
@@ -18,7 +17,7 @@ func Command(s Summary) string {
 			args = append(args, fmt.Sprintf("--%s %v", flag, value))
 		}
 	}
-	if slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(plan.NeedsZtunnel) }) {
+	if p.Needs(plan.NeedsZtunnel) {
 		args = append(args, `--ztunnel "$ZTUNNEL_BIN"`) // sudo keeps no environment
 	}
 	if p.World == plan.Kubernetes {

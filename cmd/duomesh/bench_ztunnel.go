@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -66,8 +65,7 @@ func (f *benchFlags) withoutZtunnel(p plan.Plan) (plan.Plan, error) {
 // named. Where that cannot be done f.noZtunnel says why: a plan that is then completed
 // anew does without.
 func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan, progress io.Writer) error {
-	needed := slices.ContainsFunc(p.Variants, func(v plan.Variant) bool { return v.Traits().Need(plan.NeedsZtunnel) })
-	if !needed || !f.fetches() {
+	if !p.Needs(plan.NeedsZtunnel) || !f.fetches() {
 		return nil
 	}
 	image, err := f.released()
