@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/duomesh/duomesh/bench/load"
 	"github.com/duomesh/duomesh/bench/result"
 )
@@ -32,7 +34,8 @@ const (
 	latestLink  = "latest"
 )
 
-// Dir is a run's directory that is being written. It is for one goroutine.
+// Dir is a run's directory that is being written. It is for one goroutine, and its
+// results file is locked (flock): two that write to one run spoil it.
 type Dir struct {
 	path    string
 	results *os.File
@@ -56,6 +59,9 @@ func Create(root string, head result.Head) (_ *Dir, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
+	if err := d.lock(); err != nil {
+		return nil, err
+	}
 	head.Schema, head.Version = result.SchemaRun, result.Version
 	if err := d.line(head); err != nil {
 		return nil, err
@@ -66,12 +72,6 @@ func Create(root string, head result.Head) (_ *Dir, err error) {
 // Resume opens the directory of a run that was interrupted, to go on with it, and
 // returns what it has. A line that was cut goes. The caller closes the Dir.
 func Resume(path string, at time.Time) (_ *Dir, run result.Run, err error) {
-	if run, err = Load(path); err != nil {
-		return nil, run, err
-	}
-	if run.End != nil && run.End.Complete {
-		return nil, run, fmt.Errorf("run %s is complete: nothing is left to do", path)
-	}
 	f, err := os.OpenFile(filepath.Join(path, resultsFile), os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, run, fmt.Errorf("open results file: %w", err)
@@ -82,6 +82,15 @@ func Resume(path string, at time.Time) (_ *Dir, run result.Run, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
+	if err := d.lock(); err != nil {
+		return nil, run, err
+	}
+	if run, err = Load(path); err != nil {
+		return nil, run, err
+	}
+	if run.End != nil && run.End.Complete {
+		return nil, run, fmt.Errorf("run %s is complete: nothing is left to do", path)
+	}
 	if err := d.trim(); err != nil {
 		return nil, run, err
 	}
@@ -91,6 +100,21 @@ func Resume(path string, at time.Time) (_ *Dir, run result.Run, err error) {
 	}
 	run.Resumed, run.End = append(run.Resumed, r), nil
 	return d, run, nil
+}
+
+// lock keeps others from writing to the run; it ends with the file, or with the process.
+func (d *Dir) lock() error {
+	for {
+		switch err := unix.Flock(int(d.results.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return fmt.Errorf("run %s is being written by another duomesh bench: wait for it, or end it", d.path)
+		case err != nil:
+			return fmt.Errorf("lock results file of %s: %w", d.path, err)
+		default:
+			return nil
+		}
+	}
 }
 
 // trim cuts off what follows the last whole line, and goes there.
@@ -231,6 +255,9 @@ func parseLine(run *result.Run, line []byte, n int) error {
 	}
 	if err := json.Unmarshal(line, &kind); err != nil {
 		return err
+	}
+	if kind.Schema == "" {
+		return errors.New("it has no schema: this is no run of duomesh bench")
 	}
 	if kind.Version != result.Version {
 		return fmt.Errorf("%s version %d: this build reads version %d", kind.Schema, kind.Version, result.Version)

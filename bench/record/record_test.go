@@ -71,6 +71,7 @@ func TestDamagedRunsAreRefused(t *testing.T) {
 		"line 2":              func(s string) string { return strings.Replace(s, `"block":1`, `"block":x`, 1) },
 		"version 9":           func(s string) string { return strings.Replace(s, `"version":1`, `"version":9`, 1) },
 		"is empty":            func(string) string { return "" },
+		"no run of duomesh":   func(string) string { return "{\"hello\":1}\n" },
 		"must be":             func(s string) string { return s[strings.IndexByte(s, '\n')+1:] },
 		"leads out of":        func(s string) string { return strings.Replace(s, `"samples":"raw/`, `"samples":"../`, 1) },
 		`"x.y" is not known`:  func(s string) string { return strings.Replace(s, result.SchemaTrial, "x.y", 1) },
@@ -112,5 +113,37 @@ func TestCutLineIsNoResult(t *testing.T) {
 	run, err := Load(path)
 	if err != nil || len(run.Trials) != 1 || run.End != nil {
 		t.Errorf("trials %d, end %v, %v", len(run.Trials), run.End, err)
+	}
+}
+
+// TestOneWriter: who goes on with a run that another still writes is refused, and spoils
+// nothing; when the other is gone, it may.
+func TestOneWriter(t *testing.T) {
+	first, err := Create(t.TempDir(), result.Head{Started: Started(), Plan: plan.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(filepath.Join(first.Path(), resultsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, _, err := Resume(first.Path(), Started()); err == nil || !strings.Contains(err.Error(), "by another duomesh bench") {
+		t.Fatalf("beside the first writer: %v, %v", d, err)
+	}
+	if after, err := os.ReadFile(filepath.Join(first.Path(), resultsFile)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the run was changed: %q, %v", after, err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, _, err := Resume(first.Path(), Started())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, _, err := Resume(first.Path(), Started()); err == nil {
+		t.Errorf("beside one that goes on: %v", d)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
