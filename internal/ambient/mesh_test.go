@@ -117,6 +117,27 @@ func TestProxyThatEndsIsNamed(t *testing.T) {
 	}
 }
 
+// TestVersionIsAsked: what has nothing to say of its version is no node proxy.
+func TestVersionIsAsked(t *testing.T) {
+	for _, c := range []struct{ script, want, fails string }{
+		{"echo 'version.BuildInfo{Version:\"1\"}  '", `version.BuildInfo{Version:"1"}`, ""},
+		{"true", "", "it says nothing"},
+		{"exit 3", "", "exit status 3"},
+	} {
+		path := filepath.Join(t.TempDir(), "ztunnel")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+c.script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Version(t.Context(), path)
+		if c.fails == "" && (err != nil || got != c.want) {
+			t.Errorf("%s: %q, %v", c.script, got, err)
+		}
+		if c.fails != "" && (err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), c.fails)) {
+			t.Errorf("%s: %q, %v, want %q", c.script, got, err, c.fails)
+		}
+	}
+}
+
 // TestProxyThatAsksForNothing: the caller's patience ends the wait.
 func TestProxyThatAsksForNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -244,10 +244,14 @@ func versionOf(ctx context.Context, p Program) (string, error) {
 	cmd := exec.CommandContext(ctx, p.Binary, "version")
 	cmd.Args[0] = p.Argv[0]
 	b, err := cmd.Output()
+	said := strings.Join(strings.Fields(string(b)), " ")
+	if err == nil && said == "" {
+		err = errors.New("it says nothing")
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", p.Binary, err)
 	}
-	return strings.Join(strings.Fields(string(b)), " "), nil
+	return said, nil
 }
 
 // residentBytes reads VmRSS of a process (proc_pid_status(5)).
