@@ -210,7 +210,7 @@ func TestPageSaysIt(t *testing.T) {
 		"A Processor &lt;fast&gt;", "encrypted (mutual TLS)", "Against other ways", "not ztunnel",
 		"a reference in Go that stands in for ztunnel, and not ztunnel", "cannot be answered by this run",
 		"--variants direct,direct-aa,dnat,duomesh-l4,ztunnel,ztunnel-plain,hboneref", "--blocks 8", "hboneref (not ztunnel)", "UNEQUAL: plaintext, mutual TLS", "ztunnel 1.31; 2 worker threads; access log on",
-		"every request was answered by 200", "noise floor",
+		"every request was answered by 200", ", the noise floor</small>", "or <em>undecided</em>",
 		"Where the time goes", "400 µs, 2 hops in user space", "ztunnel: node proxy a, kernel: 290 µs, 72 %",
 		"node proxy a reads at 120 µs, woken at 80.0, ran at 100", "direct: NOT RUN: this &lt;kernel&gt; has no tracepoints",
 		"none: it stays in the pod", "1 of 100", "12.0 ms", "<td>148</td>", "670 … 935", "10.2 %",

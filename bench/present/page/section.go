@@ -133,7 +133,7 @@ func glanceCellOf(g result.Group, v plan.Variant) glanceCell {
 	c := glanceCell{Text: plus(r.Effect.AddedP50.Estimate) + " µs", Detail: "× " + ratio(r.Effect.RatioP50)}
 	switch {
 	case v == plan.DirectAA:
-		c.Class = "floor"
+		c.Class, c.Detail = "floor", c.Detail+", the noise floor"
 	case r.Effect.Difference != stats.NoDifference && r.Effect.HolmP >= result.MayBeChance:
 		c.Class, c.Detail = "none", c.Detail+", undecided"
 	case r.Effect.Difference == stats.Higher:
