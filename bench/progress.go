@@ -35,7 +35,7 @@ func trialLine(t result.Trial, s Step, cells int) string {
 	if t.Attempt > 1 {
 		again = fmt.Sprintf(" (again, attempt %d)", t.Attempt)
 	}
-	return fmt.Sprintf("block %d, %d of %d: %s%s: %d requests, foreign CPU %.1f %%; about %v left",
+	return fmt.Sprintf("block %d, %d of %d: %s%s: %d requests, foreign CPU %.1f %%; about %v of trials left",
 		t.Block, s.Order, cells, t.Cell, again, t.Client.Requests, 100*s.Foreign, s.Left.Round(time.Second))
 }
 

@@ -186,7 +186,7 @@ func TestProgressCanBeRead(t *testing.T) {
 		p.Done()
 	}
 	if got := b.String(); !strings.Contains(got, "block 2, 3 of 4: cross/fixed/duomesh-l4 (again, attempt 2)") ||
-		!strings.Contains(got, "12.5 %; about 1m30s left") {
+		!strings.Contains(got, "12.5 %; about 1m30s of trials left") {
 		t.Errorf("progress says %q", got)
 	}
 }
