@@ -12,6 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/record"
+	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/internal/kernel"
 )
 
@@ -54,6 +57,14 @@ func TestUsageIsNoVerdict(t *testing.T) {
 	}
 	wantExit(t, 2, "--netns /etc/passwd", duomesh(t, "probe", "--timeout", "1ns", "--netns", "/etc/passwd"))
 	wantExit(t, 2, "--cgroup /etc: this is no directory of cgroup v2", duomesh(t, "probe", "--timeout", "1ns", "--cgroup", "/etc"))
+	run, err := record.Create(t.TempDir(), result.Head{Started: record.Started(), Plan: plan.Plan{Variants: []plan.Variant{plan.Direct}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantExit(t, 2, "go on with "+run.Path()+": ", duomesh(t, "bench", "resume", run.Path()))
 	wantExit(t, 2, "--ready-file", duomesh(t, "probe", "--timeout", "1ns", "--ready-file", "/nope/x"))
 }
 
