@@ -78,3 +78,21 @@ func TestReleasedZtunnelOrItsStandIn(t *testing.T) {
 		}
 	}
 }
+
+// TestZtunnelBesideTheUser: a name without a slash is the file of that name here, as it
+// is checked, and not one in $PATH.
+func TestZtunnelBesideTheUser(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("ztunnel", []byte("#!/bin/sh\necho here\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := benchFlags{plan: plan.Plan{Variants: []plan.Variant{plan.Direct, plan.Ztunnel}}}
+	f.tools.Ztunnel = "ztunnel"
+	if err := f.findZtunnel(t.Context(), f.plan, new(bytes.Buffer)); err != nil {
+		t.Fatal(err)
+	}
+	programs, err := f.tools.Programs(t.Context(), f.plan)
+	if err != nil || !strings.HasPrefix(programs["ztunnel"], "here, sha256 ") {
+		t.Errorf("%v, %v", programs, err)
+	}
+}
