@@ -101,7 +101,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.modes, "modes", names(p.Modes), "forms of load")
 	flags.StringVar(&f.placement, "placement", "cross", "client and server on two nodes (cross), on one (same), or both")
 	flags.IntVar(&p.Blocks, "blocks", 0, "number of blocks `N`; 0 means as many as fit into the budget")
-	flags.DurationVar(&p.Budget, "budget", p.Budget, "time for the timed pass, unless --blocks is given")
+	flags.DurationVar(&p.Budget, "budget", p.Budget, "time for the timed pass, unless --blocks is given; the least number of blocks is run in any case")
 	flags.Uint64Var(&p.Seed, "seed", 0, "seed of orders and resamples; 0 takes one from the clock and prints it")
 	flags.BoolVar(&f.full, "full", false, "every variant, mode and placement, and more blocks: about 45 minutes")
 	flags.BoolVar(&f.claims, "claims", false, "the rows that have targets, until each target is decided: at most 45 minutes")
