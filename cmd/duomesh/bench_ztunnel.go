@@ -61,9 +61,9 @@ func (f *benchFlags) withoutZtunnel(p plan.Plan) (plan.Plan, error) {
 	return p, nil
 }
 
-// findZtunnel makes the path that was named an absolute one; it takes the program out
-// of its image when a plan needs it and no path was named. Where that cannot be done f.noZtunnel says why: a plan that is then completed
-// anew does without.
+// findZtunnel makes the path that was named an absolute one; where none was named and
+// a plan needs the program, it takes it out of its image. Where that cannot be done
+// f.noZtunnel says why: a plan that is then completed anew does without.
 func (f *benchFlags) findZtunnel(ctx context.Context, p plan.Plan, progress io.Writer) error {
 	if f.tools.Ztunnel != "" { // a name without a slash would be looked for in $PATH
 		path, err := filepath.Abs(f.tools.Ztunnel)
