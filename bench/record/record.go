@@ -224,7 +224,11 @@ func samples(path string, t result.Trial) ([]load.Sample, error) {
 		return nil, fmt.Errorf("read samples: %w", err)
 	}
 	defer f.Close()
-	return load.ReadSamples(bufio.NewReader(f))
+	all, err := load.ReadSamples(bufio.NewReader(f))
+	if err == nil && len(all) != t.Client.Requests {
+		err = fmt.Errorf("%s has %d requests, the trial had %d", t.Samples, len(all), t.Client.Requests)
+	}
+	return all, err
 }
 
 func parse(r io.Reader) (result.Run, error) {
@@ -289,13 +293,18 @@ func parseLine(run *result.Run, line []byte, n int) error {
 	return fmt.Errorf("schema %q is not known", kind.Schema)
 }
 
-// WriteFile writes one of the run's derived files.
+// WriteFile writes one of the run's derived files, whole or not at all.
 func WriteFile(path, name string, write func(io.Writer) error) error {
 	var b bytes.Buffer
 	if err := write(&b); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	if err := os.WriteFile(filepath.Join(path, name), b.Bytes(), 0o644); err != nil {
+	whole := filepath.Join(path, name)
+	if err := os.WriteFile(whole+".new", b.Bytes(), 0o644); err != nil {
+		os.Remove(whole + ".new")
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := os.Rename(whole+".new", whole); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil

@@ -24,7 +24,10 @@ func written(t *testing.T) (root, path string) {
 	if err := load.WriteSamples(&samples, []load.Sample{{Latency: time.Millisecond, Code: 200}}); err != nil {
 		t.Fatal(err)
 	}
-	trial := result.Trial{Block: 1, Attempt: 1, Kept: true, Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Fixed, Variant: plan.Direct}}
+	trial := result.Trial{
+		Block: 1, Attempt: 1, Kept: true, Client: load.Report{Requests: 1},
+		Cell: plan.Cell{Placement: plan.Cross, Mode: plan.Fixed, Variant: plan.Direct},
+	}
 	if err := d.Keep(&trial, load.Result{Samples: samples.Bytes(), Fortio: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +78,7 @@ func TestDamagedRunsAreRefused(t *testing.T) {
 		"must be":             func(s string) string { return s[strings.IndexByte(s, '\n')+1:] },
 		"leads out of":        func(s string) string { return strings.Replace(s, `"samples":"raw/`, `"samples":"../`, 1) },
 		`"x.y" is not known`:  func(s string) string { return strings.Replace(s, result.SchemaTrial, "x.y", 1) },
+		"the trial had 2":     func(s string) string { return strings.Replace(s, `"requests":1`, `"requests":2`, 1) },
 		"no such file or dir": func(s string) string { return strings.Replace(s, `"samples":"raw/`, `"samples":"raw/no`, 1) },
 	} {
 		_, path := written(t)
