@@ -37,6 +37,13 @@ const (
 	verifyRun = "scenarios"
 	// oneOfEachRun is for kernels that have no time for all scenarios.
 	oneOfEachRun = "one scenario of each family"
+	// oddRun and evenRun are for two kernels that share the scenarios: those at odd
+	// and those at even places of the list.
+	oddRun  = "scenarios at odd places"
+	evenRun = "scenarios at even places"
+	// briefRun is for kernels that have no time for all of dataplane/l4.
+	l4Run    = "dataplane/l4"
+	briefRun = "dataplane/l4 in brief"
 )
 
 // probeRun is the one that makes the judge's providers fire.
@@ -58,7 +65,7 @@ func plan(full bool) []program {
 		{name: doctorRun, pkg: command, args: []string{"doctor", "-o", "json"}, timeout: 10 * time.Minute},
 		{name: kernelRun, pkg: "internal/kernel", test: true, timeout: 5 * time.Minute},
 		{
-			name: "dataplane/l4", pkg: "dataplane/l4", test: true, timeout: 15 * time.Minute,
+			name: l4Run, pkg: l4Run, test: true, timeout: 15 * time.Minute,
 			// What the kernel decides and does; what is refused before it is asked is
 			// the same on all.
 			run: "^Test(Decision|PeerThat|Protocols$|Getpeername|Reconnect|NonBlocking|EnrolAndLeave|PodsThat|TakeOverKeeps|" +
@@ -115,6 +122,15 @@ func oneOfEach(names []string) []string {
 	return first
 }
 
+// everyOther are the names at every other place, from the given one on.
+func everyOther(names []string, from int) []string {
+	var some []string
+	for i := from; i < len(names); i += 2 {
+		some = append(some, names[i])
+	}
+	return some
+}
+
 func hasWaypoint(t scenario.Topology) bool {
 	return slices.ContainsFunc(t.Nodes, func(n scenario.Node) bool {
 		return slices.ContainsFunc(n.Pods, func(p scenario.Pod) bool { return p.Waypoint })
@@ -124,16 +140,31 @@ func hasWaypoint(t scenario.Topology) bool {
 // judgedBy begins the names of the runs that judge a scenario twice.
 const judgedBy = "judged also by "
 
-// more are the runs of one kernel beside the plan: one scenario of each family, where
-// that is what it is given in place of all of them; and one scenario under two judges, of
+// shares are the runs that stand for a greater one where a kernel names them.
+func shares() []program {
+	scenarios := func(name string, some []string) program {
+		return program{name: name, pkg: command, args: verifyArgs, scenarios: some, timeout: 15 * time.Minute}
+	}
+	return []program{
+		{
+			name: briefRun, pkg: l4Run, test: true, timeout: 15 * time.Minute,
+			// Each line of the decision table, and what is done in another way where the
+			// kernel lacks something.
+			run: "^Test(DecisionTable|Protocols$|Getpeername|Reconnect|EnrolAndLeave|TakeOverKeeps|" +
+				"Datagrams$|UDPReconnect|Connected|KernelThat|ServeAndStop|HandoffToAnOlder)",
+			env: []string{"DUOMESH_DATAGRAMS=2000"},
+		},
+		scenarios(oneOfEachRun, oneOfEach(single())),
+		scenarios(evenRun, everyOther(single(), 0)),
+		scenarios(oddRun, everyOther(single(), 1)),
+	}
+}
+
+// more are the runs of one kernel beside the plan: the shares that it names; and one scenario under two judges, of
 // which the second has the providers at functions of the kernel that this kernel promises.
 func more(k Kernel) []program {
 	var runs []program
-	if slices.Contains(k.Runs, oneOfEachRun) && !slices.Contains(k.Runs, verifyRun) {
-		runs = append(runs, program{
-			name: oneOfEachRun, pkg: command, args: verifyArgs, scenarios: oneOfEach(single()), timeout: 15 * time.Minute,
-		})
-	}
+	runs = append(runs, named(shares(), k.Runs)...)
 	for _, way := range []string{kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name} {
 		if !k.Promised(way) || !k.Promised(kernel.BTF.Name) {
 			continue

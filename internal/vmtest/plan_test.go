@@ -11,25 +11,40 @@ func TestOneScenarioOfEachFamily(t *testing.T) {
 	if want := []string{"a/1/x", "b/1", "c"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	families := map[string]bool{}
-	for _, name := range single() {
-		family, _, _ := strings.Cut(name, "/")
-		families[family] = true
-	}
+}
+
+// Each scenario runs on one of the kernels that have all that its judge needs, and all
+// of dataplane/l4 on at least two; everywhere where everything is run.
+func TestKernelsShareTheWork(t *testing.T) {
+	ran, whole := map[string]int{}, 0
 	for _, k := range builtinKernels(t) {
 		r := &runner{plan: plan(false)}
 		runs := r.planFor(k)
-		all, some := named(runs, []string{verifyRun}), named(runs, []string{oneOfEachRun})
-		if len(all)+len(some) != 1 {
-			t.Errorf("kernel %s: all scenarios %d times, one of each family %d times", k.Name, len(all), len(some))
+		if got := named(runs, []string{doctorRun, kernelRun}); len(got) != 2 {
+			t.Errorf("kernel %s: does not load every program", k.Name)
 		}
-		if len(some) == 1 && len(some[0].scenarios) != len(families) {
-			t.Errorf("kernel %s: %v of %d families", k.Name, some[0].scenarios, len(families))
+		whole += len(named(runs, []string{l4Run}))
+		for _, p := range runs {
+			if !k.Promised("BTF") || strings.HasPrefix(p.name, judgedBy) {
+				continue
+			}
+			for _, name := range p.scenarios {
+				ran[name]++
+			}
 		}
 		r.Full = true
-		if full := r.planFor(k); len(named(full, []string{verifyRun})) != 1 || len(named(full, []string{oneOfEachRun})) > 0 {
-			t.Errorf("kernel %s: not all scenarios once where everything is run", k.Name)
+		full := r.planFor(k)
+		if len(named(full, []string{verifyRun, l4Run})) != 2 || len(named(full, []string{briefRun, oneOfEachRun, evenRun, oddRun})) > 0 {
+			t.Errorf("kernel %s: not everything once where everything is run", k.Name)
 		}
+	}
+	for _, name := range single() {
+		if ran[name] != 1 {
+			t.Errorf("scenario %s runs on %d kernels, want 1", name, ran[name])
+		}
+	}
+	if whole < 2 {
+		t.Errorf("all of dataplane/l4 runs on %d kernels, want 2", whole)
 	}
 }
 

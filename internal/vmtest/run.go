@@ -240,7 +240,7 @@ func (r *runner) chosen() []program {
 	if r.Only == nil {
 		return r.plan
 	}
-	return append(r.plan[:1:1], named(r.plan[1:], r.Only)...)
+	return append(r.plan[:1:1], named(slices.Concat(r.plan[1:], shares()), r.Only)...)
 }
 
 // planFor is what runs on a kernel.
@@ -264,7 +264,7 @@ func named(all []program, names []string) []program {
 
 // ChooseRuns checks the names of runs.
 func ChooseRuns(names []string) ([]string, error) {
-	all := append(plan(false), more(Kernel{Runs: []string{oneOfEachRun}, Promises: []string{
+	all := append(plan(false), more(Kernel{Runs: []string{briefRun, oneOfEachRun, evenRun, oddRun}, Promises: []string{
 		kernel.BTF.Name, kernel.KprobeMulti.Name, kernel.Kprobe.Name, kernel.Fentry.Name,
 	}})...)
 	for _, name := range names {
