@@ -53,9 +53,7 @@ func TestWireCounts(t *testing.T) {
 				dst = at(c.real, realPort)
 			}
 			g.listen(int(dst.Port()))
-			p := g.open(Options{})
-			g.run(times(n, visit(at(c.vip, vipPort))))
-			l := settle(t, p)
+			l := g.judged(Options{}, times(n, visit(at(c.vip, vipPort))))
 			lossless(t, l)
 			want := map[Side]map[netip.AddrPort]uint64{SidePod: {dst: n}, SideHost: {dst: n}}
 			same(t, syns(l), want)
