@@ -19,8 +19,8 @@ import (
 )
 
 // Ground is an empty cgroup and an empty network namespace in which programs may
-// be attached without harm to anybody. Where cgroup v2 is missing there is no
-// cgroup, and what needs one says so.
+// be attached without harm to anybody. Where cgroup v2 is missing, or cannot be
+// written, as in many containers, there is no cgroup, and what needs one says so.
 type Ground struct {
 	cgroup   *os.File
 	noCgroup error
@@ -30,21 +30,23 @@ type Ground struct {
 var grounds atomic.Int64
 
 // NewGround makes one. The caller closes it.
-func NewGround() (_ *Ground, err error) {
-	g := new(Ground)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, g.Close())
-		}
-	}()
+func NewGround() (*Ground, error) {
 	mount, err := groundMount()
 	if err != nil {
-		g.noCgroup = err
-	} else if g.cgroup, err = scratchCgroup(mount); err != nil {
-		return nil, err
+		return newGround(nil, err)
 	}
+	return newGround(scratchCgroup(mount))
+}
+
+// newGround adds the network namespace to a cgroup, or to why there is none.
+func newGround(cgroup *os.File, noCgroup error) (*Ground, error) {
+	g := &Ground{cgroup: cgroup}
+	if noCgroup != nil {
+		g.noCgroup = errors.Join(noCgroup) // for Innermost all of it is the reason
+	}
+	var err error
 	if g.netns, err = NewNetns(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }

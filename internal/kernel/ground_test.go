@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,5 +73,38 @@ func TestSweepGrounds(t *testing.T) {
 		if _, err := os.Stat(dir); err != nil {
 			t.Errorf("swept what is not abandoned: %v", err)
 		}
+	}
+}
+
+// A cgroup file system that may only be read, as in a container, makes a ground
+// without a cgroup: programs that need none are tried all the same, the others say
+// where none could be made.
+func TestGroundWhereNoCgroupCanBeMade(t *testing.T) {
+	Require(t, Root, BPF)
+	mount := filepath.Join(t.TempDir(), "cgroup2")
+	if err := os.WriteFile(mount, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g, err := newGround(scratchCgroup(mount))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{
+		"here": connect4("here", asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}),
+	}}
+	if got := tryProgram(spec, "here", g); got.Outcome != Fails || !strings.Contains(got.Reason, mount) {
+		t.Errorf("%s: %s, want %s with %s", got.Outcome, got.Reason, Fails, mount)
+	}
+	if _, err := g.Cgroup(); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("%v, want it to say what it is: %v", err, unix.ENOTDIR)
+	}
+	none, err := newGround(nil, ErrNoCgroup2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer none.Close()
+	if got := tryProgram(spec, "here", none); got.Outcome != Lacks || got.Reason != ErrNoCgroup2.Error() {
+		t.Errorf("%s: %s, want %s", got.Outcome, got.Reason, Lacks)
 	}
 }
