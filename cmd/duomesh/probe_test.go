@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/trace"
 )
 
 // probed is `duomesh probe` at work on a namespace that has a loopback interface
@@ -198,6 +200,16 @@ func TestProbeBadInput(t *testing.T) {
 			t.Errorf("probe %s: %v, exit code %d, want 2 with %q in one line:\n%s",
 				strings.Join(args, " "), err, cmd.ProcessState.ExitCode(), want, out)
 		}
+	}
+}
+
+// A glob that is none is wrong usage on every kernel, and is not taken for a lack of it.
+func TestProbeBadGlob(t *testing.T) {
+	f := probeFlags{functions: []string{"tcp_[a"}}
+	_, err := trace.Choose(f.functions)
+	var usage usageError
+	if got := f.refuse(err); !errors.As(got, &usage) || !strings.Contains(got.Error(), `--functions: function glob "tcp_[a"`) {
+		t.Errorf("got %v, want wrong usage that names the flag and the glob", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path"
 	"strings"
 	"time"
 
@@ -57,13 +58,16 @@ func (f probeFlags) trace(targets []probe.Target) (*tracing, error) {
 // refuse makes an error of what was asked for; what the kernel lacks is no fault.
 func (f probeFlags) refuse(err error) error {
 	var flags []string
-	for flag, given := range map[string]bool{"--stack": f.stack, "--functions": len(f.functions) > 0} {
-		if given {
-			flags = append(flags, flag)
-		}
+	if f.stack {
+		flags = append(flags, "--stack")
+	}
+	if len(f.functions) > 0 {
+		flags = append(flags, "--functions")
 	}
 	var none *trace.NoFunctionsError
 	switch {
+	case errors.Is(err, path.ErrBadPattern):
+		return usagef("--functions: %w", err)
 	case errors.As(err, &none):
 		return usagef("%s: %w", strings.Join(flags, ", "), none)
 	case kernel.Missing(err):
