@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Tree is a kernel on disk.
@@ -78,7 +79,10 @@ func once(dir string, fill func(scratch string) error) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fmt.Errorf("make cache: %w", err)
 	}
-	scratch, err := os.MkdirTemp(filepath.Dir(dir), "fetch-")
+	if err := sweepScratch(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp(filepath.Dir(dir), scratchPrefix)
 	if err != nil {
 		return fmt.Errorf("make cache: %w", err)
 	}
@@ -91,6 +95,31 @@ func once(dir string, fill func(scratch string) error) error {
 			return nil // another run was faster
 		}
 		return fmt.Errorf("fill cache: %w", err)
+	}
+	return nil
+}
+
+// scratchPrefix begins the names of directories of the cache that are being filled;
+// scratchAge is how old one is that nobody fills any more.
+const (
+	scratchPrefix = "fetch-"
+	scratchAge    = 24 * time.Hour
+)
+
+// sweepScratch removes what killed runs have left in the cache.
+func sweepScratch(cache string) error {
+	dirs, err := filepath.Glob(filepath.Join(cache, scratchPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("list cache: %w", err)
+	}
+	for _, dir := range dirs {
+		st, err := os.Stat(dir)
+		if err == nil && time.Since(st.ModTime()) > scratchAge {
+			err = os.RemoveAll(dir)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("sweep cache: %w", err)
+		}
 	}
 	return nil
 }

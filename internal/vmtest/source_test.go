@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -129,5 +130,32 @@ func TestOutputNamesTheCommand(t *testing.T) {
 	_, err := output(context.Background(), "", "go", "no-such-verb")
 	if err == nil || !strings.Contains(err.Error(), "go no-such-verb") || !strings.Contains(err.Error(), "unknown command") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a killed run has left in the cache is removed, what another fills now is not.
+func TestSweepScratch(t *testing.T) {
+	cache := t.TempDir()
+	left, filling := filepath.Join(cache, scratchPrefix+"1"), filepath.Join(cache, scratchPrefix+"2")
+	for _, dir := range []string{left, filling} {
+		if err := os.MkdirAll(filepath.Join(dir, "boot"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Now().Add(-2 * scratchAge)
+	if err := os.Chtimes(left, old, old); err != nil {
+		t.Fatal(err)
+	}
+	kernel := filepath.Join(cache, "kernel")
+	if err := once(kernel, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left is there: %v", err)
+	}
+	for _, dir := range []string{filling, kernel} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
 	}
 }
