@@ -12,6 +12,9 @@ import (
 // with real virtualisation.
 const bootTrial = 10 * time.Second
 
+// kvmTrial is the directory of its console.
+const kvmTrial = "kvm-trial"
+
 // chooseAccel tries KVM by really booting the kernel t: a processor or an outer
 // machine may offer /dev/kvm and still not run it. The reason is why not.
 func chooseAccel(ctx context.Context, t Tree, init, dir string) (_ Accel, reason string, err error) {
@@ -20,7 +23,7 @@ func chooseAccel(ctx context.Context, t Tree, init, dir string) (_ Accel, reason
 		return TCG, err.Error(), nil
 	}
 	kvm.Close()
-	dir = filepath.Join(dir, "kvm-trial")
+	dir = filepath.Join(dir, kvmTrial)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", "", err
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 //go:embed kernels.yaml
@@ -83,8 +85,10 @@ func (m Matrix) validate() error {
 	seen := map[string]bool{}
 	for _, k := range m {
 		switch {
-		case k.Name == "" || strings.ContainsAny(k.Name, "/ "):
-			return fmt.Errorf("kernel name %q: must be one word, without a slash", k.Name)
+		case k.Name == "" || strings.ContainsAny(k.Name, "/, "):
+			return fmt.Errorf("kernel name %q: must be one word, without a slash or comma", k.Name)
+		case slices.Contains(taken, k.Name):
+			return fmt.Errorf("kernel name %q is taken for something else", k.Name)
 		case seen[k.Name]:
 			return fmt.Errorf("kernel %s is named twice", k.Name)
 		}
@@ -101,10 +105,29 @@ func (m Matrix) validate() error {
 				return fmt.Errorf("kernel %s has a run %s, which does not exist", k.Name, name)
 			}
 		}
-		for _, f := range k.Lacks {
-			if k.Promised(f) {
-				return fmt.Errorf("kernel %s both promises and lacks %s", k.Name, f)
-			}
+		if err := k.validateFeatures(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// taken are other things in the directory of results, and the table's own column.
+var taken = []string{".", "..", "bin", kvmTrial, hostKernel}
+
+// validateFeatures: a name that doctor does not know would be found out only after the
+// kernel has been brought and booted.
+func (k Kernel) validateFeatures() error {
+	var known []string
+	for _, f := range kernel.Features() {
+		known = append(known, f.Name)
+	}
+	for _, f := range slices.Concat(k.Promises, k.Lacks) {
+		switch {
+		case !slices.Contains(known, f):
+			return fmt.Errorf("kernel %s: unknown feature %q; those of duomesh doctor are %s", k.Name, f, strings.Join(known, ", "))
+		case k.Promised(f) && slices.Contains(k.Lacks, f):
+			return fmt.Errorf("kernel %s both promises and lacks %s", k.Name, f)
 		}
 	}
 	return nil
@@ -130,14 +153,29 @@ func (m Matrix) Choose(names []string) (Matrix, error) {
 	for _, name := range names {
 		i := slices.IndexFunc(m, func(k Kernel) bool { return k.Name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("unknown kernel %s; the matrix has %s", name, strings.Join(m.names(), ", "))
+			return nil, fmt.Errorf("unknown kernel %s; the matrix has %s", name, strings.Join(m.Names(), ", "))
 		}
 		chosen = append(chosen, m[i])
 	}
 	return chosen, nil
 }
 
-func (m Matrix) names() []string {
+// Making splits kernels into those that make any of the runs Only, and those that make
+// none: a machine that runs nothing must not pass. Without Only all make some.
+func (c Config) Making() (some, none Matrix) {
+	r := &runner{Config: c, plan: plan(c.Full)}
+	for _, k := range c.Kernels {
+		if len(r.planFor(k)) > 0 {
+			some = append(some, k)
+		} else {
+			none = append(none, k)
+		}
+	}
+	return some, none
+}
+
+// Names are those of its kernels, in its order.
+func (m Matrix) Names() []string {
 	var names []string
 	for _, k := range m {
 		names = append(names, k.Name)

@@ -3,11 +3,8 @@ package vmtest
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-
-	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 func TestBuiltinMatrix(t *testing.T) {
@@ -18,17 +15,6 @@ func TestBuiltinMatrix(t *testing.T) {
 	chosen, err := m.Choose(nil)
 	if err != nil || len(chosen) < 3 {
 		t.Errorf("%d kernels run by default, want at least 3 (%v)", len(chosen), err)
-	}
-	var known []string
-	for _, f := range kernel.Features() {
-		known = append(known, f.Name)
-	}
-	for _, k := range m {
-		for _, f := range slices.Concat(k.Promises, k.Lacks) {
-			if !slices.Contains(known, f) {
-				t.Errorf("kernel %s: there is no feature %q", k.Name, f)
-			}
-		}
 	}
 	if _, err := m.Choose([]string{"linux-0.1"}); err == nil || !strings.Contains(err.Error(), "unknown kernel linux-0.1") {
 		t.Errorf("an unknown kernel: %v", err)
@@ -47,6 +33,11 @@ func TestBadMatrix(t *testing.T) {
 		"named twice":                     "kernels: [{name: a, source: {deb: b}}, {name: a, source: {deb: b}}]",
 		"both promises and lacks kprobe":  "kernels: [{name: a, source: {deb: b}, promises: [kprobe], lacks: [kprobe]}]",
 		`kernel name "../a": must be one`: "kernels: [{name: ../a, source: {deb: b}}]",
+		`kernel name "a,b": must be one`:  "kernels: [{name: 'a,b', source: {deb: b}}]",
+		`kernel name ".." is taken`:       "kernels: [{name: .., source: {deb: b}}]",
+		`kernel name "host" is taken`:     "kernels: [{name: host, source: {deb: b}}]",
+		`a: unknown feature "kprobes"`:    "kernels: [{name: a, source: {deb: b}, promises: [BTF, kprobes]}]",
+		`a: unknown feature "btf"`:        "kernels: [{name: a, source: {deb: b}, lacks: [btf]}]",
 		"has a run nonsense":              "kernels: [{name: a, source: {deb: b}, runs: [nonsense]}]",
 		"has a suite, which belongs":      "kernels: [{name: a, source: {file: b, suite: c}}]",
 		"no such file":                    "",
@@ -60,5 +51,23 @@ func TestBadMatrix(t *testing.T) {
 		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("matrix %q: %v, want %q", text, err, says)
 		}
+	}
+}
+
+// A kernel that makes none of the chosen runs would boot, run nothing and pass.
+func TestKernelsThatMakeNoChosenRun(t *testing.T) {
+	c := Config{Only: []string{kernelRun}, Kernels: Matrix{
+		{Name: "all"}, {Name: "another", Runs: []string{doctorRun}}, {Name: "this", Runs: []string{doctorRun, kernelRun}},
+	}}
+	some, none := c.Making()
+	if got := strings.Join(some.Names(), " "); got != "all this" {
+		t.Errorf("made on %q", got)
+	}
+	if got := strings.Join(none.Names(), " "); got != "another" {
+		t.Errorf("not made on %q", got)
+	}
+	c.Only = nil
+	if _, none := c.Making(); len(none) > 0 {
+		t.Errorf("without a choice not made on %v", none.Names())
 	}
 }

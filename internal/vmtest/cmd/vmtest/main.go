@@ -64,6 +64,9 @@ func main() {
 type usageError struct{ error }
 
 func (f flags) run(ctx context.Context) (bool, error) {
+	if flag.NArg() > 0 {
+		return false, usageError{fmt.Errorf("unknown argument %q: names of runs are one argument, with commas and no space between them", flag.Arg(0))}
+	}
 	matrix, err := vmtest.Load(f.matrix)
 	if err != nil {
 		return false, usageError{err}
@@ -74,6 +77,9 @@ func (f flags) run(ctx context.Context) (bool, error) {
 	}
 	if f.runs != "" {
 		if f.config.Only, err = vmtest.ChooseRuns(strings.Split(f.runs, ",")); err != nil {
+			return false, usageError{err}
+		}
+		if err := f.leaveOutIdle(); err != nil {
 			return false, usageError{err}
 		}
 	}
@@ -98,6 +104,19 @@ func (f flags) run(ctx context.Context) (bool, error) {
 		return false, errors.Join(err, testsum.WriteClosing(os.Stdout, report.Cases))
 	}
 	return f.close(report)
+}
+
+// leaveOutIdle leaves out the kernels that make none of the chosen runs.
+func (f *flags) leaveOutIdle() error {
+	some, none := f.config.Making()
+	if len(some) == 0 {
+		return fmt.Errorf("-runs %s: none of these is made on %s", f.runs, strings.Join(none.Names(), ", "))
+	}
+	if len(none) > 0 {
+		fmt.Fprintf(os.Stderr, "vmtest: -runs %s: none of these is made on %s: left out\n", f.runs, strings.Join(none.Names(), ", "))
+	}
+	f.config.Kernels = some
+	return nil
 }
 
 // close writes what a run found, and says whether it was good.
