@@ -124,12 +124,12 @@ const pluginName = "kmesh-cni"
 
 func plugins(n Node) ([]Found, error) {
 	var all []Found
-	for path, effect := range map[string]string{
-		filepath.Join(n.BinDir, pluginName):               "none by itself; remove it after the entry that calls it",
-		filepath.Join(n.NetDir, pluginName+"-kubeconfig"): "none by itself; it holds a token",
+	for _, f := range []struct{ path, effect string }{
+		{filepath.Join(n.BinDir, pluginName), "none by itself; remove it after the entry that calls it"},
+		{filepath.Join(n.NetDir, pluginName+"-kubeconfig"), "none by itself; it holds a token"},
 	} {
-		if exists(path) {
-			all = append(all, Found{Step: stepFiles, What: "file", Where: path, Effect: effect, Remove: "rm " + path})
+		if exists(f.path) {
+			all = append(all, Found{Step: stepFiles, What: "file", Where: f.path, Effect: f.effect, Remove: "rm " + f.path})
 		}
 	}
 	return all, nil

@@ -156,3 +156,18 @@ func TestFindsNothingElsewhere(t *testing.T) {
 		t.Errorf("a configuration that cannot be read: %v", err)
 	}
 }
+
+// The same node is listed in the same order each time, so that two lists can be compared.
+func TestOrderIsTheSameEachTime(t *testing.T) {
+	dir := t.TempDir()
+	n := Node{BinDir: filepath.Join(dir, "bin"), NetDir: filepath.Join(dir, "net.d")}
+	write(t, filepath.Join(n.BinDir, "kmesh-cni"), "")
+	write(t, filepath.Join(n.NetDir, "kmesh-cni-kubeconfig"), "token")
+	for range 100 {
+		found, err := plugins(n)
+		must(t, err)
+		if len(found) != 2 || found[0].Where != filepath.Join(n.BinDir, "kmesh-cni") {
+			t.Fatalf("%+v", found)
+		}
+	}
+}
