@@ -38,7 +38,7 @@ func findKmesh(n kmesh.Node, output string, out io.Writer) error {
 		}
 		err = json.NewEncoder(out).Encode(r)
 	} else {
-		_, err = io.WriteString(out, kmeshText(found))
+		_, err = io.WriteString(out, kmeshText(found, problem == nil))
 	}
 	if err != nil {
 		return fmt.Errorf("write what was found: %w", err)
@@ -46,12 +46,15 @@ func findKmesh(n kmesh.Node, output string, out io.Writer) error {
 	return problem
 }
 
-func kmeshText(found []kmesh.Found) string {
-	var b strings.Builder
-	if len(found) == 0 {
-		b.WriteString("nothing of Kmesh is on this node\n")
-		return b.String()
+// kmeshText says what was found; that there is nothing it says only where all was looked at.
+func kmeshText(found []kmesh.Found, all bool) string {
+	switch {
+	case len(found) == 0 && all:
+		return "nothing of Kmesh is on this node\n"
+	case len(found) == 0:
+		return "nothing of Kmesh was found, but not everything could be looked at\n"
 	}
+	var b strings.Builder
 	t := newTable(&b, "step", "what", "where", "as long as it is there", "to remove it")
 	for _, f := range found {
 		t.AppendRow(table.Row{f.Step, f.What, f.Where, f.Effect, f.Remove})

@@ -88,3 +88,24 @@ func TestDoctorFindsNoKmesh(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be read may be Kmesh's: nobody is told that there is nothing.
+func TestDoctorGivesNoAllClearOfWhatItCannotRead(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.BPF)
+	dir := t.TempDir()
+	n := kmesh.Node{Proc: dir, BPFFS: dir, NetDir: dir, BinDir: dir, State: dir}
+	if all, err := kmesh.Find(n); err != nil || len(all) > 0 {
+		t.Skipf("NOT RUN: this machine has programs like Kmesh's: %v, %v", all, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "10-x.conflist"), []byte(`{"plugins": [{"type": "kmesh-cni"},]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err := findKmesh(n, "table", &out)
+	if err == nil || !strings.Contains(err.Error(), "10-x.conflist") {
+		t.Errorf("a configuration that cannot be read: %v", err)
+	}
+	if got, want := out.String(), "nothing of Kmesh was found, but not everything could be looked at\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
