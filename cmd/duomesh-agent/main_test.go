@@ -58,6 +58,7 @@ func TestUsage(t *testing.T) {
 		"remove what":             {nil, []string{"--remove", "--bpffs", ""}, "says where the pins are"},
 		"no such cgroup":          {nil, []string{"--source", "file:x", "--cgroup", "/no/such/dir"}, "--cgroup: open /no/such/dir"},
 		"a hand-off that is none": {nil, []string{"--source", "xds:x:1", "--handoff", "hbone"}, "--handoff hbone: want original-dst, proxy-v2 or kmesh-tlv"},
+		"another that is none":    {nil, []string{"--source", "file:x", "--handoff", "kmesh"}, "--handoff kmesh: want original-dst, proxy-v2 or kmesh-tlv"},
 		"a policy mode":           {nil, []string{"--source", "xds:x:1", "--unenforced-policy", "drop"}, "--unenforced-policy drop: want warn or refuse"},
 		"no resolv.conf":          {nil, []string{"--source", "xds:x:1", "--resolv-conf", "/no/such"}, "--resolv-conf: open /no/such"},
 		"no IP":                   {map[string]string{"INSTANCE_IP": "10.0.0"}, []string{"--source", "xds:x:1"}, "INSTANCE_IP=10.0.0: want the IP address of the pod"},

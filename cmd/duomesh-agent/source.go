@@ -112,12 +112,17 @@ func checkAddress(address string) error {
 	return nil
 }
 
+// checkHandoff refuses a codec that there is none, whatever the source.
+func (f flags) checkHandoff() error {
+	if f.handoff != "" && intent.Codec(f.handoff).Port() == 0 {
+		return usagef("--handoff %s: want original-dst, proxy-v2 or kmesh-tlv", f.handoff)
+	}
+	return nil
+}
+
 // xdsOptions sets what the flags say of how istiod's resources are used.
 func (f flags) xdsOptions(c *xds.Config) error {
 	c.Handoff = intent.Codec(f.handoff)
-	if c.Handoff != "" && c.Handoff.Port() == 0 {
-		return usagef("--handoff %s: want original-dst, proxy-v2 or kmesh-tlv", f.handoff)
-	}
 	switch f.policy {
 	case policyWarn:
 	case policyRefuse:

@@ -15,7 +15,7 @@ import (
 )
 
 func start(ctx context.Context, f flags, env func(string) string, out io.Writer) error {
-	if err := errors.Join(f.kmesh.check(), f.limits.check()); err != nil {
+	if err := errors.Join(f.kmesh.check(), f.limits.check(), f.checkHandoff()); err != nil {
 		return err
 	}
 	log, err := f.logger(out)
