@@ -217,6 +217,41 @@ func TestIstiodAwayAndBack(t *testing.T) {
 	}
 }
 
+// An Envoy that is started again has all that it asks for from memory: istiod is not asked
+// for the endpoints once more, nor told that nobody wants them.
+func TestEnvoyIsStartedAgainFromMemory(t *testing.T) {
+	w, s := relayed(t)
+	for range 3 {
+		before := w.until(t, "ready", ready)
+		kill(t, before.Envoy.PID)
+		w.until(t, "up again", func(st api.Status) bool { return st.Ready && st.Envoy.PID != before.Envoy.PID })
+		if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+	s.mu.Lock()
+	dropped := slices.Clone(s.dropped)
+	s.mu.Unlock()
+	if len(dropped) > 0 {
+		t.Errorf("istiod was told that these are not wanted: %v", dropped)
+	}
+	// The control: a cluster that goes is let go of.
+	s.set(ads.Clusters, echoV2, nil)
+	deadline := time.Now().Add(patience)
+	for {
+		s.mu.Lock()
+		gone := slices.Contains(s.dropped, echoV2)
+		s.mu.Unlock()
+		if gone {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("istiod was never told that %s is not wanted", echoV2)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
 // What stock Envoy does not know is refused by name, and nothing is lost by it.
 func TestUnknownFilterIsRefusedByName(t *testing.T) {
 	_, s := relayed(t)

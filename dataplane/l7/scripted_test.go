@@ -48,6 +48,8 @@ type scripted struct {
 	claimed map[string]string
 	// subscribed are the endpoints asked for.
 	subscribed map[string]bool
+	// dropped are those that were once asked for and no longer.
+	dropped []string
 	// withhold, where set, keeps the CA from signing until it is closed.
 	withhold chan struct{}
 }
@@ -253,6 +255,7 @@ func (s *scripted) take(q *discovery.DeltaDiscoveryRequest, sent map[string]map[
 		}
 		for _, name := range q.ResourceNamesUnsubscribe {
 			delete(s.subscribed, name)
+			s.dropped = append(s.dropped, name)
 			delete(sent[q.TypeUrl], name)
 		}
 	}

@@ -170,14 +170,16 @@ func (s *Server) Connected() bool {
 }
 
 // Asked returns the names that Envoy asks for of a type, other than all, and what is
-// closed when that, or anything else here, has changed.
-func (s *Server) Asked(t string) (names []string, changed <-chan struct{}) {
+// closed when that, or anything else here, has changed. whole is false while Envoy may
+// not have asked for all that it needs: there is none, or it begins and has not taken its
+// listeners yet, the last thing that makes it ask.
+func (s *Server) Asked(t string) (names []string, whole bool, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stream == nil {
-		return nil, s.changed
+		return nil, false, s.changed
 	}
-	return s.stream.of(t).Names(), s.changed
+	return s.stream.of(t).Names(), s.stream.of(Listeners).Answered(), s.changed
 }
 
 // stream is what one stream was sent. It is under Server.mu.

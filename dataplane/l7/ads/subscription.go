@@ -81,6 +81,9 @@ func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
 // Names are those asked for, other than all, in their order.
 func (s *Subscription) Names() []string { return slices.Sorted(maps.Keys(s.names)) }
 
+// Answered reports whether Envoy has asked, and has answered all that it was sent.
+func (s *Subscription) Answered() bool { return s.asked && s.waiting == "" }
+
 // Next is what Envoy must be sent so that it has what it asked for of have; nil when
 // there is nothing, or when the last one was not answered yet.
 func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {

@@ -53,7 +53,7 @@ func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delive
 func (s *stream) begin() (map[string][]string, error) {
 	named := map[string][]string{}
 	for i, t := range asked {
-		names, _ := s.relay.server.Asked(t)
+		names, _, _ := s.relay.server.Asked(t)
 		named[t] = names
 		if whole(t) {
 			names = []string{"*"}
@@ -109,9 +109,12 @@ func (s *stream) follow(ctx context.Context, have map[string][]string) {
 				continue
 			}
 			var names []string
-			names, changed = s.relay.server.Asked(t)
-			if !s.relay.server.Connected() {
-				continue // one that is started again asks for the same
+			var all bool
+			names, all, changed = s.relay.server.Asked(t)
+			if !all {
+				// One that is started again asks for the same by and by: until then
+				// nothing is let go of, so that it has all of it from memory.
+				names = joinNames(have[t], names)
 			}
 			if s.differ(t, have[t], names) != nil {
 				return
@@ -124,6 +127,17 @@ func (s *stream) follow(ctx context.Context, have map[string][]string) {
 			return
 		}
 	}
+}
+
+// joinNames is a, and what of b is not in it.
+func joinNames(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, name := range b {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // differ asks istiod for the difference of two lists of names.
