@@ -124,11 +124,11 @@ func (w *Waypoint) settled(ctx context.Context, version string) (api.Status, err
 
 func (w *Waypoint) status(ctx context.Context) api.Status {
 	hosts, waiting := w.ready(ctx)
-	pid, restarts := w.envoy.State()
+	e := w.envoy.State()
 	return api.Status{
 		Schema: api.Schema, Version: api.Version, Waypoint: w.config.Name,
 		Ready: waiting == "", Waiting: waiting, Source: w.control.source(), Services: hosts,
-		Envoy:   api.Envoy{Path: w.config.Envoy, PID: pid, Restarts: restarts, Connections: w.limit},
+		Envoy:   api.Envoy{Path: w.config.Envoy, PID: e.PID, StandBy: e.StandBy, Restarts: e.Restarts, Connections: w.limit},
 		Changes: w.control.changes(),
 	}
 }

@@ -2,6 +2,7 @@ package l7_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -222,6 +224,36 @@ func TestEnvoyIsStartedAgain(t *testing.T) {
 	w.until(t, "up again", func(s api.Status) bool { return s.Ready && s.Envoy.Restarts == 1 && s.Envoy.PID != before.Envoy.PID })
 	if status, body := newClient(t).get("http://" + vip); status != http.StatusOK {
 		t.Errorf("after the restart: %d %s", status, body)
+	}
+}
+
+// The next Envoy stands by and takes the place of one that is killed, with what came
+// meanwhile; one that is killed itself is not waited for, and none is left at the end.
+func TestEnvoyThatStandsBy(t *testing.T) {
+	w, updates := served(t, mesh(100, 0))
+	stands := func(s api.Status) bool { return s.Ready && s.Envoy.StandBy != 0 }
+	before := w.until(t, "served by one while another stands by", stands)
+	updates <- l7.Update{Snapshot: mesh(0, 100), Version: "second"}
+	if _, err := w.Status(context.Background(), "second"); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, before.Envoy.PID)
+	after := w.until(t, "up again", func(s api.Status) bool { return stands(s) && s.Envoy.Restarts == 1 })
+	if after.Envoy.PID != before.Envoy.StandBy {
+		t.Errorf("process %d has taken over, %d stood by", after.Envoy.PID, before.Envoy.StandBy)
+	}
+	if got := newClient(t).share("http://"+vip, 20); got["v2"] != 20 {
+		t.Errorf("after the restart: %v", got)
+	}
+	kill(t, after.Envoy.StandBy)
+	kill(t, after.Envoy.PID)
+	last := w.until(t, "up once more", func(s api.Status) bool { return stands(s) && s.Envoy.Restarts == 2 })
+	if last.Envoy.PID == after.Envoy.StandBy {
+		t.Error("one that was killed serves")
+	}
+	w.stop(t)
+	if err := syscall.Kill(last.Envoy.StandBy, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the one that stood by is left: %v", err)
 	}
 }
 

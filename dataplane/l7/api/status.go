@@ -38,9 +38,11 @@ type Source struct {
 
 // Envoy is the process.
 type Envoy struct {
-	Path     string `json:"path"`
-	PID      int    `json:"pid,omitempty"`
-	Restarts int    `json:"restarts"`
+	Path string `json:"path"`
+	PID  int    `json:"pid,omitempty"`
+	// StandBy is the next one, which waits for this one's end.
+	StandBy  int `json:"standBy,omitempty"`
+	Restarts int `json:"restarts"`
 	// Connections is the most that it takes.
 	Connections int64 `json:"connections"`
 }

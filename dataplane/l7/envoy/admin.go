@@ -78,6 +78,25 @@ func (a *Admin) Await(ctx context.Context) error {
 	}
 }
 
+// livePoll is how often an Envoy that waits for something is asked.
+const livePoll = 50 * time.Millisecond
+
+// AwaitLive returns when Envoy has all that it needs to begin.
+func (a *Admin) AwaitLive(ctx context.Context) error {
+	tick := time.NewTicker(livePoll)
+	defer tick.Stop()
+	for {
+		if live, _ := a.Live(ctx); live {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Live reports whether Envoy has all that it needs to begin; else why not, in a word of
 // Envoy's own: "PRE_INITIALIZING" and so on.
 func (a *Admin) Live(ctx context.Context) (bool, string) {

@@ -54,6 +54,7 @@ type Process struct {
 	mu       sync.Mutex
 	pid      int // 0 between two
 	restarts int
+	spare    *standBy // set by the goroutine that keeps Envoy alone
 }
 
 // Start runs Envoy until ctx ends, and again whenever it ends before that. The caller
@@ -80,17 +81,29 @@ func (p *Process) Err() error {
 	return p.err
 }
 
-// State returns Envoy's process ID, 0 where none runs now, and how often it was
-// started again.
-func (p *Process) State() (pid, restarts int) {
+// State is which processes there are.
+type State struct {
+	// PID is Envoy's, 0 where none runs now; Restarts is how often it was started again.
+	PID, Restarts int
+	// StandBy is that of the next one, which waits; 0 where there is none.
+	StandBy int
+}
+
+// State returns which processes there are now.
+func (p *Process) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.pid, p.restarts
+	s := State{PID: p.pid, Restarts: p.restarts}
+	if p.spare != nil {
+		s.StandBy = p.spare.cmd.Process.Pid
+	}
+	return s
 }
 
 func (p *Process) keep(ctx context.Context) error {
 	var wait pauses
 	answered := false
+	defer p.dismiss()
 	for ctx.Err() == nil {
 		start := time.Now()
 		live, err := p.once(ctx)
@@ -125,31 +138,95 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// once runs Envoy to its end, and reports whether it has answered meanwhile.
-func (p *Process) once(ctx context.Context) (live bool, err error) {
-	cmd := exec.Command(p.config.Path, p.args()...)
+// child is an Envoy that was started.
+type child struct {
+	cmd   *exec.Cmd
+	ended chan error // says how it has ended, once
+}
+
+// over reports whether it has ended, and how.
+func (c *child) over() (bool, error) {
+	select {
+	case err := <-c.ended:
+		c.ended <- err
+		return true, err
+	default:
+		return false, nil
+	}
+}
+
+// start starts an Envoy that reads its configuration at a path.
+func (p *Process) start(config string) (*child, error) {
+	cmd := exec.Command(p.config.Path, p.args(config)...)
 	cmd.Stdout, cmd.Stderr = p.words, p.words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return false, fmt.Errorf("start %s: %w", p.config.Path, err)
+		return nil, fmt.Errorf("start %s: %w", p.config.Path, err)
 	}
-	p.running(cmd.Process.Pid)
+	c := &child{cmd, make(chan error, 1)}
+	go func() { c.ended <- cmd.Wait() }()
+	return c, nil
+}
+
+// once runs Envoy to its end, and reports whether it has answered meanwhile.
+func (p *Process) once(ctx context.Context) (live bool, err error) {
+	begun := time.Now()
+	c, err := p.next(ctx)
+	if err != nil {
+		return false, err
+	}
+	p.running(c.cmd.Process.Pid)
 	defer p.running(0)
 	watched, stop := context.WithCancel(ctx)
-	answered := make(chan bool, 1)
-	go func() { answered <- p.Admin.Await(watched) == nil }()
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		err = p.end(cmd, ended)
+	defer stop()
+	answered, serves := p.watch(watched)
+	var again <-chan time.Time
+	for {
+		select {
+		case live = <-answered:
+			answered = nil
+			p.config.Log.Info("Envoy answers", "pid", c.cmd.Process.Pid, "after", time.Since(begun).Round(time.Millisecond))
+			continue
+		case <-serves:
+			serves = nil
+			p.prepareOrSay()
+			continue
+		case <-again:
+			p.prepareOrSay()
+			continue
+		case err := <-p.spareEnded():
+			p.config.Log.Warn("the Envoy that stood by has ended", "error", err, "another in", spareAgain)
+			p.setSpare(nil)
+			again = time.After(spareAgain)
+			continue
+		case err = <-c.ended:
+		case <-ctx.Done():
+			err = p.end(c)
+		}
+		break
 	}
 	stop()
 	if err == nil {
 		err = errors.New("exit code 0")
 	}
-	return <-answered, err
+	if answered != nil {
+		live = <-answered
+	}
+	return live, err
+}
+
+// watch tells whether Envoy has answered before ctx ended, and when it has all that it
+// needs.
+func (p *Process) watch(ctx context.Context) (answered chan bool, serves chan struct{}) {
+	answered, serves = make(chan bool, 1), make(chan struct{}, 1)
+	go func() {
+		err := p.Admin.Await(ctx)
+		answered <- err == nil
+		if err == nil && p.Admin.AwaitLive(ctx) == nil {
+			serves <- struct{}{}
+		}
+	}()
+	return answered, serves
 }
 
 func (p *Process) running(pid int) {
@@ -159,22 +236,22 @@ func (p *Process) running(pid int) {
 }
 
 // end ends Envoy by SIGTERM, or by SIGKILL when it takes too long.
-func (p *Process) end(cmd *exec.Cmd, ended <-chan error) error {
-	cmd.Process.Signal(unix.SIGTERM) // fails only when it has ended
+func (*Process) end(c *child) error {
+	c.cmd.Process.Signal(unix.SIGTERM) // fails only when it has ended
 	timer := time.NewTimer(endTime)
 	defer timer.Stop()
 	select {
-	case err := <-ended:
+	case err := <-c.ended:
 		return err
 	case <-timer.C:
-		cmd.Process.Kill()
-		return <-ended
+		c.cmd.Process.Kill()
+		return <-c.ended
 	}
 }
 
-func (p *Process) args() []string {
+func (p *Process) args(config string) []string {
 	args := []string{
-		"-c", p.config.Bootstrap, "--disable-hot-restart", "--concurrency", strconv.Itoa(p.config.Concurrency),
+		"-c", config, "--disable-hot-restart", "--concurrency", strconv.Itoa(p.config.Concurrency),
 		"--drain-time-s", strconv.Itoa(int(drainTime.Seconds())), "--drain-strategy", "immediate",
 		"--log-level", p.config.LogLevel,
 	}
