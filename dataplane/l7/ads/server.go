@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"time"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -186,6 +187,25 @@ func (s *Server) Asked(t string) (names []string, whole bool, changed <-chan str
 type stream struct {
 	subs     map[string]*Subscription
 	verdicts map[string]*Verdicts
+	// cold is since when Envoy lacks clusters, or endpoints of some.
+	cold time.Time
+}
+
+// coldTime bounds how long what refers to clusters waits for theirs.
+const coldTime = time.Second
+
+// warming is how long to wait yet before what refers to clusters is sent: until Envoy has
+// the endpoints of all, since it answers 503 where a route leads to a cluster that has
+// none yet. Who sends no endpoints for a name does not keep routes back for ever.
+func (st *stream) warming(now time.Time) time.Duration {
+	if st.of(Clusters).waiting == "" && st.of(Endpoints).Whole() {
+		st.cold = time.Time{}
+		return 0
+	}
+	if st.cold.IsZero() {
+		st.cold = now
+	}
+	return max(0, coldTime-now.Sub(st.cold))
 }
 
 func (st *stream) of(t string) *Subscription {
@@ -228,7 +248,7 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 	defer s.leave(st)
 	requests := Receive(g)
 	for {
-		answers, changed, err := s.next(st)
+		answers, wait, changed, err := s.next(st, time.Now())
 		if err != nil {
 			return err
 		}
@@ -237,8 +257,13 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 				return err
 			}
 		}
+		var warm <-chan time.Time
+		if wait > 0 {
+			warm = time.After(wait)
+		}
 		select {
 		case <-changed:
+		case <-warm:
 		case q, open := <-requests:
 			if !open {
 				return status.Error(codes.Canceled, "the stream has ended")
@@ -264,14 +289,22 @@ func (s *Server) take(st *stream, q *discovery.DeltaDiscoveryRequest) {
 	s.wake()
 }
 
-func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan struct{}, error) {
+// next is what the stream is to send now; where wait is not 0, there may be more after it.
+func (s *Server) next(st *stream, now time.Time) (
+	answers []*discovery.DeltaDiscoveryResponse, wait time.Duration, changed <-chan struct{}, err error,
+) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stream != st {
-		return nil, nil, status.Error(codes.Aborted, "another stream has taken its place")
+		return nil, 0, nil, status.Error(codes.Aborted, "another stream has taken its place")
 	}
-	var answers []*discovery.DeltaDiscoveryResponse
 	for _, t := range order {
+		if t == Listeners {
+			wait = st.warming(now)
+		}
+		if (t == Listeners || t == Routes) && wait > 0 {
+			continue
+		}
 		a := st.of(t).Next(s.offered(t, s.state[t]))
 		if a == nil {
 			continue
@@ -279,11 +312,11 @@ func (s *Server) next(st *stream) ([]*discovery.DeltaDiscoveryResponse, <-chan s
 		answers = append(answers, a)
 		if t == Clusters {
 			if err := st.warm(a.Resources); err != nil {
-				return nil, nil, status.Error(codes.Internal, err.Error())
+				return nil, 0, nil, status.Error(codes.Internal, err.Error())
 			}
 		}
 	}
-	return answers, s.changed, nil
+	return answers, wait, s.changed, nil
 }
 
 // Receive reads a stream of requests; the channel is closed at its end. It reads

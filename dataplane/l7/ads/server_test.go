@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -40,7 +41,12 @@ func (e *envoy) ask(typ string, names ...string) {
 // gets is what comes next, by type.
 func (e *envoy) gets() map[string][]string {
 	e.t.Helper()
-	answers, _, err := e.s.next(e.st)
+	return e.getsAt(time.Now())
+}
+
+func (e *envoy) getsAt(now time.Time) map[string][]string {
+	e.t.Helper()
+	answers, _, _, err := e.s.next(e.st, now)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -102,6 +108,79 @@ func TestChangedClusterGetsItsEndpointsAgain(t *testing.T) {
 	got := e.gets()
 	if len(got[Clusters]) != 1 || len(got[Endpoints]) != 1 || !strings.HasPrefix(got[Endpoints][0], "a=") {
 		t.Errorf("a changed cluster brings %v, want it and its endpoints", got)
+	}
+}
+
+// A route may lead to a cluster that is new: it is not sent before Envoy has its endpoints,
+// unless nobody sends those.
+func TestRoutesWaitForTheEndpointsOfNewClusters(t *testing.T) {
+	clusters := func(names ...string) Set {
+		all := map[string]proto.Message{}
+		for _, name := range names {
+			all[name] = eds(name, 1)
+		}
+		return bodies(t, all)
+	}
+	endpoints := func(names ...string) Set {
+		all := map[string]proto.Message{}
+		for _, name := range names {
+			all[name] = &endpoint.ClusterLoadAssignment{ClusterName: name}
+		}
+		return bodies(t, all)
+	}
+	table := func(to string) Set {
+		return bodies(t, map[string]proto.Message{"table": &route.RouteConfiguration{
+			Name: "table", VirtualHosts: []*route.VirtualHost{{Name: to, Domains: []string{"*"}}},
+		}})
+	}
+	s := NewServer()
+	s.Set(Clusters, clusters("a"))
+	s.Set(Endpoints, endpoints("a"))
+	s.Set(Routes, table("a"))
+	e := connect(t, s)
+	for _, step := range []struct {
+		typ   string
+		names []string
+	}{{Clusters, nil}, {Endpoints, []string{"a"}}, {Routes, []string{"table"}}} {
+		e.ask(step.typ, step.names...)
+		if got := e.gets(); len(got[step.typ]) != 1 {
+			t.Fatalf("%s: %v", step.typ, got)
+		}
+		e.says(step.typ, "")
+	}
+	s.Set(Clusters, clusters("a", "b"))
+	s.Set(Routes, table("b"))
+	if got := e.gets(); len(got[Clusters]) != 1 || len(got[Routes]) != 0 {
+		t.Fatalf("before the cluster is taken: %v", got)
+	}
+	begun := time.Now()
+	e.ask(Endpoints, "b")
+	e.says(Clusters, "")
+	if got := e.gets(); len(got) != 0 {
+		t.Fatalf("before there are endpoints: %v", got)
+	}
+	late := begun.Add(2 * coldTime)
+	if got := e.getsAt(late); len(got[Routes]) != 1 {
+		t.Errorf("where nobody sends endpoints: %v", got)
+	}
+	e.says(Routes, "")
+	s.Set(Routes, table("a"))
+	s.Set(Endpoints, endpoints("a", "b"))
+	if got := e.gets(); len(got[Endpoints]) != 1 || len(got[Routes]) != 0 {
+		t.Fatalf("with the endpoints: %v", got)
+	}
+	e.says(Endpoints, "")
+	if got := e.gets(); len(got[Routes]) != 1 {
+		t.Errorf("when Envoy has them: %v", got)
+	}
+	e.says(Routes, "")
+	// Endpoints that are taken away while their cluster stays do not keep routes back.
+	s.Set(Endpoints, endpoints("a"))
+	e.gets()
+	e.says(Endpoints, "")
+	s.Set(Routes, table("b"))
+	if got := e.gets(); len(got[Routes]) != 1 {
+		t.Errorf("when endpoints have gone: %v", got)
 	}
 }
 

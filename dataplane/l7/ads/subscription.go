@@ -20,8 +20,10 @@ type Subscription struct {
 	all    bool
 	names  map[string]bool
 	held   map[string]string // versions as sent
-	asked  bool
-	sent   uint64
+	// lacks are the names asked for of which Envoy was never sent anything.
+	lacks map[string]bool
+	asked bool
+	sent  uint64
 	// waiting is the nonce that was neither taken nor refused yet, and sending what was
 	// sent with it; "" is none.
 	waiting string
@@ -34,7 +36,8 @@ type Subscription struct {
 // thinks of resources is written to verdicts, which outlive it.
 func NewSubscription(typeURL, prefix string, verdicts *Verdicts) *Subscription {
 	return &Subscription{
-		typeURL: typeURL, prefix: prefix, names: map[string]bool{}, held: map[string]string{}, verdicts: verdicts,
+		typeURL: typeURL, prefix: prefix, names: map[string]bool{}, held: map[string]string{}, lacks: map[string]bool{},
+		verdicts: verdicts,
 	}
 }
 
@@ -64,6 +67,7 @@ func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
 		s.names[name] = true
 		if !first || q.InitialResourceVersions[name] == "" {
 			delete(s.held, name) // asked for again: sent again
+			s.lacks[name] = true
 		}
 	}
 	for _, name := range q.ResourceNamesUnsubscribe {
@@ -72,6 +76,7 @@ func (s *Subscription) Ask(q *discovery.DeltaDiscoveryRequest) {
 			continue
 		}
 		delete(s.names, name)
+		delete(s.lacks, name)
 		if !s.all {
 			delete(s.held, name)
 		}
@@ -83,6 +88,10 @@ func (s *Subscription) Names() []string { return slices.Sorted(maps.Keys(s.names
 
 // Answered reports whether Envoy has asked, and has answered all that it was sent.
 func (s *Subscription) Answered() bool { return s.asked && s.waiting == "" }
+
+// Whole reports whether Envoy was sent something of all that it asked for by name, and
+// has answered.
+func (s *Subscription) Whole() bool { return len(s.lacks) == 0 && s.waiting == "" }
 
 // Next is what Envoy must be sent so that it has what it asked for of have; nil when
 // there is nothing, or when the last one was not answered yet.
@@ -103,6 +112,7 @@ func (s *Subscription) Next(have Set) *discovery.DeltaDiscoveryResponse {
 		}
 		sending[name] = body
 		s.held[name] = body.Version
+		delete(s.lacks, name)
 		out.Resources = append(out.Resources, &discovery.Resource{Name: name, Version: body.Version, Resource: body.Any})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
