@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -173,7 +174,7 @@ func (k *Keeper) StreamSecrets(g secret.SecretDiscoveryService_StreamSecretsServ
 			if q.ErrorDetail != nil {
 				k.log.Error("Envoy refuses a secret", "names", q.ResourceNames, "error", q.ErrorDetail.GetMessage())
 			}
-			if q.ResponseNonce != "" {
+			if q.ResponseNonce != "" && slices.Equal(q.ResourceNames, names) {
 				continue // its answer to the last one
 			}
 			names = q.ResourceNames
