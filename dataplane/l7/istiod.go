@@ -77,8 +77,8 @@ func (i *Istiod) served() (hosts []string, any bool, waiting string) {
 		return nil, false, "who has which address, from " + i.name
 	case s.Refused != "" && !any:
 		return nil, false, s.Refused
-	case s.Taken == "":
-		return nil, false, "Envoy to take the first configuration from " + i.name
+	case !s.Listens:
+		return nil, false, "Envoy to take the first listeners from " + i.name
 	}
 	// Without a service it is ready all the same: nobody comes, and who makes a waypoint
 	// before the services that use it would see it started again and again.

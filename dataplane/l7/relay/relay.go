@@ -79,6 +79,8 @@ type State struct {
 	// Seen is istiod's version of what came last, Taken of what Envoy has taken last;
 	// Refused is Envoy's reason for refusing.
 	Seen, Taken, Refused string
+	// Listens is set once Envoy has taken listeners.
+	Listens bool
 	// Hosts are the services with a chain, Unusable the chains that a connection without
 	// a principal may not use.
 	Hosts, Unusable []string
@@ -329,6 +331,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 	}
 	one, stop := context.WithCancel(ctx)
 	r.answers[m.TypeUrl] = stop
+	view := r.view // another may take its place before Envoy's answer is there
 	r.wg.Go(func() {
 		defer stop()
 		err := r.settled(one, m.TypeUrl)
@@ -340,7 +343,7 @@ func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse,
 			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
 			r.refuse(m.TypeUrl, err.Error())
 		} else {
-			r.taken(m)
+			r.taken(m, view)
 		}
 		send(err)
 	})
@@ -365,12 +368,14 @@ func (r *Relay) refusals() string {
 	return strings.Join(all, "; ")
 }
 
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse) {
+// taken notes that Envoy has taken an answer of istiod, which made a view of the listeners.
+func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse, view View) {
 	r.note(func(s *State) {
 		delete(r.refused, m.TypeUrl)
 		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
 		if m.TypeUrl == ads.Listeners {
-			s.Hosts, s.Unusable, s.Workloads, r.good = r.view.Hosts, r.view.Refused, r.view.Workloads, r.view.Routes
+			s.Listens = true
+			s.Hosts, s.Unusable, s.Workloads, r.good = view.Hosts, view.Refused, view.Workloads, view.Routes
 			r.server.Set(ads.Routes, r.routes())
 		}
 		s.Changes = r.changes()
