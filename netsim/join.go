@@ -157,7 +157,13 @@ func (c *Cluster) part(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, partTime)
 	defer cancel()
 	stack := c.plane.stack
-	errs := []error{c.delete(ctx, c.declared.Objects)}
+	// The replicas leave before their Gateway: its Service, which istiod may make once more
+	// then, must not find them, or the next one of the name has no address.
+	var errs []error
+	for name := range c.waypoints {
+		errs = append(errs, stack.RemovePod(ctx, namespace, name))
+	}
+	errs = append(errs, c.delete(ctx, c.declared.Objects))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, n := range c.nodes {

@@ -167,14 +167,20 @@ var _ = Describe("under load, a waypoint that istiod configures", Label(byWaypoi
 		end := begin(ctx, c, "client", load)
 		var killed []int64
 		for range 3 {
+			// It has served for a while, so that the next one stands by.
+			Eventually(ctx, func() (uint64, error) {
+				n, err := c.WaypointCounters(ctx, "waypoint", `^listener\.handoff_direct\.downstream_cx_total$`)
+				return sum(n), err
+			}).WithTimeout(patience).Should(BeNumerically(">", 200))
 			before := must(c.WaypointStatus(ctx, "waypoint")).Envoy
+			Expect(before.StandBy).NotTo(BeZero())
 			Expect(syscall.Kill(before.PID, syscall.SIGKILL)).To(Succeed())
 			killed = append(killed, web.Now())
 			Eventually(ctx, func(g Gomega) {
 				s, err := c.WaypointStatus(ctx, "waypoint")
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(s.Ready).To(BeTrue())
-				g.Expect(s.Envoy.PID).NotTo(Equal(before.PID))
+				g.Expect(s.Envoy.PID).To(Equal(before.StandBy))
 			}).WithTimeout(patience).Should(Succeed())
 		}
 		r := end()

@@ -59,6 +59,7 @@ spec: {clusterIP: %s, selector: {tier: web}, ports: [%s]}
 const (
 	echoVIP   = "10.96.230.1"
 	echoURL   = "http://" + echoVIP
+	echoHost  = "echo.default.svc.cluster.local"
 	echoPorts = `{name: http, port: 80, targetPort: 7080}, {name: grpc, port: 81, targetPort: 7081},` +
 		`{name: tcp-banner, port: 9000, targetPort: 7002}, {name: tcp-bulk, port: 9001, targetPort: 7001}`
 	versions = `
@@ -104,11 +105,16 @@ func throughBy(ctx SpecContext, config netsim.Config, port uint16, replicas ...s
 	Expect(label(ctx, "tier", "web", "v1", "v2")).To(Succeed())
 	forgetLater("waypoint")
 	apply(ctx, c, gateway("waypoint", "service")+passing("echo", echoVIP, echoPorts)+versions)
-	join(ctx, c, "waypoint", replicas...)
-	Expect(awaitRoutes(ctx, c, ledBy(port, replicas...))).To(Succeed())
 	// The replicas leave before their Gateway: its Service, which istiod may make once more
 	// then, must not find them, or the next one of the name has no address.
 	DeferCleanup(func() { Expect(c.Close()).To(Succeed()) })
+	join(ctx, c, "waypoint", replicas...)
+	Expect(awaitRoutes(ctx, c, ledBy(port, replicas...))).To(Succeed())
+	// istiod tells nodes and waypoints one after the other, in an order of its own.
+	for _, pod := range replicas {
+		Eventually(ctx, func() []string { return must(c.WaypointStatus(ctx, pod)).Services }).WithTimeout(patience).
+			Should(ContainElement(echoHost), pod)
+	}
 	return c
 }
 

@@ -103,9 +103,11 @@ func (w *kubeWorld) Resolve(t scenario.Target) (netip.AddrPort, error) {
 	return w.Cluster.Resolve(t)
 }
 
-// Close takes away what was applied as well.
+// Close takes away what was applied as well. Pods go before a Gateway of theirs: see
+// throughBy.
 func (w *kubeWorld) Close() error {
-	return errors.Join(remove(w.applied), w.Cluster.Close())
+	closed := w.Cluster.Close()
+	return errors.Join(closed, remove(w.applied))
 }
 
 // remove deletes the objects of a YAML stream.
