@@ -2,11 +2,9 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +45,7 @@ type Relay struct {
 	raw     map[string]map[string]held // what istiod sent, by type and name
 	view    View
 	good    ads.Set // the routes of the listeners that Envoy has taken last
+	taking  uint64  // which view those were made of
 	leaving leaving
 	state   State
 	notify  chan struct{}
@@ -55,6 +54,8 @@ type Relay struct {
 	// trimming is set while somebody waits to take away what has left.
 	trimming bool
 	refused  map[string]string // by type: why Envoy has not taken it whole
+	// life is Run's context; nil before.
+	life context.Context
 	// listen makes istiod tell who has which address, once; nil before Run.
 	listen func()
 	wg     sync.WaitGroup
@@ -161,6 +162,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.wg.Wait()
 	}()
 	r.mu.Lock()
+	r.life = ctx
 	r.listen = sync.OnceFunc(func() {
 		who := istiod.Subscription{Node: r.config.Node, Types: []string{workloadType}, Token: r.config.Istiod.Token}
 		r.wg.Go(func() {
@@ -225,7 +227,7 @@ func (r *Relay) take(ctx context.Context, m *discovery.DeltaDiscoveryResponse) e
 			return err
 		}
 		r.keepListener(view)
-		r.view = view
+		r.see(view)
 		if view.Workloads > 0 {
 			r.listen() // how to reach them
 		}
@@ -251,10 +253,22 @@ func (r *Relay) regroup() {
 		r.config.Log.Error("the listeners could not be made anew for other sources", "error", err)
 		return
 	}
-	r.view = view
+	r.see(view)
 	r.serve(ads.Listeners)
 	r.state.Changes = r.changes()
 	r.tell()
+	if r.life != nil {
+		r.await(r.life, regrouped, ads.Listeners, "", func(error) {})
+	}
+}
+
+// regrouped is the name of the wait for Envoy's answer to listeners that were made anew.
+const regrouped = "regrouped"
+
+// see makes a view the one that is served. r.mu must be held.
+func (r *Relay) see(view View) {
+	view.made = r.view.made + 1
+	r.view = view
 }
 
 func bodies(all map[string]held) map[string]*anypb.Any {
@@ -302,96 +316,4 @@ func (r *Relay) exact() ads.State {
 	}
 	maps.Copy(all[ads.Clusters], r.view.Clusters)
 	return all
-}
-
-// settled waits for Envoy's answer to a type. It is nil when Envoy has taken it.
-func (r *Relay) settled(ctx context.Context, t string) error {
-	r.mu.Lock()
-	all := r.exact()
-	r.mu.Unlock()
-	need := ads.State{}
-	types := []string{t}
-	if whole(t) {
-		need[t] = all[t]
-	}
-	if t == ads.Listeners {
-		need[ads.Routes] = all[ads.Routes]
-		types = append(types, ads.Routes)
-	}
-	return r.server.Settle(ctx, need, types...)
-}
-
-// answer sends istiod Envoy's answer once it is there. Only the newest of a type is
-// waited for.
-func (r *Relay) answer(ctx context.Context, m *discovery.DeltaDiscoveryResponse, send func(err error)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if stop := r.answers[m.TypeUrl]; stop != nil {
-		stop()
-	}
-	one, stop := context.WithCancel(ctx)
-	r.answers[m.TypeUrl] = stop
-	view := r.view // another may take its place before Envoy's answer is there
-	r.wg.Go(func() {
-		defer stop()
-		err := r.settled(one, m.TypeUrl)
-		if one.Err() != nil {
-			return
-		}
-		var refused ads.RefusedError
-		if errors.As(err, &refused) {
-			r.config.Log.Error("Envoy refuses what istiod sent; it keeps what it has", "error", err)
-			r.refuse(m.TypeUrl, err.Error())
-		} else {
-			r.taken(m, view)
-		}
-		send(err)
-	})
-}
-
-// refuse notes why a type was not taken whole.
-func (r *Relay) refuse(t, reason string) {
-	r.note(func(s *State) {
-		r.refused[t] = reason
-		s.Refused = r.refusals()
-	})
-}
-
-// refusals joins the reasons of all types. r.mu must be held.
-func (r *Relay) refusals() string {
-	var all []string
-	for _, t := range asked {
-		if r.refused[t] != "" {
-			all = append(all, r.refused[t])
-		}
-	}
-	return strings.Join(all, "; ")
-}
-
-// taken notes that Envoy has taken an answer of istiod, which made a view of the listeners.
-func (r *Relay) taken(m *discovery.DeltaDiscoveryResponse, view View) {
-	r.note(func(s *State) {
-		delete(r.refused, m.TypeUrl)
-		s.Taken, s.Refused = m.SystemVersionInfo, r.refusals()
-		if m.TypeUrl == ads.Listeners {
-			s.Listens = true
-			s.Hosts, s.Unusable, s.Workloads, r.good = view.Hosts, view.Refused, view.Workloads, view.Routes
-			r.server.Set(ads.Routes, r.routes())
-		}
-		s.Changes = r.changes()
-	})
-}
-
-// changes counts what was changed of listeners and clusters. r.mu must be held.
-func (r *Relay) changes() []api.Change {
-	counts := maps.Clone(r.view.counts)
-	if counts == nil {
-		counts = map[string]int{}
-	}
-	for _, h := range r.raw[ads.Clusters] {
-		for kind, n := range h.changes {
-			counts[kind] += n
-		}
-	}
-	return r.transformer.rules.list(counts)
 }

@@ -48,6 +48,7 @@ type View struct {
 	Workloads int
 	Changes   []api.Change
 	counts    map[string]int
+	made      uint64 // in which order views were made
 }
 
 // Transformer changes listeners.
