@@ -173,6 +173,9 @@ func (r *runner) kernel(ctx context.Context, k Kernel) (found, error) {
 		return found{}, err
 	}
 	plan := r.planFor(k)
+	if len(plan) == 0 {
+		return found{cases: []testsum.Case{failed(k, bootCase, "there is nothing to run on it")}}, nil
+	}
 	jobs := jobsOf(plan)
 	records, death, err := r.machine(ctx, k, tree, dir, jobs)
 	if err != nil {

@@ -71,10 +71,15 @@ func fetchGoMod(ctx context.Context, module, goCommand string) (Tree, error) {
 }
 
 // once fills a directory of the cache by fill, which gets one beside it: dir is
-// there whole or not at all.
+// there whole or not at all. One that has lost something since is filled anew.
 func once(dir string, fill func(scratch string) error) error {
 	if _, err := os.Stat(dir); err == nil {
-		return nil
+		if whole(dir) {
+			return nil
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("clear what is damaged in the cache: %w", err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fmt.Errorf("make cache: %w", err)
@@ -89,6 +94,9 @@ func once(dir string, fill func(scratch string) error) error {
 	defer os.RemoveAll(scratch)
 	if err := fill(scratch); err != nil {
 		return err
+	}
+	if err := seal(scratch); err != nil {
+		return fmt.Errorf("fill cache: %w", err)
 	}
 	if err := os.Rename(scratch, dir); err != nil {
 		if _, there := os.Stat(dir); there == nil {

@@ -126,6 +126,34 @@ func TestOnceIsWholeOrNothing(t *testing.T) {
 	}
 }
 
+// A file of the cache that is shorter than it was, or gone, is fetched again.
+func TestOnceNoticesDamage(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache", "kernel")
+	image := filepath.Join(dir, "vmlinuz")
+	fill := func(scratch string) error {
+		return os.WriteFile(filepath.Join(scratch, "vmlinuz"), []byte("kernel"), 0o644)
+	}
+	for _, damage := range []func() error{
+		func() error { return nil },
+		func() error { return os.Truncate(image, 3) },
+		func() error { return os.Remove(image) },
+		func() error { return os.Remove(filepath.Join(dir, sealFile)) },
+	} {
+		if err := once(dir, fill); err != nil {
+			t.Fatal(err)
+		}
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		if err := once(dir, fill); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(image); err != nil || string(text) != "kernel" {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+}
+
 func TestOutputNamesTheCommand(t *testing.T) {
 	_, err := output(context.Background(), "", "go", "no-such-verb")
 	if err == nil || !strings.Contains(err.Error(), "go no-such-verb") || !strings.Contains(err.Error(), "unknown command") {

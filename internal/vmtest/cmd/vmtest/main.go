@@ -101,7 +101,9 @@ func (f flags) run(ctx context.Context) (bool, error) {
 	}
 	report, err := vmtest.Run(ctx, f.config)
 	if err != nil {
-		return false, errors.Join(err, testsum.WriteClosing(os.Stdout, report.Cases))
+		// What it had found by then is no count of a whole run.
+		ended := testsum.Case{Package: "vmtest", Name: "the run ends", Outcome: testsum.Failed, Reason: err.Error()}
+		return false, errors.Join(err, testsum.WriteClosing(os.Stdout, append(report.Cases, ended)))
 	}
 	return f.close(report)
 }
