@@ -16,11 +16,19 @@ const MaxFactor = 1.6
 type factorTable map[Variant]map[Mode]Factor
 
 // factors were measured side by side with a ztunnel, client and server on two nodes
-// (docs/results/2026-11-28-ztunnel). What is not here was not measured.
+// (docs/results/2026-11-28-ambient). What is not here was not measured.
 var factors = factorTable{
 	HBONERef: {
-		Closed:  {0.996, 0.947, 1.118},
-		NewConn: {1.237, 0.994, 1.440},
+		Fixed:      {1.36, 1.25, 1.48},
+		Closed:     {1.09, 0.99, 1.14},
+		Saturation: {1.14, 1.05, 1.26},
+		NewConn:    {1.10, 1.03, 1.17},
+	},
+	HBONERefWaypoint: {
+		Fixed:      {1.27, 1.15, 1.44},
+		Closed:     {1.17, 1.11, 1.25},
+		Saturation: {1.02, 0.93, 1.13},
+		NewConn:    {0.99, 0.89, 1.05},
 	},
 }
 
