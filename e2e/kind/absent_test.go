@@ -103,6 +103,25 @@ var _ = Describe("a pod that starts", Label("start"), Ordered, ContinueOnFailure
 		say("pods that started while agents were replaced or killed: %d, each inside from its first request on", 2*each)
 	}, SpecTimeout(9*time.Minute))
 
+	It("leaves by a label while it runs, and comes back, and loses nothing", Label(smoke), func(ctx SpecContext) {
+		client := kubectl(ctx, "get", "pods", "-n", namespace, "-l", "app=netutils", "-o", "jsonpath={.items[0].metadata.name}")
+		labelled := func(label, confirmed string) {
+			kubectl(ctx, "label", "pod", "-n", namespace, client, "--overwrite", label)
+			Eventually(ctx, func() string {
+				return kubectl(ctx, "get", "pod", "-n", namespace, client, "-o", `jsonpath={.metadata.annotations.kmesh\.net/redirection}`)
+			}, patience).Should(Equal(confirmed))
+		}
+		DeferCleanup(func(ctx SpecContext) { labelled("istio.io/dataplane-mode=Kmesh", "enabled") }, NodeTimeout(2*time.Minute))
+		lines := load(ctx, namespace, func(ctx context.Context) {
+			labelled("istio.io/dataplane-mode=none", "")
+			// Outside, kube-proxy serves it: both versions answer.
+			Expect(counted(ctx, namespace, curlHeader("a: b", 50))).To(And(ContainSubstring("server: 1"), ContainSubstring("server: 2")))
+			labelled("istio.io/dataplane-mode=Kmesh", "enabled")
+			Expect(counted(ctx, namespace, curlHeader("a: b", 50))).To(Equal("server: 2 50"))
+		})
+		allAnswered(lines)
+	}, SpecTimeout(5*time.Minute))
+
 	It("waits while its node has no agent, and is never outside the mesh", func(ctx SpecContext) {
 		kubectl(ctx, "patch", "daemonset", "-n", system, "duomesh-agent", "--type=merge", "-p", nowhere)
 		DeferCleanup(func(ctx SpecContext) {

@@ -13,9 +13,8 @@ import (
 	"github.com/duomesh/duomesh/kind"
 )
 
-// smokes are the scenarios that CI runs each time: each engine once, and a pod that
-// enters and leaves.
-var smokes = []string{"clusterip/weight/90-10", "l7/weight/90-10", "l7/no-waypoint/50-50", "managed/enrol-and-leave/12000"}
+// smokes are the scenarios of a short run: each engine once.
+var smokes = []string{"clusterip/weight/90-10", "l7/weight/90-10", "l7/no-waypoint/50-50"}
 
 // most is enough connections for every share; what a cluster is to show does not grow
 // with their number.
