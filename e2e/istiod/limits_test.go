@@ -36,6 +36,24 @@ var _ = Describe("a waypoint that istiod configures", Label(byWaypoint), func() 
 		Expect(get(ctx, c, echoURL).Failed).To(BeZero())
 	}, SpecTimeout(2*time.Minute))
 
+	It("holds 6000 connections on each of three Envoys", func(ctx SpecContext) {
+		const each = 6000
+		replicas := []string{"waypoint", "waypoint2", "waypoint3"}
+		c := through(ctx, netsim.Config{}, replicas...)
+		end := begin(ctx, c, "client", web.Task{Do: "hold", Address: echoVIP + ":9000", Conns: each * len(replicas)})
+		held, all := map[string]uint64{}, uint64(0)
+		for _, pod := range replicas {
+			held[pod] = sum(must(c.WaypointCounters(ctx, pod, `^listener\.handoff_direct\.downstream_cx_active$`)))
+			all += held[pod]
+		}
+		r := end()
+		say("connections held at a time, by Envoy: %v; alive afterwards: %v", held, r.Got)
+		Expect(r.Failed).To(BeZero(), r.First)
+		Expect(all).To(BeNumerically("==", each*len(replicas)))
+		Expect(held).To(HaveEach(BeNumerically("~", each, each/10)))
+		Expect(r.Got["v1"] + r.Got["v2"]).To(Equal(each * len(replicas)))
+	}, SpecTimeout(4*time.Minute))
+
 	It("refuses and counts what its descriptors do not suffice for, and lives", func(ctx SpecContext) {
 		const limit, most, tried = 1500, 500, 700
 		real := waypointExe
