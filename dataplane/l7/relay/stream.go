@@ -114,7 +114,9 @@ func (s *stream) follow(ctx context.Context, have map[string][]string) {
 			if !all {
 				// One that is started again asks for the same by and by: until then
 				// nothing is let go of, so that it has all of it from memory.
-				names = joinNames(have[t], names)
+				names = slices.Concat(have[t], names)
+				slices.Sort(names)
+				names = slices.Compact(names)
 			}
 			if s.differ(t, have[t], names) != nil {
 				return
@@ -127,17 +129,6 @@ func (s *stream) follow(ctx context.Context, have map[string][]string) {
 			return
 		}
 	}
-}
-
-// joinNames is a, and what of b is not in it.
-func joinNames(a, b []string) []string {
-	all := slices.Clone(a)
-	for _, name := range b {
-		if !slices.Contains(all, name) {
-			all = append(all, name)
-		}
-	}
-	return all
 }
 
 // differ asks istiod for the difference of two lists of names.
