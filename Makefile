@@ -32,9 +32,10 @@ test: preflight-test
 	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2
 	scripts/test.sh
 
-## test-istiod: run the scenarios under a real etcd, kube-apiserver and istiod (root; builds them once; RUN=Regexp LABELS='!waypoint' choose)
+## test-istiod: run the scenarios under a real etcd, kube-apiserver and istiod (root; builds them once; RUN=Regexp LABELS='!waypoint' REPEAT=N choose)
 test-istiod: export RUN := $(RUN)
 test-istiod: export LABELS := $(LABELS)
+test-istiod: export REPEAT := $(REPEAT)
 test-istiod: preflight-test-istiod
 	scripts/ensure-packages.sh test tools
 	@scripts/envoy.sh >/dev/null || echo "duomesh: without an Envoy: what needs one is NOT RUN" >&2

@@ -36,6 +36,12 @@ section() {
 	return "$status"
 }
 
+# totals FILE… adds up the `total: N passed, N failed, N skipped` lines in the files.
+totals() {
+	awk '/^total: [0-9]+ passed, [0-9]+ failed, [0-9]+ skipped/ { p += $2; f += $4; s += $6 }
+		END { printf "total: %d passed, %d failed, %d skipped\n", p, f, s }' "$@"
+}
+
 failed=()
 
 # check NAME MEND COMMAND… runs one check of several as a section: when it fails
