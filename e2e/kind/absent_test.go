@@ -105,21 +105,20 @@ var _ = Describe("a pod that starts", Label("start"), Ordered, ContinueOnFailure
 
 	It("leaves by a label while it runs, and comes back, and loses nothing", Label(smoke), func(ctx SpecContext) {
 		client := kubectl(ctx, "get", "pods", "-n", namespace, "-l", "app=netutils", "-o", "jsonpath={.items[0].metadata.name}")
-		labelled := func(label, confirmed string) {
+		labelled := func(ctx context.Context, label, confirmed string) {
 			kubectl(ctx, "label", "pod", "-n", namespace, client, "--overwrite", label)
 			Eventually(ctx, func() string {
 				return kubectl(ctx, "get", "pod", "-n", namespace, client, "-o", `jsonpath={.metadata.annotations.kmesh\.net/redirection}`)
 			}, patience).Should(Equal(confirmed))
 		}
-		DeferCleanup(func(ctx SpecContext) { labelled("istio.io/dataplane-mode=Kmesh", "enabled") }, NodeTimeout(2*time.Minute))
-		lines := load(ctx, namespace, func(ctx context.Context) {
-			labelled("istio.io/dataplane-mode=none", "")
-			// Outside, kube-proxy serves it: both versions answer.
-			Expect(counted(ctx, namespace, curlHeader("a: b", 50))).To(And(ContainSubstring("server: 1"), ContainSubstring("server: 2")))
-			labelled("istio.io/dataplane-mode=Kmesh", "enabled")
+		DeferCleanup(func(ctx SpecContext) { labelled(ctx, "istio.io/dataplane-mode=Kmesh", "enabled") }, NodeTimeout(2*time.Minute))
+		allAnswered(load(ctx, namespace, func(ctx context.Context) {
+			labelled(ctx, "istio.io/dataplane-mode=none", "")
+			// Outside, kube-proxy serves it, each connection by one version or the other.
+			Expect(counted(ctx, namespace, curlConnections(50))).To(And(ContainSubstring("server: 1"), ContainSubstring("server: 2")))
+			labelled(ctx, "istio.io/dataplane-mode=Kmesh", "enabled")
 			Expect(counted(ctx, namespace, curlHeader("a: b", 50))).To(Equal("server: 2 50"))
-		})
-		allAnswered(lines)
+		}))
 	}, SpecTimeout(5*time.Minute))
 
 	It("waits while its node has no agent, and is never outside the mesh", func(ctx SpecContext) {

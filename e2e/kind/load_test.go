@@ -64,36 +64,69 @@ func agentsReady(ctx context.Context) {
 	kubectl(ctx, "rollout", "status", "-n", system, "daemonset/duomesh-agent", "--timeout=180s")
 }
 
+// perSecond is the rate of each half of a load.
+const perSecond = 250
+
+// loading is the shell command of half a load: requests at a rate until a file is there, then what came of them, counted: a status, or lost-and-retried for a request that
+// was lost with the connection that it was sent on, and which curl made again.
+// What curl writes to its standard output waits in a buffer, and is lost when it ends.
+func loading(url, more, end string) string {
+	curl := fmt.Sprintf(`curl -sv -m 10 -o /dev/null -w '%%{stderr}%%{http_code}\n' --rate %d/s %s '%s[1-1000000]' 2>&1`, perSecond, more, url)
+	return "{ " + curl + ` & p=$!; while [ ! -e ` + end + ` ]; do sleep 0.2; done; kill $p; wait $p; } | ` +
+		`sed -n -e 's/^.*Connection died, retrying.*/` + retried + `/p' -e '/^[0-9][0-9][0-9]$/p' | sort | uniq -c | awk '{print $2, $1}'`
+}
+
+// retried stands for a request that curl had to send a second time.
+const retried = "lost-and-retried"
+
+// answers is what came of half a load.
+type answers struct {
+	byStatus string // "200 1234", or more, each after a comma
+	wanted   int    // requests that the rate asks for in the time that it took
+}
+
 // load makes requests at a rate as long as change takes, on connections that are kept
-// and on new ones, and returns what came of them, counted by status.
-func load(ctx context.Context, namespace string, change func(context.Context)) []string {
+// and on new ones, and returns what came of them.
+func load(ctx context.Context, namespace string, change func(context.Context)) []answers {
 	GinkgoHelper()
-	const perSecond = 250 // of each of the two
-	// What curl writes to its standard output waits in a buffer, and is lost when it ends.
-	curl := `curl -s -m 10 -o /dev/null -w '%%{stderr}%%{http_code}\n' --rate %d/s %s 'http://fortio/[1-1000000]' 2>&1 & p=$!; ` +
-		`while [ ! -e /tmp/end ]; do sleep 0.2; done; kill $p; wait $p`
 	kubectl(ctx, "exec", "-n", namespace, "deploy/netutils", "--", "rm", "-f", "/tmp/end")
-	lines := make([]string, 2)
+	all := make([]answers, 2)
+	start := time.Now()
 	g, running := errgroup.WithContext(ctx)
 	for i, more := range []string{"", "-H 'Connection: close'"} {
 		g.Go(func() error {
-			command := "{ " + fmt.Sprintf(curl, perSecond, more) + "; } | sort | uniq -c | awk '{print $2, $1}'"
-			out, err := tryKubectl(running, "exec", "-n", namespace, "deploy/netutils", "--", "sh", "-c", command)
-			lines[i] = strings.ReplaceAll(strings.TrimSpace(out), "\n", ", ")
+			out, err := tryKubectl(running, "exec", "-n", namespace, "deploy/netutils", "--", "sh", "-c", loading("http://fortio/", more, "/tmp/end"))
+			all[i] = answers{
+				byStatus: strings.ReplaceAll(strings.TrimSpace(out), "\n", ", "),
+				wanted:   int(time.Since(start).Seconds() * perSecond),
+			}
 			return err
 		})
 	}
 	change(ctx)
 	kubectl(ctx, "exec", "-n", namespace, "deploy/netutils", "--", "touch", "/tmp/end")
 	Expect(g.Wait()).To(Succeed())
-	return lines
+	return all
+}
+
+// all reports what was lost of a load, or that there was too little of it to show
+// anything.
+func (a answers) all() error {
+	var n int
+	if _, err := fmt.Sscanf(a.byStatus, "200 %d", &n); err != nil || a.byStatus != fmt.Sprintf("200 %d", n) {
+		return fmt.Errorf("answers by status: %q", a.byStatus)
+	}
+	if n < a.wanted/5 {
+		return fmt.Errorf("%d requests, where the rate asks for %d", n, a.wanted)
+	}
+	return nil
 }
 
 // allAnswered holds that no request of a load was lost.
-func allAnswered(lines []string) {
+func allAnswered(all []answers) {
 	GinkgoHelper()
-	for _, l := range lines {
-		Expect(l).To(MatchRegexp(`^200 \d{3,}$`), "answers by status: %s", l)
-		say("under load: answers by status %s", l)
+	for _, a := range all {
+		Expect(a.all()).To(Succeed())
+		say("under load: answers by status %s, where the rate asks for %d", a.byStatus, a.wanted)
 	}
 }

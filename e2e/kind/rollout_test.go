@@ -46,6 +46,6 @@ var _ = Describe("under load", Label("rollout"), Ordered, ContinueOnFailure, fun
 			}, patience).Should(BeEmpty())
 			Eventually(ctx, func() string { return counted(ctx, namespace, curlHeader("a: b", 5)) }, patience).ShouldNot(ContainSubstring("server: 1"))
 		})
-		Expect(strings.Join(lines, " ")).To(MatchRegexp(`(503|000) \d+`))
+		Expect(lines[0].byStatus + " " + lines[1].byStatus).To(MatchRegexp(`(503|000) \d+`))
 	}, SpecTimeout(5*time.Minute))
 })
