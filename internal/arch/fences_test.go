@@ -49,7 +49,7 @@ var floors = []floor{
 	{level: 1, pattern: "internal/traffic/...", may: []string{"internal/report/..."}},
 	{level: 1, pattern: "internal/kernel/..."},
 	{level: 1, pattern: "internal/istiod/..."},
-	{level: 1, pattern: "internal/kubetest"},
+	{level: 2, pattern: "internal/kubetest", may: []string{"internal/kernel/..."}},
 	{level: 1, pattern: "internal/images/..."},
 	{level: 1, pattern: "internal/cluster"},
 	{level: 1, pattern: "deploy"},

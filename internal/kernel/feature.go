@@ -62,7 +62,7 @@ func Require(tb testing.TB, features ...Feature) {
 		switch {
 		case err == nil:
 		case promised(f):
-			tb.Fatalf("kernel feature %s is promised (%s): %v", f.Name, PromiseEnv, err)
+			tb.Fatalf("feature %s is promised (%s): %v", f.Name, PromiseEnv, err)
 		case Missing(err):
 			tb.Skipf("NOT RUN: %s: %v", f.Name, err)
 		default:

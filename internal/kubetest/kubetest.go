@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +26,8 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // Server is a running API server.
@@ -36,7 +39,7 @@ type Server struct {
 }
 
 // Start starts etcd and kube-apiserver and returns when it serves. They end with
-// the test. Without the programs the test is skipped as NOT RUN.
+// the test. Without the programs the test is skipped as NOT RUN, unless they are promised.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	etcd, apiserver := program(t, "ETCD_BIN", "etcd"), program(t, "KUBE_APISERVER_BIN", "kube-apiserver")
@@ -115,7 +118,8 @@ func newClient(c *rest.Config) (kubernetes.Interface, error) {
 	return client, nil
 }
 
-// program finds what make controlplane builds.
+// program finds what make controlplane builds. A lane of tests that promises it by its
+// name (kernel.PromiseEnv) fails without it.
 func program(t testing.TB, variable, name string) string {
 	t.Helper()
 	if path := os.Getenv(variable); path != "" {
@@ -125,9 +129,12 @@ func program(t testing.TB, variable, name string) string {
 	must(t, err)
 	found, err := filepath.Glob(filepath.Join(cache, "duomesh/kubernetes/*", name))
 	must(t, err)
-	if len(found) == 0 {
-		t.Skipf("NOT RUN: there is no %s: make controlplane builds it, %s names yours", name, variable)
-	}
+	kernel.Require(t, kernel.Feature{Name: name, Probe: func() error {
+		if len(found) > 0 {
+			return nil
+		}
+		return fmt.Errorf("%w: make controlplane builds it, %s names yours", fs.ErrNotExist, variable)
+	}})
 	return found[len(found)-1]
 }
 
