@@ -33,6 +33,7 @@ type probeFlags struct {
 	stack     bool
 	drops     bool
 	functions []string
+	cluster   clusterFlags
 }
 
 func newProbeCmd() *cobra.Command {
@@ -48,6 +49,7 @@ func newProbeCmd() *cobra.Command {
   duomesh probe --netns $(pgrep -o nginx) -o json --timeout 10s
   duomesh probe --pod client --limit 100
   duomesh probe --pod client --stack --drops
+  duomesh probe --kubeconfig out/kind/kubeconfig --pod default/netutils-7d9c --limit 20
   duomesh probe --functions 'tcp_*' --timeout 10s`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -61,7 +63,9 @@ func newProbeCmd() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.netns, "netns", nil, "watch the network namespace of `PATH|PID`; may be repeated")
-	flags.StringArrayVar(&f.pods, "pod", nil, "watch `[CLUSTER/]POD` of a running netsim; may be repeated")
+	flags.StringArrayVar(&f.pods, "pod", nil, "watch `[CLUSTER/]POD` of a running netsim, or [NAMESPACE/]POD with --kubeconfig; may be repeated")
+	flags.StringVar(&f.cluster.where.Kubeconfig, "kubeconfig", "", "--pod is one of the Kubernetes cluster of this `FILE`, whose nodes are on this machine, as kind's are")
+	flags.StringVar(&f.cluster.where.Context, "context", "", "`NAME` of a context in it")
 	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup v2 directory `PATH` of the processes in --netns; default: that of the PID, else the root")
 	flags.StringVar(&f.runDir, "run-dir", netsim.DefaultRunDir, "`DIR` where clusters say that they live")
 	flags.StringVar(&f.dst, "dst", "", "only connections that asked for, or went to, `ADDR[:PORT]`")
@@ -83,7 +87,7 @@ func runProbe(ctx context.Context, f probeFlags, out, errOut io.Writer) (err err
 	if err != nil {
 		return err
 	}
-	targets, files, err := f.targets()
+	targets, files, err := f.targets(ctx)
 	defer func() { err = errors.Join(err, closeAll(files)) }()
 	if err != nil {
 		return err

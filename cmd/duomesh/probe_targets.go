@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,13 @@ import (
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/kind"
 	"github.com/duomesh/duomesh/netsim"
 )
 
@@ -38,7 +44,7 @@ func closeAll(files openFiles) error {
 
 // targets are what the flags name, or this network namespace. The files are the
 // caller's to close, also on error.
-func (f probeFlags) targets() (targets []probe.Target, files openFiles, err error) {
+func (f probeFlags) targets(ctx context.Context) (targets []probe.Target, files openFiles, err error) {
 	for _, name := range f.netns {
 		t, err := f.netnsTarget(name, &files)
 		if err != nil {
@@ -46,22 +52,73 @@ func (f probeFlags) targets() (targets []probe.Target, files openFiles, err erro
 		}
 		targets = append(targets, t)
 	}
-	for _, name := range f.pods {
-		pod, err := resolvePod(f.runDir, name)
-		if err != nil {
-			return nil, files, err
-		}
-		t, err := podTarget(pod, &files)
-		if err != nil {
-			return nil, files, err
-		}
-		targets = append(targets, t)
+	pods, err := f.podTargets(ctx, &files)
+	if err != nil {
+		return nil, files, err
 	}
+	targets = append(targets, pods...)
 	if len(targets) > 0 {
 		return targets, files, nil
 	}
 	t, err := f.netnsTarget("self", &files)
 	return []probe.Target{t}, files, err
+}
+
+// podTargets are the pods that the flags name: of a simulated cluster, or of the
+// Kubernetes cluster that was named.
+func (f probeFlags) podTargets(ctx context.Context, files *openFiles) (targets []probe.Target, err error) {
+	if f.cluster.where != (cluster.Where{}) {
+		return f.kubeTargets(ctx, files)
+	}
+	for _, name := range f.pods {
+		pod, err := resolvePod(f.runDir, name)
+		if err != nil {
+			return nil, err
+		}
+		t, err := podTarget(pod, files)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// kubeTargets are pods of a Kubernetes cluster, both ends of their links.
+func (f probeFlags) kubeTargets(ctx context.Context, files *openFiles) (targets []probe.Target, err error) {
+	if len(f.pods) == 0 {
+		return nil, usagef("a Kubernetes cluster and no pod: name one by --pod [NAMESPACE/]POD")
+	}
+	client, err := f.cluster.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range f.pods {
+		namespace, pod, both := strings.Cut(name, "/")
+		if !both {
+			namespace, pod = metav1.NamespaceDefault, name
+		}
+		w, err := kind.Watch(ctx, client, namespace, pod)
+		if err != nil {
+			return nil, usagef("--pod %s: %w", name, err)
+		}
+		*files = append(*files, w)
+		targets = append(targets, handleTarget(w.Handle))
+	}
+	return targets, nil
+}
+
+// handleTarget watches a pod of a world.
+func handleTarget(h scenario.PodHandle) probe.Target {
+	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
+	for _, l := range h.Links {
+		side := probe.SideHost
+		if l.InPod {
+			side = probe.SidePod
+		}
+		t.Links = append(t.Links, probe.Link{Netns: l.Netns, Ifindex: l.Ifindex, Side: side})
+	}
+	return t
 }
 
 // netnsTarget is a namespace by path or process, with all its interfaces.

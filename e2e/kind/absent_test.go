@@ -66,20 +66,32 @@ func inside(ctx context.Context, namespace, name string) {
 
 var _ = Describe("a pod that starts", Label("start"), Ordered, ContinueOnFailure, func() {
 	const namespace = "absent"
+	var judge *judge
+	// kept holds what the pod was told, and what the kernel saw: each of its requests is
+	// a connection to the waypoint, and none goes around it.
+	kept := func(ctx context.Context, name string) {
+		GinkgoHelper()
+		inside(ctx, namespace, name)
+		through, around := judge.opened(ctx, addressOf(ctx, namespace, name))
+		Expect([]int{through, around}).To(Equal([]int{20, 0}), "connections of pod %s to the waypoint, and around it", name)
+	}
 
 	BeforeAll(func(ctx SpecContext) {
 		fortioWithWaypoint(ctx, namespace, "")
 		allToSecond(ctx, namespace)
+		judge = observe(ctx, namespace)
 	}, NodeTimeout(8*time.Minute))
 
 	It("is in the mesh before its first process", func(ctx SpecContext) {
 		startAsking(ctx, namespace, "first", "")
-		inside(ctx, namespace, "first")
+		kept(ctx, "first")
 	}, SpecTimeout(5*time.Minute))
 
 	It("is seen where it is outside the mesh: the control", func(ctx SpecContext) {
 		startAsking(ctx, namespace, "outside", "", "istio.io/dataplane-mode=none")
 		Expect(answered(ctx, namespace, "outside")).To(ContainElement(HavePrefix("server: 1 200")))
+		through, around := judge.opened(ctx, addressOf(ctx, namespace, "outside"))
+		Expect([]int{through, around}).To(Equal([]int{0, 20}), "connections to the waypoint, and around it")
 	}, SpecTimeout(5*time.Minute))
 
 	It("is in the mesh when agents are replaced, and when they are killed, at that moment", func(ctx SpecContext) {
@@ -97,10 +109,10 @@ var _ = Describe("a pod that starts", Label("start"), Ordered, ContinueOnFailure
 		begin("killed")
 		for _, how := range []string{"replaced", "killed"} {
 			for i := range each {
-				inside(ctx, namespace, fmt.Sprintf("%s-%d", how, i))
+				kept(ctx, fmt.Sprintf("%s-%d", how, i))
 			}
 		}
-		say("pods that started while agents were replaced or killed: %d, each inside from its first request on", 2*each)
+		say("pods that started while agents were replaced or killed: %d, each of their connections to the waypoint", 2*each)
 	}, SpecTimeout(9*time.Minute))
 
 	It("leaves by a label while it runs, and comes back, and loses nothing", Label(smoke), func(ctx SpecContext) {
@@ -139,6 +151,6 @@ var _ = Describe("a pod that starts", Label("start"), Ordered, ContinueOnFailure
 		Expect(counted(ctx, namespace, curlHeader("a: b", 50))).To(Equal("server: 2 50"))
 
 		kubectl(ctx, "patch", "daemonset", "-n", system, "duomesh-agent", "--type=merge", "-p", back)
-		inside(ctx, namespace, "waits")
+		kept(ctx, "waits")
 	}, SpecTimeout(8*time.Minute))
 })
