@@ -20,6 +20,7 @@ finish() {
 	return 0
 }
 trap finish EXIT
+scripts/build.sh ./cmd/duomesh
 if [ -z "${KUBECONFIG:-}" ]; then
 	made=yes
 	scripts/envoy.sh >/dev/null
@@ -28,7 +29,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
 	export KUBECONFIG=$kubeconfig
 	section kind-load scripts/kind-load.sh out/images/*.tar
 	section istiod scripts/kind-istiod.sh
-	scripts/build.sh ./cmd/duomesh
+	export DUOMESH_E2E_OWN=yes # istiod and duomesh may be installed in it anew
 	section install bin/duomesh install
 fi
 # A spec starts a node again: by the engine that the nodes run in, where it answers.

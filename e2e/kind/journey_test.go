@@ -55,10 +55,15 @@ var _ = Describe("the journey", Ordered, Label(smoke), func() {
 			Expect(through(ctx, namespace)-before).To(BeNumerically(">=", requests), "requests that the waypoint has sent on")
 		}, SpecTimeout(6*time.Minute))
 
-		It("answers one connection in ten by v2", func(ctx SpecContext) {
+		It("answers one connection in ten by v2, each by way of the waypoint", func(ctx SpecContext) {
+			judge := observe(ctx, namespace)
 			before := through(ctx, namespace)
 			shares(ctx, namespace, .1, curlConnections)
 			Expect(through(ctx, namespace)-before).To(BeNumerically(">=", requests), "requests that the waypoint has sent on")
+			client := kubectl(ctx, "get", "pods", "-n", namespace, "-l", "app=netutils", "-o", "jsonpath={.items[0].metadata.name}")
+			toWaypoint, around := judge.opened(ctx, addressOf(ctx, namespace, client))
+			Expect([]int{toWaypoint, around}).To(Equal([]int{requests, 0}), "connections of the client to the waypoint, and around it")
+			say("the judge: %d connections of the client to the waypoint, %d around it", toWaypoint, around)
 		}, SpecTimeout(6*time.Minute))
 
 		It("follows a rule by header", func(ctx SpecContext) {
