@@ -21,6 +21,12 @@ type file struct {
 	}
 }
 
+// SetDefaults gives an endpoint the weight that it has in a file that does not say one.
+func (e *Endpoint) SetDefaults() { e.Weight = 1 }
+
+// SetDefaults does the same for a backend.
+func (b *Backend) SetDefaults() { b.Weight = 1 }
+
 // fileAction holds exactly one of its keys.
 type fileAction struct {
 	Apply         *Objects

@@ -83,3 +83,21 @@ func TestParseSaysAllThatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+// TestParseGivesWeights: what says no weight has 1, as in a topology file; 0 is never.
+func TestParseGivesWeights(t *testing.T) {
+	good, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(good), "{pod: cart-v1, weight: 90}, {pod: cart-v2, weight: 10}", "{pod: cart-v1}, {pod: cart-v2, weight: 0}", 1)
+	s, err := parse("weights.yaml", []byte(text))
+	if text == string(good) || err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []uint32{1, 0} {
+		if e := s.Objects.Services[0].Endpoints[i]; e.Weight != want {
+			t.Errorf("%s has weight %d, want %d", e.Pod, e.Weight, want)
+		}
+	}
+}

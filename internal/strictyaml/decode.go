@@ -88,8 +88,19 @@ func (d *Document) value(path string, n ast.Node, v reflect.Value) {
 	}
 }
 
+// Defaults is a struct of a form in which what is not given is not Go's zero value.
+type Defaults interface {
+	// SetDefaults is called before the values that are given are set.
+	SetDefaults()
+}
+
 // mapping reads n by the fields of the struct v.
 func (d *Document) mapping(path string, n ast.Node, v reflect.Value) {
+	if v.CanAddr() {
+		if form, ok := v.Addr().Interface().(Defaults); ok {
+			form.SetDefaults()
+		}
+	}
 	values, _ := d.Entries(path, n)
 	fields := fieldsOf(v)
 	seen := map[string]Position{}
