@@ -140,7 +140,7 @@ func (a *Agent) enrolPod(r api.Request, files api.Files) error {
 		return fmt.Errorf("%s pod %s: %w", r.Op, r.Pod, err)
 	}
 	defer cgroup.Close()
-	if err := a.pods.enrol(kept{Name: r.Pod, Cgroup: cgroup.Name(), Waypoint: r.Port}, ns, cgroup); err != nil {
+	if err := a.pods.enrol(kept{Name: r.Pod, UID: r.UID, Cgroup: cgroup.Name(), Waypoint: r.Port}, ns, cgroup); err != nil {
 		return err
 	}
 	files.Take(api.FileNetns) // it is a.pods' now

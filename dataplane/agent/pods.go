@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -159,6 +160,11 @@ func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	if k.Cookie, err = kernel.NetnsCookie(ns); err != nil {
 		return err
 	}
+	old := p.known[k.Name]
+	if old != nil && k.Sandbox == "" && old.livesBeside(k) {
+		return fmt.Errorf("enrol pod %s: a process of it is in the network namespace %d that it was enrolled with: not in that of another process, %d",
+			k.Name, old.Netns, k.Netns)
+	}
 	dir := cgroup
 	if dir == nil {
 		dir = p.root // what runs for it runs for every pod of the node
@@ -168,9 +174,9 @@ func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	if err := p.begin(&k, ns, dir); err != nil {
 		return err
 	}
-	if old := p.known[k.Name]; old != nil {
+	if old != nil {
 		if old.Cookie == k.Cookie && k.Sandbox == "" {
-			k.UID, k.Sandbox = old.UID, old.Sandbox
+			k.UID, k.Sandbox = cmp.Or(k.UID, old.UID), old.Sandbox
 		}
 		if old.Cookie == k.Cookie && old.Waypoint == k.Waypoint {
 			k.Older, k.Ended = old.Older, old.Ended
@@ -180,6 +186,21 @@ func (p *pods) enrol(k kept, ns, cgroup *os.File) error {
 	p.known[k.Name] = &pod{k, ns}
 	p.keep()
 	return nil
+}
+
+// livesBeside reports whether an enroller means the same pod in another network namespace
+// while a process of the pod is in the one that it has. It runs there, and whoever finds
+// the other has found a process that made one of its own: taken for the pod's, it would
+// take the pod out of the mesh. Only the runtime, by the plugin, names a new one.
+func (e *pod) livesBeside(k kept) bool {
+	if e.UID == "" || e.UID != k.UID || e.Cookie == k.Cookie || e.Cgroup == "" {
+		return false
+	}
+	ns, err := netnsOfCookie(e.Cgroup, e.Cookie)
+	if err == nil {
+		ns.Close()
+	}
+	return !errors.Is(err, errNobody)
 }
 
 // leave ends the management of a pod, or the service of a waypoint, by its namespace
@@ -299,7 +320,7 @@ func (p *pods) list() (_ []api.Pod, unknown int, err error) {
 	all := []api.Pod{}
 	for _, e := range p.known {
 		all = append(all, api.Pod{
-			Name: e.Name, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Watched: e.netns != nil && e.Cgroup != "",
+			Name: e.Name, UID: e.UID, Sandbox: e.Sandbox, Cgroup: e.Cgroup, Netns: e.Netns, Waypoint: e.Waypoint, Held: e.netns != nil, Watched: e.netns != nil && e.Cgroup != "",
 			Older: e.Older, Ended: e.Ended,
 		})
 	}

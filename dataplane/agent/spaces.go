@@ -54,16 +54,23 @@ func netnsOf(path string) (uint64, error) {
 	return netnsInode(ns)
 }
 
+// errNobody says that no process of a pod is where it should be.
+var errNobody = errors.New("no process of its cgroup is in its network namespace")
+
 // netnsOfCookie opens the namespace of a cookie through a process at or below a
-// cgroup. The caller closes it.
+// cgroup, errNobody when none is in it. The caller closes it. Containers may end
+// meanwhile.
 func netnsOfCookie(cgroup string, cookie uint64) (*os.File, error) {
 	var found *os.File
 	err := filepath.WalkDir(cgroup, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.Name() != "cgroup.procs" {
 			return err
 		}
 		procs, err := os.ReadFile(path)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return err
 		}
 		for _, pid := range strings.Fields(string(procs)) {
@@ -77,7 +84,7 @@ func netnsOfCookie(cgroup string, cookie uint64) (*os.File, error) {
 		return nil, fmt.Errorf("look for a process in cgroup %s: %w", cgroup, err)
 	}
 	if found == nil {
-		return nil, errors.New("no process of its cgroup is in its network namespace")
+		return nil, errNobody
 	}
 	return found, nil
 }

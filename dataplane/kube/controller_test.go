@@ -240,7 +240,7 @@ func TestConfigIsChecked(t *testing.T) {
 	if _, err := New(Config{}); err == nil || !strings.Contains(err.Error(), "no client of the API server") {
 		t.Errorf("an empty configuration: %v", err)
 	}
-	if _, err := (Places{Cgroup: filepath.Join(t.TempDir(), "gone"), Proc: "/proc"}).Find(uidA); err == nil {
+	if _, err := (Places{Cgroup: filepath.Join(t.TempDir(), "gone"), Proc: "/proc"}).Find(Want{UID: uidA}); err == nil {
 		t.Error("a pod was found in no cgroup")
 	}
 }

@@ -78,56 +78,40 @@ func (p Places) Directory(uid string) (string, error) {
 }
 
 // errNoProcess says that a pod has no process in a network namespace of its own.
-var errNoProcess = errors.New("no process of it is in a network namespace of its own")
+var errNoProcess = errors.New("no process of it is in a network namespace that a container runtime has made for it")
+
+// Want says which pod is looked for.
+type Want struct {
+	UID string
+	// Netns is the inode of the namespace that the agent has for the pod, and holds: it
+	// is the pod's as long as a process of the pod is in it. 0 is none.
+	Netns uint64
+	// Users is set for a pod that has a user namespace of its own, which its network
+	// namespace may belong to.
+	Users bool
+}
 
 // Find returns where a pod that runs is. A pod whose cgroups are in other
 // hierarchies only, as on hosts with both versions and driver cgroupfs, is found by
 // what /proc says of its processes.
-func (p Places) Find(uid string) (Found, error) {
-	dir, err := p.Directory(uid)
+func (p Places) Find(w Want) (Found, error) {
+	dir, err := p.Directory(w.UID)
 	if errors.Is(err, fs.ErrNotExist) {
-		return p.byProc(uid)
+		return p.byProc(w)
 	}
 	if err != nil {
 		return Found{}, err
 	}
 	member := func() ([]string, error) { return processes(dir) }
-	return p.first(Found{Cgroup: dir}, uid, member)
+	return p.choose(Found{Cgroup: dir}, w, member)
 }
 
-func (p Places) byProc(uid string) (Found, error) {
-	if uid == "" {
+func (p Places) byProc(w Want) (Found, error) {
+	if w.UID == "" {
 		return Found{}, errNoProcess
 	}
-	member := func() ([]string, error) { return p.named(uid) }
-	return p.first(Found{Cgroup: p.Cgroup}, uid, member)
-}
-
-// first opens the namespace of the first member that has one of its own. members
-// is asked again once the process is held, so that a process that has ended and
-// left its number to another is not taken for the pod's.
-func (p Places) first(f Found, uid string, members func() ([]string, error)) (Found, error) {
-	// Not self: that is the first thread, which InNetns may have used up.
-	own, err := inode(filepath.Join(p.Proc, "thread-self/ns/net"))
-	if err != nil {
-		return f, fmt.Errorf("the agent's network namespace: %w", err)
-	}
-	pids, err := members()
-	if err != nil {
-		return f, fmt.Errorf("processes of pod UID %s: %w", uid, err)
-	}
-	for _, pid := range pids {
-		ns, n := p.netns(pid, members)
-		switch {
-		case ns == nil:
-		case n == own: // the node's: the agent is on the host's network
-			ns.Close()
-		default:
-			f.Netns, f.Inode = ns, n
-			return f, nil
-		}
-	}
-	return f, fmt.Errorf("pod UID %s: %w", uid, errNoProcess)
+	member := func() ([]string, error) { return p.named(w.UID) }
+	return p.choose(Found{Cgroup: p.Cgroup}, w, member)
 }
 
 // netns opens the network namespace of a process that is a member all the while,

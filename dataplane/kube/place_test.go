@@ -143,18 +143,18 @@ func TestFind(t *testing.T) {
 	want, err := inode(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()))
 	must(t, err)
 	p := s.pod(uidA, ns)
-	found, err := s.places().Find(uidA)
+	found, err := s.places().Find(Want{UID: uidA})
 	must(t, err)
 	found.Netns.Close()
 	if found.Inode != want || found.Cgroup != p.dir {
 		t.Errorf("found %+v, want inode %d in %s", found, want, p.dir)
 	}
 	s.pod(uidB, nil)
-	if found, err := s.places().Find(uidB); !errors.Is(err, errNoProcess) {
+	if found, err := s.places().Find(Want{UID: uidB}); !errors.Is(err, errNoProcess) {
 		t.Errorf("a pod in the node's own namespace: %+v, %v", found, err)
 	}
 	p.end()
-	if found, err := s.places().Find(uidA); !errors.Is(err, errNoProcess) {
+	if found, err := s.places().Find(Want{UID: uidA}); !errors.Is(err, errNoProcess) {
 		t.Errorf("a pod whose process has ended: %+v, %v", found, err)
 	}
 }
@@ -166,14 +166,14 @@ func TestFindByProc(t *testing.T) {
 	ns := newNetns(t)
 	p := s.pod(uidA, ns)
 	elsewhere := Places{Cgroup: t.TempDir(), Proc: "/proc"}
-	found, err := elsewhere.Find(uidA)
+	found, err := elsewhere.Find(Want{UID: uidA})
 	must(t, err)
 	found.Netns.Close()
 	if found.Cgroup != elsewhere.Cgroup {
 		t.Errorf("found %+v", found)
 	}
 	p.end()
-	if _, err := elsewhere.Find(uidA); !errors.Is(err, errNoProcess) {
+	if _, err := elsewhere.Find(Want{UID: uidA}); !errors.Is(err, errNoProcess) {
 		t.Errorf("the control: %v", err)
 	}
 }

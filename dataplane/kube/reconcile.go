@@ -100,8 +100,11 @@ func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) err
 // place finds a pod on the node and tells the agent of it, unless it has it: a pod
 // to be managed, or a waypoint. It reports whether the pod runs.
 func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v api.Verdict) (runs bool, _ error) {
-	uid := nodeUID(pod)
-	found, err := c.cfg.Places.Find(uid)
+	has, err := c.has(ctx, key, pod)
+	if err != nil {
+		return false, err
+	}
+	found, err := c.find(pod, has.inode)
 	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
 		switch {
 		case pod.DeletionTimestamp != nil:
@@ -114,14 +117,11 @@ func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v a
 		return false, err
 	}
 	defer found.Netns.Close()
-	is := enrolled{uid, found.Inode}
-	c.mu.Lock()
-	have := c.known[key] == is
-	c.mu.Unlock()
-	if have {
+	is := enrolled{nodeUID(pod), found.Inode}
+	if has.confirmed && has.enrolled == is {
 		return true, nil
 	}
-	if err := c.ask(ctx, key, found, v); err != nil {
+	if err := c.ask(ctx, key, is.uid, found, v); err != nil {
 		return false, err
 	}
 	c.mu.Lock()
@@ -130,16 +130,59 @@ func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v a
 	return true, nil
 }
 
-func (c *Controller) ask(ctx context.Context, key string, f Found, v api.Verdict) error {
+// had is what the agent has of a pod already.
+type had struct {
+	enrolled
+	// confirmed is set when this controller has seen to it.
+	confirmed bool
+}
+
+// has is what the agent has of a pod, by what is remembered here or by its own word. The
+// inode is 0 where it has nothing, or does not hold the namespace: another may have that
+// number by now.
+func (c *Controller) has(ctx context.Context, key string, pod *corev1.Pod) (had, error) {
+	uid := nodeUID(pod)
+	c.mu.Lock()
+	is, known := c.known[key]
+	c.mu.Unlock()
+	if known && is.uid == uid {
+		return had{is, true}, nil
+	}
+	p, err := c.listed(ctx, key)
+	if err != nil || p == nil || p.UID != uid || !p.Held {
+		return had{}, err
+	}
+	return had{enrolled: enrolled{uid, p.Netns}}, nil
+}
+
+// listed is what the agent says of a pod; nil when it has none of the name.
+func (c *Controller) listed(ctx context.Context, key string) (*api.Pod, error) {
+	pods, err := api.List(ctx, c.cfg.Socket)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pods {
+		if p.Name == key {
+			return &p, nil
+		}
+	}
+	return nil, nil
+}
+
+// find looks for a pod on the node; first in the namespace that the agent has for it.
+func (c *Controller) find(pod *corev1.Pod, inode uint64) (Found, error) {
+	return c.cfg.Places.Find(Want{
+		UID: nodeUID(pod), Netns: inode, Users: pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers,
+	})
+}
+
+func (c *Controller) ask(ctx context.Context, key, uid string, f Found, v api.Verdict) error {
 	cgroup, err := openDirectory(f.Cgroup)
 	if err != nil {
 		return err
 	}
 	defer cgroup.Close()
-	if v.Waypoint != 0 {
-		return api.ServeWaypoint(ctx, c.cfg.Socket, key, f.Netns, cgroup, v.Waypoint)
-	}
-	return api.Enrol(ctx, c.cfg.Socket, key, f.Netns, cgroup)
+	return api.Take(ctx, c.cfg.Socket, api.Found{Pod: key, UID: uid, Netns: f.Netns, Cgroup: cgroup, Waypoint: v.Waypoint})
 }
 
 // leave ends the management of a pod that is not to be managed any more. One that
@@ -171,20 +214,12 @@ func (c *Controller) leave(ctx context.Context, key string, pod *corev1.Pod, rea
 
 // end asks the agent to end the management of a pod that it has.
 func (c *Controller) end(ctx context.Context, key, uid string) error {
-	pods, err := api.List(ctx, c.cfg.Socket)
+	p, err := c.listed(ctx, key)
 	if err != nil {
 		return err
 	}
-	for _, p := range pods {
-		if p.Name != key {
-			continue
-		}
-		// Its namespace where it is still to be found, by its name otherwise.
-		found, err := c.cfg.Places.Find(uid)
-		if err == nil {
-			defer found.Netns.Close()
-		}
-		if err := api.Leave(ctx, c.cfg.Socket, key, found.Netns); err != nil {
+	if p != nil {
+		if err := c.takeOut(ctx, p, uid); err != nil {
 			return err
 		}
 	}
@@ -192,6 +227,19 @@ func (c *Controller) end(ctx context.Context, key, uid string) error {
 	delete(c.known, key)
 	c.mu.Unlock()
 	return nil
+}
+
+// takeOut ends the management of a pod by its name, or, where the agent does not hold its
+// namespace, by that: it is looked for.
+func (c *Controller) takeOut(ctx context.Context, p *api.Pod, uid string) error {
+	if p.Held {
+		return api.Leave(ctx, c.cfg.Socket, p.Name, nil)
+	}
+	found, err := c.cfg.Places.Find(Want{UID: uid, Users: true})
+	if err == nil {
+		defer found.Netns.Close()
+	}
+	return api.Leave(ctx, c.cfg.Socket, p.Name, found.Netns)
 }
 
 // gone forgets a pod that is not in the API any more. The agent sees its end by

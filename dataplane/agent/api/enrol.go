@@ -54,7 +54,7 @@ type Request struct {
 	// Port is the hand-off port of a waypoint.
 	Port uint16 `json:"port,omitempty"`
 	// UID is the pod's in Kubernetes, Sandbox the container runtime's name for
-	// what the pod's network namespace belongs to. Both come from a CNI plugin.
+	// what the pod's network namespace belongs to, which a CNI plugin knows alone.
 	UID     string `json:"uid,omitempty"`
 	Sandbox string `json:"sandbox,omitempty"`
 	// Files names the descriptors, in their order.
@@ -124,6 +124,31 @@ func ServeWaypoint(ctx context.Context, socket, pod string, netns, cgroup *os.Fi
 		Files: []string{FileNetns, FileCgroup},
 	}
 	_, err := ask(ctx, socket, r, netns, cgroup)
+	return err
+}
+
+// Found is a pod that runs, as somebody who knows its UID has found it on the node.
+type Found struct {
+	// Pod is "namespace/name", UID Kubernetes' for it.
+	Pod, UID string
+	// Netns and Cgroup stay the caller's.
+	Netns, Cgroup *os.File
+	// Waypoint is the hand-off port of a waypoint's pod, 0 for one that is to be managed.
+	Waypoint uint16
+}
+
+// Take asks the agent at socket to manage a pod that was found, or to serve it as a
+// waypoint, and returns when the kernel has confirmed it. The agent refuses as long as
+// it has the UID with another network namespace and a process of the pod is in that.
+func Take(ctx context.Context, socket string, f Found) error {
+	r := Request{
+		Op: OpEnrol, Pod: f.Pod, UID: f.UID, Cgroup: f.Cgroup.Name(), Port: f.Waypoint,
+		Files: []string{FileNetns, FileCgroup},
+	}
+	if f.Waypoint != 0 {
+		r.Op = OpWaypoint
+	}
+	_, err := ask(ctx, socket, r, f.Netns, f.Cgroup)
 	return err
 }
 

@@ -123,10 +123,17 @@ type Conflict struct {
 type Pod struct {
 	// Name is "namespace/name".
 	Name string `json:"name"`
+	// UID is Kubernetes' for it, where its enroller knew it. Sandbox is the container
+	// runtime's name for its network namespace, of one that a CNI plugin brought before
+	// its first process ran.
+	UID     string `json:"uid,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
 	// Cgroup is its directory, as the enroller named it.
 	Cgroup string `json:"cgroup,omitempty"`
 	// Netns is the inode of its network namespace, as in "net:[4026532281]".
 	Netns uint64 `json:"netns,omitempty"`
+	// Held is set while the agent has that open, so that the number is no other's.
+	Held bool `json:"held,omitempty"`
 	// Waypoint is the hand-off port of a waypoint's pod, which is served and not
 	// managed; 0 for others.
 	Waypoint uint16 `json:"waypoint,omitempty"`
