@@ -29,7 +29,11 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	if !known {
 		return fmt.Errorf("namespace %s is not known yet", pod.Namespace)
 	}
-	verdict := c.decide(pod, labels)
+	verdict, err := c.sure(ctx, key, pod, c.decide(pod, labels))
+	if err != nil {
+		c.cfg.Log.Warn("a pod stays as it is until it is known whether it is to be managed", "pod", key, "err", err)
+		return err
+	}
 	switch {
 	case verdict.Managed:
 		err = c.enrol(ctx, key, pod)
@@ -183,76 +187,6 @@ func (c *Controller) ask(ctx context.Context, key, uid string, f Found, v api.Ve
 	}
 	defer cgroup.Close()
 	return api.Take(ctx, c.cfg.Socket, api.Found{Pod: key, UID: uid, Netns: f.Netns, Cgroup: cgroup, Waypoint: v.Waypoint})
-}
-
-// leave ends the management of a pod that is not to be managed any more. One that
-// never was costs nothing.
-func (c *Controller) leave(ctx context.Context, key string, pod *corev1.Pod, reason string) error {
-	c.mu.Lock()
-	_, had := c.known[key]
-	_, seen := c.told[key]
-	c.mu.Unlock()
-	marked := pod.Annotations[RedirectionAnnotation] != ""
-	if !seen && !marked && askedFor(pod) {
-		c.events.Eventf(pod, corev1.EventTypeWarning, "NotEnrolled", "label %s is without effect: %s", ModeLabel, reason)
-	}
-	// An earlier agent, or the plugin, may have enrolled it: asked once.
-	if had || marked || !seen {
-		if err := c.end(ctx, key, nodeUID(pod)); err != nil {
-			return err
-		}
-	}
-	if !marked {
-		return nil
-	}
-	if err := c.annotate(ctx, pod, ""); err != nil {
-		return err
-	}
-	c.events.Eventf(pod, corev1.EventTypeNormal, "Left", "connections of this pod are redirected no more: %s", reason)
-	return nil
-}
-
-// end asks the agent to end the management of a pod that it has.
-func (c *Controller) end(ctx context.Context, key, uid string) error {
-	p, err := c.listed(ctx, key)
-	if err != nil {
-		return err
-	}
-	if p != nil {
-		if err := c.takeOut(ctx, p, uid); err != nil {
-			return err
-		}
-	}
-	c.mu.Lock()
-	delete(c.known, key)
-	c.mu.Unlock()
-	return nil
-}
-
-// takeOut ends the management of a pod by its name, or, where the agent does not hold its
-// namespace, by that: it is looked for.
-func (c *Controller) takeOut(ctx context.Context, p *api.Pod, uid string) error {
-	if p.Held {
-		return api.Leave(ctx, c.cfg.Socket, p.Name, nil)
-	}
-	found, err := c.cfg.Places.Find(Want{UID: uid, Users: true})
-	if err == nil {
-		defer found.Netns.Close()
-	}
-	return api.Leave(ctx, c.cfg.Socket, p.Name, found.Netns)
-}
-
-// gone forgets a pod that is not in the API any more. The agent sees its end by
-// its cgroup, except where the pods have none of their own.
-func (c *Controller) gone(ctx context.Context, key string) error {
-	c.mu.Lock()
-	was, had := c.known[key]
-	delete(c.told, key)
-	c.mu.Unlock()
-	if !had {
-		return nil
-	}
-	return c.end(ctx, key, was.uid)
 }
 
 // annotate writes or removes the annotation, of the pod of this UID and no later
