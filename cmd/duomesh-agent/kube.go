@@ -47,7 +47,7 @@ func (k *kubeFlags) define(set *pflag.FlagSet, env func(string) string) {
 	k.namespace = env("POD_NAMESPACE")
 	set.BoolVar(&k.on, "kubernetes", false, "enrol the node's pods by their labels, as the API server names them")
 	set.StringVar(&k.config, "kubeconfig", "", "`FILE` of how to reach the API server; in a pod it is known")
-	set.StringVar(&k.daemonset, "daemonset", "", "`NAME` of the agent's own DaemonSet: when it is deleted the agent takes everything with it")
+	set.StringVar(&k.daemonset, "daemonset", "", "`NAME` of the agent's own DaemonSet: when it or its namespace is deleted the agent takes everything with it")
 	set.BoolVar(&k.mountBPF, "mount-bpffs", false, "mount a BPF file system at --bpffs where there is none")
 	set.BoolVar(&k.installCNI, "install-cni", false, "put the CNI plugin into the node's chain and keep it there")
 	set.BoolVar(&k.removeCNI, "uninstall-cni", false, "take the CNI plugin out of the node's chain, and stop")

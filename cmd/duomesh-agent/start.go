@@ -75,7 +75,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	if !kube.removed() {
 		return err
 	}
-	log.Info("the agent's DaemonSet was deleted: everything goes with it")
+	log.Info("the agent's DaemonSet or its namespace was deleted: everything goes with it")
 	err = errors.Join(err, kube.leave())
 	if f.bpffs != "" {
 		err = errors.Join(err, f.takeAway())

@@ -35,7 +35,8 @@ type Controller struct {
 	events     record.EventRecorder
 	sink       record.EventBroadcaster
 
-	had atomic.Bool // the DaemonSet has been seen
+	had    atomic.Bool // the DaemonSet has been seen
+	housed atomic.Bool // the agent's own namespace has been seen
 
 	mu    sync.Mutex
 	known map[string]enrolled // by namespace/name
@@ -113,7 +114,12 @@ func (c *Controller) handle() error {
 		return err
 	}
 	_, err = c.namespaces.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: c.enqueueNamespace,
+		AddFunc: func(o any) {
+			if ns, ok := o.(metav1.Object); ok && ns.GetName() == c.cfg.Namespace {
+				c.housed.Store(true)
+			}
+			c.enqueueNamespace(o)
+		},
 		UpdateFunc: func(old, o any) {
 			if mode(old) != mode(o) {
 				c.enqueueNamespace(o)
@@ -252,19 +258,29 @@ func (c *Controller) compare(ctx context.Context) {
 	}
 }
 
-// Removed reports whether the agent's own DaemonSet has been there and is gone, or
-// is going: the agent is being uninstalled, not replaced.
+// Removed reports whether the agent is being uninstalled, not replaced: its own DaemonSet,
+// or the namespace of that, has been there and is gone, or is going. Pods of a namespace
+// that is deleted end before their DaemonSet does.
 func (c *Controller) Removed() bool {
-	if c.daemonset == nil || !c.daemonset.HasSynced() {
+	if c.daemonset == nil {
 		return false
 	}
-	o, there, err := c.daemonset.GetStore().GetByKey(c.cfg.Namespace + "/" + c.cfg.DaemonSet)
+	return isGone(c.namespaces, c.cfg.Namespace, c.housed.Load()) ||
+		isGone(c.daemonset, c.cfg.Namespace+"/"+c.cfg.DaemonSet, c.had.Load())
+}
+
+// isGone reports whether an object that was there is gone, or is going.
+func isGone(i cache.SharedIndexInformer, key string, was bool) bool {
+	if !i.HasSynced() {
+		return false
+	}
+	o, there, err := i.GetStore().GetByKey(key)
 	if err != nil {
 		return false
 	}
 	if !there {
-		return c.had.Load()
+		return was
 	}
-	d, ok := o.(metav1.Object)
-	return ok && d.GetDeletionTimestamp() != nil
+	m, ok := o.(metav1.Object)
+	return ok && m.GetDeletionTimestamp() != nil
 }

@@ -214,7 +214,40 @@ func TestRemoved(t *testing.T) {
 	c := newCluster(t)
 	c.namespace("duomesh-system", "")
 	r := c.start(c.server.Config)
-	sets := c.server.Client.AppsV1().DaemonSets("duomesh-system")
+	c.eventually("all is known", r.daemonset.HasSynced)
+	if r.Removed() {
+		t.Error("removed, and was never there")
+	}
+	c.agentSet()
+	c.eventually("it is seen", r.had.Load)
+	if r.Removed() {
+		t.Error("removed, and is there")
+	}
+	must(t, c.server.Client.AppsV1().DaemonSets("duomesh-system").Delete(t.Context(), "duomesh-agent", metav1.DeleteOptions{}))
+	c.eventually("its end is seen", r.Removed)
+}
+
+// TestNamespaceGoes: since Kubernetes 1.33 the pods of a namespace that is deleted end first;
+// the agent's DaemonSet stands then, and nothing is said of its end.
+func TestNamespaceGoes(t *testing.T) {
+	c := newCluster(t)
+	c.namespace("duomesh-system", "")
+	r := c.start(c.server.Config)
+	c.agentSet()
+	c.eventually("both are seen", func() bool { return r.had.Load() && r.housed.Load() })
+	if r.Removed() {
+		t.Error("removed, and all is there")
+	}
+	must(t, c.server.Client.CoreV1().Namespaces().Delete(t.Context(), "duomesh-system", metav1.DeleteOptions{}))
+	c.eventually("the end of its namespace is seen", r.Removed)
+	if _, there, err := r.daemonset.GetStore().GetByKey("duomesh-system/duomesh-agent"); err != nil || !there {
+		t.Errorf("the DaemonSet is gone as well (%v): nothing was tried", err)
+	}
+}
+
+// agentSet makes the agent's own DaemonSet.
+func (c *cluster) agentSet() *appsv1.DaemonSet {
+	c.t.Helper()
 	app := map[string]string{"app": "duomesh-agent"}
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "duomesh-agent"}, Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: app},
@@ -222,18 +255,9 @@ func TestRemoved(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Labels: app}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Image: "a"}}},
 		},
 	}}
-	c.eventually("all is known", r.daemonset.HasSynced)
-	if r.Removed() {
-		t.Error("removed, and was never there")
-	}
-	_, err := sets.Create(t.Context(), set, metav1.CreateOptions{})
-	must(t, err)
-	c.eventually("it is seen", r.had.Load)
-	if r.Removed() {
-		t.Error("removed, and is there")
-	}
-	must(t, sets.Delete(t.Context(), "duomesh-agent", metav1.DeleteOptions{}))
-	c.eventually("its end is seen", r.Removed)
+	set, err := c.server.Client.AppsV1().DaemonSets("duomesh-system").Create(c.t.Context(), set, metav1.CreateOptions{})
+	must(c.t, err)
+	return set
 }
 
 func TestConfigIsChecked(t *testing.T) {
