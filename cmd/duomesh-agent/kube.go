@@ -95,6 +95,8 @@ func (k kubeFlags) clients() (kubernetes.Interface, metadata.Interface, error) {
 		return nil, nil, usagef("--kubernetes: %w", err)
 	}
 	c.UserAgent = "duomesh-agent"
+	// Pods of a node are annotated at once, when it is installed and when it goes.
+	c.QPS, c.Burst = 50, 100
 	client, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return nil, nil, fmt.Errorf("client of the API server: %w", err)
@@ -178,12 +180,24 @@ func (n node) run(ctx context.Context) {
 // removed reports whether the agent is being uninstalled.
 func (n node) removed() bool { return n.controller != nil && n.controller.Removed() }
 
-// leave takes the plugin out of the node.
-func (n node) leave() error {
-	if n.installer == nil {
-		return nil
+// unmarkTime bounds how long the agent that is uninstalled tells pods: its own has 30
+// seconds to end.
+const unmarkTime = 10 * time.Second
+
+// leave takes the plugin out of the node, without which no pod starts; then the
+// annotations off its pods, as long as the API server lets it.
+func (n node) leave(ctx context.Context) (err error) {
+	if n.installer != nil {
+		err = n.installer.Uninstall()
 	}
-	return n.installer.Uninstall()
+	if n.controller != nil {
+		ctx, cancel := context.WithTimeout(ctx, unmarkTime)
+		defer cancel()
+		if err := n.controller.Unmark(ctx); err != nil {
+			n.log.Warn("pods say yet that they are redirected", "err", err)
+		}
+	}
+	return err
 }
 
 // localityTime bounds how long the start waits for the API server to say where the

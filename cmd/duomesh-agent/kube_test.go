@@ -209,6 +209,9 @@ func TestKubernetesNode(t *testing.T) {
 	if got := n.chain(); got != chain {
 		t.Errorf("the chain is not as it was: %s", got)
 	}
+	if annotated() {
+		t.Error("the engine is gone, and the pod says that it is redirected")
+	}
 	if _, err := os.Stat(n.path("bin/duomesh-cni")); err == nil || dataplane.Pinned(n.bpffs) {
 		t.Error("plugin or pins are left")
 	}

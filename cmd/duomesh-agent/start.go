@@ -76,7 +76,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 		return err
 	}
 	log.Info("the agent's DaemonSet or its namespace was deleted: everything goes with it")
-	err = errors.Join(err, kube.leave())
+	err = errors.Join(err, kube.leave(context.WithoutCancel(ctx)))
 	if f.bpffs != "" {
 		err = errors.Join(err, f.takeAway())
 	}

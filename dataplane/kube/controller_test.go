@@ -2,7 +2,9 @@ package kube
 
 import (
 	"context"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,6 +155,43 @@ func TestAgentAnew(t *testing.T) {
 
 	must(t, api.Leave(t.Context(), c.socket, "shop/stays", nil))
 	c.eventually("it is enrolled again", func() bool { return c.has() == "shop/stays" })
+}
+
+// TestEngineAnew: the machine was started anew, the engine knows no pod. What pods say of an
+// engine before is taken back until it is so again.
+func TestEngineAnew(t *testing.T) {
+	c := newCluster(t)
+	c.namespace("shop", "Kmesh")
+	runs, starts := c.pod("shop", "runs", nil), c.pod("shop", "starts", nil)
+	c.live(runs)
+	p := c.live(starts)
+	r := c.start(c.server.Config)
+	c.eventually("both are enrolled", func() bool {
+		return c.annotation(runs) == RedirectionEnabled && c.annotation(starts) == RedirectionEnabled
+	})
+	r.stop()
+	must(t, os.Remove(c.socket+".json"))
+	p.end()
+	watched, err := c.server.Client.CoreV1().Pods("shop").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=runs"})
+	must(t, err)
+	defer watched.Stop()
+	c.start(c.server.Config)
+	c.eventually("one that is not enrolled does not say so", func() bool { return c.annotation(starts) == "" })
+	var said []string
+	for e := range watched.ResultChan() {
+		now := e.Object.(*corev1.Pod).Annotations[RedirectionAnnotation]
+		if len(said) == 0 || said[len(said)-1] != now {
+			said = append(said, now)
+		}
+		if len(said) > 1 && now == RedirectionEnabled {
+			break
+		}
+	}
+	if !slices.Contains(said, "") {
+		t.Errorf("one that runs said %q", said)
+	}
+	c.node.pod(string(starts.UID), newNetns(t))
+	c.eventually("it says so when it is", func() bool { return c.annotation(starts) == RedirectionEnabled })
 }
 
 func TestAdmission(t *testing.T) {

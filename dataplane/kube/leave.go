@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,4 +109,23 @@ func (c *Controller) gone(ctx context.Context, key string) error {
 		return nil
 	}
 	return c.end(ctx, key, was.uid)
+}
+
+// Unmark takes the annotation off the pods of the node: what redirects them goes with the
+// agent. Run must have returned.
+func (c *Controller) Unmark(ctx context.Context) error {
+	var errs []error
+	for _, o := range c.pods.GetStore().List() {
+		pod, ok := o.(*corev1.Pod)
+		if !ok || pod.Annotations[RedirectionAnnotation] == "" {
+			continue
+		}
+		if err := c.annotate(ctx, pod, ""); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("pods say yet that they are redirected: %w", errors.Join(errs...))
+		}
+	}
+	return errors.Join(errs...)
 }

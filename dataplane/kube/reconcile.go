@@ -38,7 +38,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case verdict.Managed:
 		err = c.enrol(ctx, key, pod)
 	case verdict.Waypoint != 0:
-		_, err = c.place(ctx, key, pod, verdict)
+		err = c.serve(ctx, key, pod, verdict)
 	default:
 		err = c.leave(ctx, key, pod, verdict.Reason)
 	}
@@ -90,8 +90,20 @@ var errNotYet = errors.New("the pod has not started yet")
 
 // enrol puts a pod under management unless it is, and writes that on it.
 func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) error {
-	runs, err := c.place(ctx, key, pod, api.Verdict{Managed: true})
-	if err != nil || !runs || pod.Annotations[RedirectionAnnotation] == RedirectionEnabled {
+	has, err := c.has(ctx, key, pod)
+	if err != nil {
+		return err
+	}
+	marked := pod.Annotations[RedirectionAnnotation] == RedirectionEnabled
+	if marked && !has.there {
+		// An engine before this one had it: what the pod says is not so until it is confirmed.
+		if err := c.annotate(ctx, pod, ""); err != nil {
+			return err
+		}
+		marked = false
+	}
+	runs, err := c.place(ctx, key, pod, has, api.Verdict{Managed: true})
+	if err != nil || !runs || marked {
 		return err
 	}
 	if err := c.annotate(ctx, pod, RedirectionEnabled); err != nil {
@@ -101,13 +113,18 @@ func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) err
 	return nil
 }
 
+// serve has a waypoint's pod served.
+func (c *Controller) serve(ctx context.Context, key string, pod *corev1.Pod, v api.Verdict) error {
+	has, err := c.has(ctx, key, pod)
+	if err == nil {
+		_, err = c.place(ctx, key, pod, has, v)
+	}
+	return err
+}
+
 // place finds a pod on the node and tells the agent of it, unless it has it: a pod
 // to be managed, or a waypoint. It reports whether the pod runs.
-func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v api.Verdict) (runs bool, _ error) {
-	has, err := c.has(ctx, key, pod)
-	if err != nil {
-		return false, err
-	}
+func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, has had, v api.Verdict) (runs bool, _ error) {
 	found, err := c.find(pod, has.inode)
 	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
 		switch {
@@ -134,29 +151,31 @@ func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, v a
 	return true, nil
 }
 
-// had is what the agent has of a pod already.
+// had is what the agent has of a pod already. The inode is 0 where it does not hold the
+// namespace: another may have that number by now.
 type had struct {
 	enrolled
-	// confirmed is set when this controller has seen to it.
-	confirmed bool
+	// there is set when it has anything, confirmed when this controller has seen to it.
+	there, confirmed bool
 }
 
-// has is what the agent has of a pod, by what is remembered here or by its own word. The
-// inode is 0 where it has nothing, or does not hold the namespace: another may have that
-// number by now.
+// has is what the agent has of a pod, by what is remembered here or by its own word.
 func (c *Controller) has(ctx context.Context, key string, pod *corev1.Pod) (had, error) {
 	uid := nodeUID(pod)
 	c.mu.Lock()
 	is, known := c.known[key]
 	c.mu.Unlock()
 	if known && is.uid == uid {
-		return had{is, true}, nil
+		return had{is, true, true}, nil
 	}
 	p, err := c.listed(ctx, key)
-	if err != nil || p == nil || p.UID != uid || !p.Held {
+	switch {
+	case err != nil || p == nil || p.UID != "" && p.UID != uid: // "": an agent of an earlier version found it
 		return had{}, err
+	case p.UID == "" || !p.Held:
+		return had{there: true}, nil
 	}
-	return had{enrolled: enrolled{uid, p.Netns}}, nil
+	return had{enrolled: enrolled{uid, p.Netns}, there: true}, nil
 }
 
 // listed is what the agent says of a pod; nil when it has none of the name.
