@@ -186,6 +186,16 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	reply, err = exchange(c.(*net.UnixConn), r, files)
+	if errors.Is(err, ErrAbsent) {
+		return reply, errors.Join(err, ctx.Err())
+	}
+	return reply, err
+}
+
+// exchange sends a request on a connection and reads the answer. An agent that ends closes
+// it at any moment, also before it is asked; one that refuses who asks does so with words.
+func exchange(c *net.UnixConn, r Request, files []*os.File) (reply Reply, err error) {
 	line, err := json.Marshal(r)
 	if err != nil {
 		return reply, err
@@ -194,11 +204,12 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
-	if _, _, err := c.(*net.UnixConn).WriteMsgUnix(append(line, '\n'), unix.UnixRights(fds...), nil); err != nil {
-		return reply, err
+	_, _, asked := c.WriteMsgUnix(append(line, '\n'), unix.UnixRights(fds...), nil)
+	if asked != nil && !closed(asked) {
+		return reply, asked
 	}
 	if err := json.NewDecoder(c).Decode(&reply); err != nil {
-		return reply, fmt.Errorf("%w: read the answer: %w", ErrAbsent, errors.Join(err, ctx.Err()))
+		return reply, fmt.Errorf("%w: read the answer: %w", ErrAbsent, errors.Join(asked, err))
 	}
 	if reply.Version != Version {
 		return reply, fmt.Errorf("the answer has version %d, this program knows %d", reply.Version, Version)
@@ -210,6 +221,11 @@ func ask(ctx context.Context, socket string, r Request, files ...*os.File) (repl
 		return reply, errors.New(reply.Error)
 	}
 	return reply, nil
+}
+
+// closed reports whether an error says that a connection is none any more.
+func closed(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed)
 }
 
 // ReadRequest reads a request and its descriptors, which are the caller's.
@@ -226,6 +242,7 @@ func ReadRequest(c *net.UnixConn) (_ Request, _ Files, err error) {
 	for !bytes.HasSuffix(line, []byte("\n")) {
 		data, rights := make([]byte, MaxRequest), make([]byte, unix.CmsgSpace(4*maxFiles))
 		n, oobn, flags, _, err := c.ReadMsgUnix(data, rights)
+		n, oobn = max(n, 0), max(oobn, 0) // -1 with some errors
 		files, ferr := received(rights[:oobn])
 		got = append(got, files...)
 		line = append(line, data[:n]...)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,6 +44,63 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// pair is a connection to an agent, and the agent's end of it.
+func pair(t *testing.T) (asker, agent *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "end")
+		c, err := net.FileConn(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		ends[i] = c.(*net.UnixConn)
+	}
+	return ends[0], ends[1]
+}
+
+// TestAgentThatEnds: it has closed the connection before it was asked. That it is absent is
+// what the plugin goes by.
+func TestAgentThatEnds(t *testing.T) {
+	asker, agent := pair(t)
+	if err := agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exchange(asker, Request{Op: OpList}, nil); !errors.Is(err, ErrAbsent) || !errors.Is(err, unix.EPIPE) {
+		t.Errorf("nobody reads: %v", err)
+	}
+	// What it has said before it closed is an answer.
+	asker, agent = pair(t)
+	if _, err := agent.Write([]byte(`{"version":1,"error":"user 7 may not enrol"}` + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exchange(asker, Request{Op: OpList}, nil); errors.Is(err, ErrAbsent) || err == nil || err.Error() != "user 7 may not enrol" {
+		t.Errorf("it has refused: %v", err)
+	}
+}
+
+// TestAskerThatGoes: a connection that is reset is an error of that one, whatever was said.
+func TestAskerThatGoes(t *testing.T) {
+	asker, agent := pair(t)
+	if _, err := agent.Write([]byte("unread")); err != nil {
+		t.Fatal(err)
+	}
+	if err := asker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ReadRequest(agent); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("a connection that is reset: %v", err)
+	}
 }
 
 func TestReadRequest(t *testing.T) {
