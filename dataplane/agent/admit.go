@@ -32,7 +32,7 @@ func (a *Agent) awaitState(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", errNoState, a.state.sourceProblem())
+			return api.NotYet(fmt.Errorf("%w: %s", errNoState, a.state.sourceProblem()))
 		}
 	}
 	return nil

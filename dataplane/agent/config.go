@@ -53,7 +53,8 @@ type Config struct {
 // concurrently.
 type Admission interface {
 	// Admit says whether a pod, "namespace/name", is to be managed. It fails when
-	// it cannot know: the pod does not start then.
+	// it cannot know: the pod does not start then. api.ErrNotYet is in the chain when it
+	// may know later.
 	Admit(ctx context.Context, pod, uid string) (api.Verdict, error)
 	// Cgroup returns the directory of the pod of a UID, an error that is
 	// fs.ErrNotExist when there is none, or none yet.

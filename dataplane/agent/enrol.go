@@ -65,7 +65,7 @@ func (a *Agent) answerEnrol(ctx context.Context, c *net.UnixConn) {
 	reply := api.Reply{Version: api.Version}
 	if err := a.handle(ctx, c, &reply); err != nil {
 		a.cfg.Log.Warn("an enrolment request was refused", "err", err)
-		reply.Error, reply.NotYet = err.Error(), errors.Is(err, errNoState)
+		reply.Error, reply.NotYet = err.Error(), errors.Is(err, api.ErrNotYet)
 	}
 	// Fails only when the asker has gone; what was done holds.
 	_ = json.NewEncoder(c).Encode(reply)

@@ -16,10 +16,11 @@ import (
 
 // Admit says whether a pod that is about to start is to be managed. The labels of
 // its namespace are asked for, so that one that was set before the pod was made
-// counts; when the API server does not answer, what was last heard of them does.
+// counts; when the API server does not answer, what was last heard of them does. A pod of
+// which nothing was heard then has to wait: api.ErrNotYet is in the chain.
 func (c *Controller) Admit(ctx context.Context, name, uid string) (api.Verdict, error) {
 	if !c.await(ctx) {
-		return api.Verdict{}, fmt.Errorf("the API server has not yet named the node's pods: %w", context.Cause(ctx))
+		return api.Verdict{}, api.NotYet(fmt.Errorf("the API server has not yet named the node's pods: %w", context.Cause(ctx)))
 	}
 	pod, err := c.pod(ctx, name, uid)
 	if err != nil {
@@ -30,8 +31,12 @@ func (c *Controller) Admit(ctx context.Context, name, uid string) (api.Verdict, 
 		return c.decide(pod, ns.GetLabels()), nil
 	}
 	labels, known := c.namespaceLabels(pod.Namespace)
-	if !known || apierrors.IsNotFound(err) {
-		return api.Verdict{}, fmt.Errorf("labels of namespace %s: %w", pod.Namespace, err)
+	failed := fmt.Errorf("labels of namespace %s: %w", pod.Namespace, err)
+	switch {
+	case apierrors.IsNotFound(err):
+		return api.Verdict{}, failed
+	case !known:
+		return api.Verdict{}, api.NotYet(failed)
 	}
 	c.cfg.Log.Warn("labels of a namespace are those that were last heard of", "namespace", pod.Namespace, "err", err)
 	return c.decide(pod, labels), nil
@@ -58,7 +63,7 @@ func (c *Controller) pod(ctx context.Context, name, uid string) (*corev1.Pod, er
 	case apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("the API server knows no pod %s", name)
 	case err != nil:
-		return nil, fmt.Errorf("ask for pod %s: %w", name, err)
+		return nil, api.NotYet(fmt.Errorf("ask for pod %s: %w", name, err))
 	case !is(pod):
 		return nil, fmt.Errorf("pod %s has UID %s by now, not %s", name, nodeUID(pod), uid)
 	case pod.Spec.NodeName != c.cfg.Node:

@@ -2,15 +2,20 @@ package kube
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 )
@@ -243,8 +248,45 @@ func TestAdmission(t *testing.T) {
 	cancel()
 	unsynced, err := New(r.cfg)
 	must(t, err)
-	if _, err := unsynced.Admit(early, "shop/web-0", ""); err == nil || !strings.Contains(err.Error(), "has not yet named") {
+	if _, err := unsynced.Admit(early, "shop/web-0", ""); !errors.Is(err, api.ErrNotYet) || !strings.Contains(err.Error(), "has not yet named") {
 		t.Errorf("before the first list: %v", err)
+	}
+	if _, err := r.Admit(ctx, "shop/nobody", "u"); errors.Is(err, api.ErrNotYet) {
+		t.Errorf("a pod that there is not is to be asked for again: %v", err)
+	}
+}
+
+// TestAdmissionWithoutAnAPIServer: a pod that nobody has heard of is not refused but has to
+// wait, which is what the plugin's policy is about.
+func TestAdmissionWithoutAnAPIServer(t *testing.T) {
+	c := newCluster(t)
+	c.namespace("shop", "Kmesh")
+	var cut atomic.Bool
+	config := rest.CopyConfig(c.server.Config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return transport(func(q *http.Request) (*http.Response, error) {
+			if cut.Load() && strings.Contains(q.URL.Path, "/shop") {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return next.RoundTrip(q)
+		})
+	})
+	r := c.start(config)
+	known := c.pod("shop", "known", nil)
+	c.eventually("synced", func() bool {
+		_, there, err := r.pods.GetStore().GetByKey("shop/known")
+		return r.Synced() && err == nil && there
+	})
+	cut.Store(true)
+	sandbox := api.Sandbox{Pod: "shop/unheard", UID: uidA, ID: "s1", Netns: newNetns(t)}
+	if _, err := api.Admit(t.Context(), c.socket, sandbox); !errors.Is(err, api.ErrNotYet) {
+		t.Errorf("a pod that was not heard of: %v", err)
+	}
+	sandbox.Pod, sandbox.UID = "shop/known", string(known.UID)
+	v, err := api.Admit(t.Context(), c.socket, sandbox)
+	must(t, err)
+	if !v.Managed {
+		t.Errorf("by what was last heard: %+v", v)
 	}
 }
 

@@ -81,6 +81,18 @@ var ErrAbsent = errors.New("no agent answers")
 // ErrNotYet is in the chain of an error when the agent that answered cannot do it yet.
 var ErrNotYet = errors.New("the agent is not ready yet")
 
+// NotYet marks an error that asking later may mend: ErrNotYet is in its chain, and its words
+// stay what they are.
+func NotYet(err error) error { return notYet{err} }
+
+type notYet struct{ error }
+
+// Is implements errors.Is.
+func (notYet) Is(target error) bool { return target == ErrNotYet }
+
+// Unwrap returns the cause.
+func (n notYet) Unwrap() error { return n.error }
+
 // MaxRequest is the size of the largest request in bytes.
 const MaxRequest = 16 << 10
 
