@@ -7,12 +7,11 @@ import (
 	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/duomesh/duomesh/dataplane/cni"
 )
 
 func main() {
 	about := cni.Type + ": a chained CNI plugin; duomesh-agent --install-cni puts it into the node's chain"
-	skel.PluginMainFuncs(cni.Funcs(os.Stderr), version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), about)
+	skel.PluginMainFuncs(cni.Funcs(os.Stderr), cni.Versions(), about)
 }

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -50,6 +51,7 @@ func parse(stdin []byte) (*Conf, error) {
 	if err := json.Unmarshal(stdin, &c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "read the configuration of "+Type, err.Error())
 	}
+	c.CNIVersion = cmp.Or(c.CNIVersion, "0.1.0") // what none stands for
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "read the result of the plugin before "+Type, err.Error())
 	}

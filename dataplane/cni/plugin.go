@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -23,6 +24,13 @@ const CodeRefused = 100
 
 // answerTime bounds one question to an agent that has taken the call.
 const answerTime = 15 * time.Second
+
+// Versions are those of the specification that the plugin speaks: all. A list without one,
+// which stands for 0.1.0, or of 0.2.0 is chained as any other by the runtimes that know
+// lists at all; the result of the plugin before is passed on in its form.
+func Versions() version.PluginInfo {
+	return version.PluginSupports("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+}
 
 // Funcs are the plugin's commands. A warning goes to log, which the runtime
 // keeps: standard output is the result's.

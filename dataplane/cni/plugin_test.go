@@ -1,12 +1,14 @@
 package cni_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,12 +31,11 @@ import (
 
 // TestMain is three programs: the tests, and by its name each plugin of the chain.
 func TestMain(m *testing.M) {
-	versions := version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 	switch filepath.Base(os.Args[0]) {
 	case cni.Type:
-		skel.PluginMainFuncs(cni.Funcs(os.Stderr), versions, "")
+		skel.PluginMainFuncs(cni.Funcs(os.Stderr), cni.Versions(), "")
 	case "first":
-		skel.PluginMainFuncs(skel.CNIFuncs{Add: firstAdd, Check: nothing, Del: nothing}, versions, "")
+		skel.PluginMainFuncs(skel.CNIFuncs{Add: firstAdd, Check: nothing, Del: nothing}, version.All, "")
 	default:
 		os.Exit(m.Run())
 	}
@@ -42,15 +43,22 @@ func TestMain(m *testing.M) {
 
 func nothing(*skel.CmdArgs) error { return nil }
 
+const firstAddress = "10.1.7.0/24"
+
 // firstAdd is a plugin whose network is a name.
 func firstAdd(args *skel.CmdArgs) error {
 	var conf types.NetConf
 	if err := json.Unmarshal(args.StdinData, &conf); err != nil {
 		return err
 	}
+	_, address, err := net.ParseCIDR(firstAddress)
+	if err != nil {
+		return err
+	}
 	return types.PrintResult(&current.Result{
 		CNIVersion: current.ImplementedSpecVersion, Interfaces: []*current.Interface{{Name: "first0", Sandbox: args.Netns}},
-	}, conf.CNIVersion)
+		IPs: []*current.IPConfig{{Address: *address}},
+	}, cmp.Or(conf.CNIVersion, "0.1.0"))
 }
 
 // world is a node's runtime: a chain made by package install, and where an agent
@@ -110,8 +118,13 @@ func (w *world) sandbox(namespace, name, uid string) sandbox {
 }
 
 func (w *world) add(s sandbox) error {
-	result, err := w.cni.AddNetworkList(w.t.Context(), w.list(), s.rt)
-	if err == nil && !strings.Contains(fmt.Sprint(result), "first0") {
+	return w.addTo(w.list(), s)
+}
+
+func (w *world) addTo(list *libcni.NetworkConfigList, s sandbox) error {
+	w.t.Helper()
+	result, err := w.cni.AddNetworkList(w.t.Context(), list, s.rt)
+	if said, merr := json.Marshal(result); err == nil && (merr != nil || !strings.Contains(string(said), firstAddress)) {
 		w.t.Errorf("the result of the plugin before is lost: %v", result)
 	}
 	return err
@@ -121,7 +134,10 @@ func (w *world) add(s sandbox) error {
 type labels struct{}
 
 func (labels) Admit(_ context.Context, pod, _ string) (api.Verdict, error) {
-	if strings.Contains(pod, "unheard") {
+	switch {
+	case strings.Contains(pod, "unsure"):
+		return api.Verdict{}, api.NotYet(errors.New("nobody says what it is"))
+	case strings.Contains(pod, "unheard"):
 		return api.Verdict{}, errors.New("it is not on this node")
 	}
 	return api.Verdict{Managed: !strings.Contains(pod, "plain"), Reason: "by its name"}, nil
@@ -232,6 +248,41 @@ func TestWithoutAnAgent(t *testing.T) {
 
 	open := newWorld(t, cni.Conf{WaitSeconds: 1, AgentAbsent: cni.AbsentPass})
 	must(t, open.add(open.sandbox("shop", "web-0", "u1")))
+}
+
+// TestAgentThatCannotTell: it answers, and cannot say now what the pod is. The policy holds as
+// for one that does not answer.
+func TestAgentThatCannotTell(t *testing.T) {
+	cgroup := newCgroup(t)
+	w := newWorld(t, cni.Conf{WaitSeconds: 1, PassNamespaces: []string{"kube-system"}})
+	defer w.agent(cgroup)()
+	wantCode(t, w.add(w.sandbox("shop", "unsure", "u1")), types.ErrTryAgainLater, "nobody says what it is")
+	must(t, w.add(w.sandbox("kube-system", "unsure", "u2")))
+}
+
+// TestOldLists: people write lists without a version, which stands for 0.1.0, or of one from
+// before there were lists.
+func TestOldLists(t *testing.T) {
+	cgroup := newCgroup(t)
+	w := newWorld(t, cni.Conf{})
+	defer w.agent(cgroup)()
+	for i, version := range []string{"", `"cniVersion":"0.1.0",`, `"cniVersion":"0.2.0",`, `"cniVersion":"0.3.0",`} {
+		list, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{%s"name":"old","plugins":[{"type":"first"},{"type":%q,"socket":%q}]}`,
+			version, cni.Type, w.socket))
+		must(t, err)
+		s := w.sandbox("shop", fmt.Sprintf("web-%d", i), fmt.Sprintf("u%d", i))
+		if err := w.addTo(list, s); err != nil {
+			t.Errorf("ADD by a list with %q: %v", version, err)
+			continue
+		}
+		if got := w.pods(); got != fmt.Sprintf("shop/web-%d", i) {
+			t.Errorf("managed are %q", got)
+		}
+		must(t, w.cni.DelNetworkList(t.Context(), list, s.rt))
+		if got := w.pods(); got != "" {
+			t.Errorf("managed are %q after DEL", got)
+		}
+	}
 }
 
 func TestBadConfiguration(t *testing.T) {
