@@ -84,6 +84,15 @@ func (n *Node) Enrol(p Pod) error { return n.engine.Enrol(p) }
 // Confirm asks the kernel whether a pod is managed, and changes nothing.
 func (n *Node) Confirm(p Pod) error { return n.engine.Confirm(p) }
 
+// ConfirmWaypoint asks the kernel whether a waypoint's pod is served, and changes nothing.
+func (n *Node) ConfirmWaypoint(cgroup, netns *os.File, port uint16) error {
+	return n.engine.ConfirmWaypoint(cgroup, netns, port)
+}
+
+// ConfirmAbsent asks the kernel whether a network namespace is neither a managed pod's nor
+// a served waypoint's.
+func (n *Node) ConfirmAbsent(netns *os.File) error { return n.engine.ConfirmAbsent(netns) }
+
 // Older returns how many connections a pod has made that stand; before Enrol, how many
 // will not be redirected. Only p.Netns is needed.
 func (n *Node) Older(p Pod) (int, error) { return l4.Older(p) }

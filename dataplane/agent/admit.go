@@ -70,10 +70,10 @@ func (a *Agent) admit(ctx context.Context, r api.Request, files api.Files) (*api
 // confirm holds the kernel against the verdict.
 func (a *Agent) confirm(ctx context.Context, r api.Request, files api.Files) (*api.Verdict, error) {
 	verdict, err := a.verdict(ctx, r, files)
-	if err != nil || !verdict.Managed {
-		return verdict, err
+	if err != nil {
+		return nil, err
 	}
-	return verdict, a.pods.check(r.Pod, files[api.FileNetns])
+	return verdict, a.pods.check(r.Pod, *verdict, files[api.FileNetns])
 }
 
 func (a *Agent) verdict(ctx context.Context, r api.Request, files api.Files) (*api.Verdict, error) {
@@ -129,10 +129,17 @@ func (p *pods) settle(k *kept) bool {
 	return true
 }
 
-// check asks the kernel about a pod.
-func (p *pods) check(name string, ns *os.File) error {
+// check asks the kernel whether a pod is as its verdict says: managed, served as a
+// waypoint, or neither.
+func (p *pods) check(name string, v api.Verdict, ns *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !v.Managed && v.Waypoint == 0 {
+		if err := p.node.ConfirmAbsent(ns); err != nil {
+			return fmt.Errorf("confirm pod %s: %w", name, err)
+		}
+		return nil
+	}
 	dir := p.root
 	if e := p.known[name]; e != nil && e.Cgroup != "" {
 		cgroup, err := os.Open(e.Cgroup)
@@ -141,6 +148,12 @@ func (p *pods) check(name string, ns *os.File) error {
 		}
 		defer cgroup.Close()
 		dir = cgroup
+	}
+	if v.Waypoint != 0 {
+		if err := p.node.ConfirmWaypoint(dir, ns, v.Waypoint); err != nil {
+			return fmt.Errorf("confirm pod %s: %w", name, err)
+		}
+		return nil
 	}
 	return p.node.Confirm(dataplane.Pod{Name: name, Netns: ns, Cgroup: dir})
 }

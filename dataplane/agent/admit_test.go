@@ -159,6 +159,20 @@ func TestAdmitWaypoint(t *testing.T) {
 	if len(pods) != 1 || pods[0].Waypoint != 15029 || !pods[0].Watched {
 		t.Fatalf("pods are %+v", pods)
 	}
+	confirm := func(uid string) error {
+		_, err := api.Confirm(deadline(t), r.cfg.EnrolSocket, w.sandbox(uid, "s1"))
+		return err
+	}
+	must(t, confirm("way"))
+	wantError(t, confirm("in"), "the kernel has no entry for its network namespace")
+	wantError(t, confirm("out"), "the kernel serves a hand-off at port 15029 in its network namespace, which is not to be")
+	must(t, r.node.StopWaypoint(w.netns)) // behind the agent's back
+	wantError(t, confirm("way"), "the kernel serves no hand-off in its network namespace")
+	must(t, confirm("out"))
+	_, err = api.Admit(deadline(t), r.cfg.EnrolSocket, w.sandbox("way", "s1"))
+	must(t, err)
+	must(t, r.node.ServeWaypoint(w.cgroup, w.netns, 15019))
+	wantError(t, confirm("way"), "serves the hand-off at port 15019, not at 15029")
 	must(t, api.Release(deadline(t), r.cfg.EnrolSocket, w.sandbox("way", "s1")))
 	if r.entries() != 0 {
 		t.Error("a waypoint that was released has an entry yet")
@@ -188,6 +202,9 @@ func TestConfirmAndRelease(t *testing.T) {
 	if v.Managed {
 		t.Errorf("the verdict is %+v", v)
 	}
+
+	_, err = api.Confirm(deadline(t), socket, p.sandbox("out", "s1"))
+	wantError(t, err, "the kernel manages its network namespace, which is not to be")
 
 	bare := sandbox
 	bare.Netns = nil

@@ -19,6 +19,8 @@ import (
 type enroller interface {
 	Enrol(dataplane.Pod) error
 	Confirm(dataplane.Pod) error
+	ConfirmWaypoint(cgroup, netns *os.File, port uint16) error
+	ConfirmAbsent(netns *os.File) error
 	Leave(dataplane.Pod) error
 	Forget(cookie uint64) error
 	ServeWaypoint(cgroup, netns *os.File, port uint16) error
