@@ -159,21 +159,22 @@ func (p *pods) check(name string, v api.Verdict, ns *os.File) error {
 }
 
 // release ends the management of a sandbox, by its namespace where that is still
-// there. A pod that is not managed, or has another sandbox by now, is as asked.
-func (p *pods) release(name, sandbox string, ns *os.File) error {
+// there. A pod that is not managed, has another sandbox by now, or is another one of the
+// same name, is as asked.
+func (p *pods) release(k kept, ns *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.known[name]
+	e := p.known[k.Name]
 	if ns != nil {
 		cookie, err := kernel.NetnsCookie(ns)
 		if err != nil {
 			return err
 		}
 		if e == nil || e.Cookie != cookie {
-			return p.node.Leave(dataplane.Pod{Name: name, Netns: ns})
+			return p.node.Leave(dataplane.Pod{Name: k.Name, Netns: ns})
 		}
 	}
-	if e == nil || ns == nil && e.Sandbox != sandbox {
+	if e == nil || ns == nil && (e.Sandbox != k.Sandbox || k.UID != "" && e.UID != "" && e.UID != k.UID) {
 		return nil
 	}
 	p.forget(e, true)

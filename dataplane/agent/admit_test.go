@@ -272,6 +272,38 @@ func TestNextAgentAfterAdmit(t *testing.T) {
 	}
 }
 
+// TestNextAgentOfAPodThatIsNowhere: it was admitted, has no cgroup, and its runtime deletes
+// it, or the API says that it is gone, when another agent runs. Nothing of it stays.
+func TestNextAgentOfAPodThatIsNowhere(t *testing.T) {
+	g := newGround(t)
+	g.admission = newLabels()
+	r := g.start(t)
+	r.apply(web("one", "10.1.0.1"))
+	p := g.pod(t, "p")
+	sandbox := p.sandbox("in", "s1")
+	_, err := api.Admit(deadline(t), r.cfg.EnrolSocket, sandbox)
+	must(t, err)
+	must(t, r.stop())
+	r = g.start(t)
+	if s := r.status(); names(s.Pods) != "default/p?" || s.Unknown != 0 {
+		t.Errorf("pods are %q, %d unknown", names(s.Pods), s.Unknown)
+	}
+	if got := p.exit(t, r); got != intent.Redirect {
+		t.Errorf("it may be starting: %s", got)
+	}
+	sandbox.Netns = nil
+	other := sandbox
+	other.UID = "another pod of the name"
+	must(t, api.Release(deadline(t), r.cfg.EnrolSocket, other))
+	if r.entries() != 1 {
+		t.Error("the release of another pod has taken it away")
+	}
+	must(t, api.Release(deadline(t), r.cfg.EnrolSocket, sandbox))
+	if s := r.status(); names(s.Pods) != "" || r.entries() != 0 {
+		t.Errorf("pods are %q, %d entries", names(s.Pods), r.entries())
+	}
+}
+
 func TestAdmitWithoutKubernetes(t *testing.T) {
 	g := newGround(t)
 	r := g.start(t)

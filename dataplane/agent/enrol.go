@@ -117,7 +117,7 @@ func (a *Agent) do(ctx context.Context, r api.Request, files api.Files, reply *a
 		reply.Verdict, err = a.confirm(ctx, r, files)
 		return err
 	case api.OpRelease:
-		return a.pods.release(r.Pod, r.Sandbox, files[api.FileNetns])
+		return a.pods.release(kept{Name: r.Pod, UID: r.UID, Sandbox: r.Sandbox}, files[api.FileNetns])
 	}
 	return fmt.Errorf("operation %q is unknown: want %s, %s, %s, %s, %s, %s or %s", r.Op,
 		api.OpEnrol, api.OpWaypoint, api.OpLeave, api.OpList, api.OpAdmit, api.OpConfirm, api.OpRelease)

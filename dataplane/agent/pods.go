@@ -89,11 +89,15 @@ func (p *pods) recover(k kept, entries bool) {
 	if k.Cgroup == "" {
 		p.settle(&k)
 	}
+	if k.Cgroup == "" {
+		// Nobody knows where it is: it may be starting, or have ended, as the API will say.
+		if entries {
+			p.known[k.Name] = &pod{kept: k}
+		}
+		return
+	}
 	if !k.CgroupID.at(k.Cgroup) {
 		p.log.Info("a pod ended while no agent ran", "pod", k.Name)
-		if k.Cgroup == "" { // nobody knows where it is: it may be starting
-			return
-		}
 		if err := p.node.Forget(k.Cookie); err != nil {
 			p.log.Error("the entry of a pod stays", "pod", k.Name, "err", err)
 		}
@@ -255,6 +259,9 @@ func (p *pods) forget(e *pod, tell bool) {
 		delete(p.known, e.Name)
 	}
 	if e.netns == nil {
+		if err := p.forgetCookie(e, tell); err != nil {
+			p.log.Error("the entry of a pod stays", "pod", e.Name, "err", err)
+		}
 		return
 	}
 	if tell {
@@ -265,6 +272,15 @@ func (p *pods) forget(e *pod, tell bool) {
 	if err := e.netns.Close(); err != nil {
 		p.log.Error("close a network namespace", "pod", e.Name, "err", err)
 	}
+}
+
+// forgetCookie takes the entry of a pod away that no descriptor leads to: no other namespace
+// ever has its cookie.
+func (p *pods) forgetCookie(e *pod, tell bool) error {
+	if !tell {
+		return nil
+	}
+	return p.node.Forget(e.Cookie)
 }
 
 // tidy takes out the pods that have ended, and looks again for those that are

@@ -253,6 +253,21 @@ func TestNextAgentKnowsThePods(t *testing.T) {
 	}
 }
 
+// TestUnwatchedPodEnds: it had no process, so that the agent holds nothing of it.
+func TestUnwatchedPodEnds(t *testing.T) {
+	g := newGround(t)
+	r := g.start(t)
+	bare := g.pod(t, "bare")
+	must(t, bare.enrol(t, r))
+	must(t, r.stop())
+	r = g.start(t)
+	if got := names(r.status().Pods); got != "default/bare?" {
+		t.Fatalf("pods are %q", got)
+	}
+	bare.end(t)
+	eventually(t, "its entry goes with it", func() bool { return r.entries() == 0 && len(r.status().Pods) == 0 })
+}
+
 // TestKeptWithoutPins: the machine was started anew, the file is still there.
 func TestKeptWithoutPins(t *testing.T) {
 	g := newGround(t)

@@ -21,8 +21,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
-
-	"github.com/duomesh/duomesh/dataplane/agent/api"
 )
 
 // Controller enrols the pods of one node.
@@ -224,37 +222,6 @@ func (c *Controller) work(ctx context.Context) {
 			c.queue.Forget(key)
 		}
 		c.queue.Done(key)
-	}
-}
-
-// compare asks the agent now and then whether it has what it was given: somebody
-// may have come through the same door.
-func (c *Controller) compare(ctx context.Context) {
-	tick := time.NewTicker(c.cfg.Compare)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		pods, err := api.List(ctx, c.cfg.Socket)
-		if err != nil {
-			c.cfg.Log.Error("the agent does not say which pods it has", "err", err)
-			continue
-		}
-		has := map[string]bool{}
-		for _, p := range pods {
-			has[p.Name] = true
-		}
-		c.mu.Lock()
-		for key := range c.known {
-			if !has[key] {
-				delete(c.known, key)
-				c.queue.Add(key)
-			}
-		}
-		c.mu.Unlock()
 	}
 }
 

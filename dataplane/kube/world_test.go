@@ -35,6 +35,7 @@ type cluster struct {
 	server *kubetest.Server
 	node   *scratch
 	socket string
+	bpffs  string // "": the engine ends with the agent
 }
 
 const nodeName = "node-a"
@@ -101,7 +102,7 @@ func (c *cluster) start(config *rest.Config) *running {
 	dir, err := os.Open(c.node.root)
 	must(c.t, err)
 	a, err := agent.Open(agent.Config{
-		Host:   dataplane.Host{Cgroup: dir, Place: intent.Place{Node: nodeName}},
+		Host:   dataplane.Host{Cgroup: dir, BPFFS: c.bpffs, Place: intent.Place{Node: nodeName}},
 		Source: "test", EnrolSocket: c.socket, State: c.socket + ".json", Admission: r, Watch: 20 * time.Millisecond, Log: log,
 	})
 	must(c.t, err)
