@@ -62,6 +62,7 @@ func (k *kubeFlags) define(set *pflag.FlagSet, env func(string) string) {
 type node struct {
 	controller *kube.Controller
 	installer  *install.Installer
+	chain      *chain // nil without an installer
 	log        *slog.Logger
 }
 
@@ -132,6 +133,7 @@ func (k kubeFlags) open(f flags, place intent.Place, cgroup string, log *slog.Lo
 		if n.installer, err = k.installer(f.enrol, log); err != nil {
 			return n, err
 		}
+		n.chain = newChain(k.netDir)
 	}
 	if !k.on {
 		return n, nil
@@ -142,7 +144,7 @@ func (k kubeFlags) open(f flags, place intent.Place, cgroup string, log *slog.Lo
 		return n, err
 	}
 	n.controller, err = kube.New(kube.Config{
-		Client: client, Metadata: meta, Node: place.Node, Namespace: k.namespace, DaemonSet: k.daemonset,
+		Client: client, Metadata: meta, Node: place.Node, Namespace: k.namespace, DaemonSet: k.daemonset, Chained: k.installCNI,
 		Places: kube.Places{Cgroup: cgroup, Proc: "/proc"}, HandOff: handoff.PortOriginalDst, Socket: f.enrol, Log: log,
 	})
 	if err != nil {
@@ -151,8 +153,12 @@ func (k kubeFlags) open(f flags, place intent.Place, cgroup string, log *slog.Lo
 	return n, nil
 }
 
-// admit lets the agent ask.
+// admit lets the agent ask, and show what is known here.
 func (n node) admit(c *agent.Config) {
+	c.Collectors = append(c.Collectors, n.metrics()...)
+	if n.chain != nil {
+		c.Chain = n.chain.Problem
+	}
 	if n.controller != nil {
 		c.Admission = n.controller
 	}
@@ -173,7 +179,7 @@ func (n node) run(ctx context.Context) {
 		part("enrolment by labels has ended", func() error { return n.controller.Run(ctx) })
 	}
 	if n.installer != nil {
-		part("the CNI plugin is not looked after", func() error { return n.installer.Run(ctx, nil) })
+		part("the CNI plugin is not looked after", func() error { return n.installer.Run(ctx, n.chain.looked) })
 	}
 }
 

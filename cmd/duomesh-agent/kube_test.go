@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,11 +22,12 @@ import (
 	clientapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/duomesh/duomesh/dataplane"
+	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/kubetest"
 )
 
-const chain = `{"cniVersion": "1.0.0", "name": "net", "plugins": [ {"type": "bridge"} ]}`
+const someChain = `{"cniVersion": "1.0.0", "name": "net", "plugins": [ {"type": "bridge"} ]}`
 
 // kubeNode is a Kubernetes node for the command: a cgroup with a pod's process, a
 // BPF file system, a CNI chain, and a real API server.
@@ -47,7 +51,7 @@ func newKubeNode(t *testing.T) *kubeNode {
 	t.Cleanup(func() { must(t, os.Remove(n.cgroup)) })
 	t.Cleanup(func() { must(t, unix.Unmount(n.bpffs, 0)) }) // --mount-bpffs mounts it
 	for file, content := range map[string]string{
-		"intent.yaml": "version: 1\n", "plugin": "the plugin", "net/10-net.conflist": chain, "bin/.keep": "",
+		"intent.yaml": "version: 1\n", "plugin": "the plugin", "net/10-net.conflist": someChain, "bin/.keep": "",
 	} {
 		must(t, os.MkdirAll(filepath.Dir(n.path(file)), 0o755))
 		must(t, os.WriteFile(n.path(file), []byte(content), 0o755))
@@ -55,7 +59,7 @@ func newKubeNode(t *testing.T) *kubeNode {
 	n.kubeconfig()
 	n.args = []string{
 		"--source", "file:" + n.path("intent.yaml"), "--cgroup", n.cgroup, "--bpffs", n.bpffs, "--mount-bpffs",
-		"--enrol-socket", n.path("run/enrol.sock"), "--admin", "", "--metrics", "", "--node", "worker-1",
+		"--enrol-socket", n.path("run/enrol.sock"), "--admin", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--node", "worker-1",
 		"--kubernetes", "--kubeconfig", n.path("kubeconfig"), "--daemonset", "duomesh-agent",
 		"--install-cni", "--cni-net-dir", n.path("net"), "--cni-bin-dir", n.path("bin"), "--cni-program", n.path("plugin"),
 		"--cni-pass-namespace", "kube-system",
@@ -96,6 +100,8 @@ func (n *kubeNode) furnish() *corev1.Pod {
 		Spec:       corev1.PodSpec{NodeName: "worker-1", Containers: []corev1.Container{{Name: "app", Image: "app"}}},
 	}, metav1.CreateOptions{})
 	must(n.t, err)
+	made := time.Now().Unix()
+	await(n.t, "the pod is younger than the DaemonSet by the API's whole seconds", func() bool { return time.Now().Unix() > made })
 	n.live(pod)
 	return pod
 }
@@ -177,6 +183,28 @@ func await(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// servedAt is what the agent's log says of where it serves something.
+func servedAt(log *said, what string) string {
+	m := regexp.MustCompile(what + `=(127\.0\.0\.1:\d+)`).FindStringSubmatch(log.String())
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
+// measured reports whether a metric says so.
+func (n *kubeNode) measured(log *said, line string) bool {
+	n.t.Helper()
+	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, "http://"+servedAt(log, "metrics")+"/metrics", nil)
+	must(n.t, err)
+	res, err := http.DefaultClient.Do(req)
+	must(n.t, err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	must(n.t, err)
+	return strings.Contains(string(text), line+"\n")
+}
+
 // TestKubernetesNode runs the agent as the DaemonSet does, replaces it, and
 // uninstalls it.
 func TestKubernetesNode(t *testing.T) {
@@ -189,9 +217,22 @@ func TestKubernetesNode(t *testing.T) {
 	}
 	installed := func() bool { return strings.Contains(n.chain(), `"passNamespaces":["kube-system"]`) }
 
-	_, stop := n.start()
+	log, stop := n.start()
 	await(t, "the pod is redirected", annotated)
 	await(t, "the plugin is in the chain", installed)
+	await(t, "the metrics say so", func() bool { return n.measured(log, "duomesh_cni_chained 1") })
+	must(t, os.Rename(n.path("net/10-net.conflist"), n.path("aside")))
+	await(t, "and the status, when there is no chain", func() bool {
+		s, err := api.NewClient(api.Place{Address: servedAt(log, "admin")}).Status(t.Context(), "")
+		return err == nil && strings.Contains(s.Chain, "has no configuration that can be read")
+	})
+	if !n.measured(log, "duomesh_cni_chained 0") {
+		t.Error("the metrics do not say that the plugin is in no chain")
+	}
+	// Its DaemonSet was there when the pod started, and no plugin brought it.
+	await(t, "the metrics say that the pod was outside", func() bool { return n.measured(log, "duomesh_pods_outside_at_start_total 1") })
+	must(t, os.Rename(n.path("aside"), n.path("net/10-net.conflist")))
+	await(t, "the plugin is in the chain again", func() bool { return n.measured(log, "duomesh_cni_chained 1") })
 	if code := stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
@@ -199,14 +240,14 @@ func TestKubernetesNode(t *testing.T) {
 		t.Error("the agent that is replaced took plugin or pins away")
 	}
 
-	log, stop := n.start()
+	log, stop = n.start()
 	await(t, "the next agent is there", func() bool { return strings.Contains(log.String(), "the node's pods and all namespaces are known") })
 	must(t, n.server.Client.AppsV1().DaemonSets("duomesh-system").Delete(t.Context(), "duomesh-agent", metav1.DeleteOptions{}))
 	await(t, "the agent sees that it is uninstalled", func() bool { return strings.Contains(log.String(), "own DaemonSet was deleted") })
 	if code := stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
-	if got := n.chain(); got != chain {
+	if got := n.chain(); got != someChain {
 		t.Errorf("the chain is not as it was: %s", got)
 	}
 	if annotated() {

@@ -36,6 +36,9 @@ type Config struct {
 	// Admission decides about pods that a CNI plugin brings; nil: those are
 	// refused.
 	Admission Admission
+	// Chain says why the CNI plugin is not in the node's chain, "" when it is; nil: it is
+	// not to be.
+	Chain func() string
 	// ResetExisting ends the connections that pods have when they are enrolled: those
 	// are not redirected, and else stay as they are.
 	ResetExisting bool

@@ -159,6 +159,9 @@ func (n adminNode) Status(ctx context.Context, seen string) (api.Status, error) 
 	}
 	s, _ := n.state.get()
 	n.state.seen().Complete(&s)
+	if n.cfg.Chain != nil {
+		s.Chain = n.cfg.Chain()
+	}
 	s.Neighbours = admin.Neighbours(n.node.Neighbours())
 	var err error
 	s.Pods, s.Unknown, err = n.pods.list()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,15 +47,20 @@ func (p Places) choose(f Found, w Want, members func() ([]string, error)) (Found
 	if err != nil {
 		return f, fmt.Errorf("processes of pod UID %s: %w", w.UID, err)
 	}
-	f.Netns, f.Inode = p.pick(p.residents(pids, own, w.Netns), w, users, members)
-	if f.Netns == nil {
+	ns, r := p.pick(p.residents(pids, own, w.Netns), w, users, members)
+	if ns == nil {
 		return f, fmt.Errorf("pod UID %s: %w", w.UID, errNoProcess)
+	}
+	f.Netns, f.Inode = ns, r.inode
+	f.Started, err = since(r.start)
+	if err != nil {
+		return f, errors.Join(err, ns.Close())
 	}
 	return f, nil
 }
 
 // pick opens the namespace of the first resident that is in the pod's, nil when none is.
-func (p Places) pick(all []resident, w Want, users uint64, members func() ([]string, error)) (found *os.File, inode uint64) {
+func (p Places) pick(all []resident, w Want, users uint64, members func() ([]string, error)) (found *os.File, of resident) {
 	looked := map[uint64]bool{}
 	for _, r := range all {
 		if looked[r.inode] {
@@ -74,14 +80,14 @@ func (p Places) pick(all []resident, w Want, users uint64, members func() ([]str
 			if found != nil {
 				found.Close()
 			}
-			return ns, n
+			return ns, r
 		case err == nil && deep == 1 && w.Users && found == nil:
-			found, inode = ns, n // unless there is one that belongs to the machine
+			found, of = ns, r // unless there is one that belongs to the machine
 		default:
 			ns.Close()
 		}
 	}
-	return found, inode
+	return found, of
 }
 
 // residents are the processes that are not in the node's own namespace: those in the
@@ -122,6 +128,18 @@ func (p Places) started(pid string) (uint64, error) {
 		return 0, fmt.Errorf("/proc/%s/stat has %d fields", pid, len(fields))
 	}
 	return strconv.ParseUint(fields[start], 10, 64)
+}
+
+// ticks is how many of them are a second in what /proc says: USER_HZ, the same everywhere.
+const ticks = 100
+
+// since is the time of a moment that is told from the machine's start.
+func since(start uint64) (time.Time, error) {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock: %w", err)
+	}
+	return time.Now().Add(time.Duration(start)*time.Second/ticks - time.Duration(up.Nano())), nil
 }
 
 // depth is how many user namespaces lie between the agent's, of this inode, and the one

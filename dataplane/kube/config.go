@@ -19,6 +19,9 @@ type Config struct {
 	Node, Namespace string
 	// DaemonSet is the agent's own, in Namespace; "" when it has none.
 	DaemonSet string
+	// Chained is set when the CNI plugin is to be in the node's chain, so that pods which
+	// are managed come by it, before their first process runs.
+	Chained bool
 	// Places finds pods on the node.
 	Places Places
 	// HandOff is the port at which connections are handed to the node's waypoints; 0

@@ -39,6 +39,9 @@ type Controller struct {
 	mu    sync.Mutex
 	known map[string]enrolled // by namespace/name
 	told  map[string]string   // the last reason that was logged, by namespace/name
+	plain map[string]string   // the UID of pods that were not to be managed, by namespace/name
+
+	outside atomic.Uint64
 }
 
 // enrolled is a pod that the agent has confirmed.
@@ -56,7 +59,7 @@ func New(cfg Config) (*Controller, error) {
 		return nil, fmt.Errorf("enrolment by Kubernetes: %w", err)
 	}
 	c := &Controller{
-		cfg: cfg, known: map[string]enrolled{}, told: map[string]string{},
+		cfg: cfg, known: map[string]enrolled{}, told: map[string]string{}, plain: map[string]string{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](
 			100*time.Millisecond, 30*time.Second)),
 		sink: record.NewBroadcaster(),
@@ -186,6 +189,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !c.await(ctx) {
 		return nil
 	}
+	c.awaitOwn(ctx)
 	c.cfg.Log.Info("the node's pods and all namespaces are known", "node", c.cfg.Node, "pods", len(c.pods.GetStore().ListKeys()))
 	for range workers {
 		wg.Go(func() { c.work(ctx) })
@@ -208,6 +212,19 @@ func (c *Controller) Synced() bool { return c.pods.HasSynced() && c.namespaces.H
 
 func (c *Controller) await(ctx context.Context) bool {
 	return cache.WaitForCacheSync(ctx.Done(), c.pods.HasSynced, c.namespaces.HasSynced)
+}
+
+// ownTime bounds the wait for the agent's own DaemonSet: enrolment does not depend on it.
+const ownTime = 2 * time.Second
+
+// awaitOwn returns when the agent's own DaemonSet is known, by whose age pods are told that
+// should have come by the plugin.
+func (c *Controller) awaitOwn(ctx context.Context) {
+	if c.daemonset != nil {
+		ctx, cancel := context.WithTimeout(ctx, ownTime)
+		defer cancel()
+		cache.WaitForCacheSync(ctx.Done(), c.daemonset.HasSynced)
+	}
 }
 
 func (c *Controller) work(ctx context.Context) {

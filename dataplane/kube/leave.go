@@ -104,6 +104,7 @@ func (c *Controller) gone(ctx context.Context, key string) error {
 	c.mu.Lock()
 	was, had := c.known[key]
 	delete(c.told, key)
+	delete(c.plain, key)
 	c.mu.Unlock()
 	if !had {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,8 @@ type Found struct {
 	Netns  *os.File
 	// Inode is Netns's.
 	Inode uint64
+	// Started is when the oldest process in it was.
+	Started time.Time
 }
 
 // podDirectory are the names that kubelet gives: podUID of driver cgroupfs, and

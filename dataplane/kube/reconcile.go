@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,9 +41,13 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case verdict.Waypoint != 0:
 		err = c.serve(ctx, key, pod, verdict)
 	default:
+		c.mu.Lock()
+		c.plain[key] = nodeUID(pod)
+		c.mu.Unlock()
 		err = c.leave(ctx, key, pod, verdict.Reason)
 	}
 	switch {
+	case ctx.Err() != nil: // the agent ends
 	case errors.Is(err, errNotYet):
 		c.tell(key, verdict, err)
 	case err != nil:
@@ -102,9 +107,17 @@ func (c *Controller) enrol(ctx context.Context, key string, pod *corev1.Pod) err
 		}
 		marked = false
 	}
-	runs, err := c.place(ctx, key, pod, has, api.Verdict{Managed: true})
-	if err != nil || !runs || marked {
+	at, err := c.place(ctx, key, pod, has, api.Verdict{Managed: true})
+	if err != nil || !at.runs {
 		return err
+	}
+	if at.fresh {
+		if err := c.warnOutside(ctx, key, pod, at.started); err != nil {
+			c.cfg.Log.Error("nobody knows whether a pod was in the mesh from its start", "pod", key, "err", err)
+		}
+	}
+	if marked {
+		return nil
 	}
 	if err := c.annotate(ctx, pod, RedirectionEnabled); err != nil {
 		return err
@@ -123,32 +136,41 @@ func (c *Controller) serve(ctx context.Context, key string, pod *corev1.Pod, v a
 }
 
 // place finds a pod on the node and tells the agent of it, unless it has it: a pod
-// to be managed, or a waypoint. It reports whether the pod runs.
-func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, has had, v api.Verdict) (runs bool, _ error) {
+// to be managed, or a waypoint.
+func (c *Controller) place(ctx context.Context, key string, pod *corev1.Pod, has had, v api.Verdict) (placed, error) {
 	found, err := c.find(pod, has.inode)
 	if errors.Is(err, errNoProcess) || errors.Is(err, fs.ErrNotExist) {
 		switch {
 		case pod.DeletionTimestamp != nil:
-			return false, nil // it is ending, and the agent sees that by itself
+			return placed{}, nil // it is ending, and the agent sees that by itself
 		case pod.Status.Phase != corev1.PodRunning:
-			return false, fmt.Errorf("%w: %w", errNotYet, err)
+			return placed{}, fmt.Errorf("%w: %w", errNotYet, err)
 		}
 	}
 	if err != nil {
-		return false, err
+		return placed{}, err
 	}
 	defer found.Netns.Close()
 	is := enrolled{nodeUID(pod), found.Inode}
 	if has.confirmed && has.enrolled == is {
-		return true, nil
+		return placed{runs: true}, nil
 	}
 	if err := c.ask(ctx, key, is.uid, found, v); err != nil {
-		return false, err
+		return placed{}, err
 	}
 	c.mu.Lock()
 	c.known[key] = is
 	c.mu.Unlock()
-	return true, nil
+	return placed{true, !has.there || has.inode != 0 && has.inode != is.inode, found.Started}, nil
+}
+
+// placed is what became of a pod that the agent was told of.
+type placed struct {
+	runs bool
+	// fresh is set when the agent had nothing of the pod, or of another sandbox of it.
+	fresh bool
+	// started is when the first of its processes was.
+	started time.Time
 }
 
 // had is what the agent has of a pod already. The inode is 0 where it does not hold the

@@ -95,7 +95,7 @@ func (c *cluster) start(config *rest.Config) *running {
 	must(c.t, err)
 	log := slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Controller, err = New(Config{
-		Client: client, Metadata: meta, Node: nodeName, Namespace: "duomesh-system", DaemonSet: "duomesh-agent",
+		Client: client, Metadata: meta, Node: nodeName, Namespace: "duomesh-system", DaemonSet: "duomesh-agent", Chained: true,
 		Places: c.node.places(), HandOff: 15029, Socket: c.socket, Compare: 50 * time.Millisecond, Log: log,
 	})
 	must(c.t, err)

@@ -42,6 +42,9 @@ type Status struct {
 	Unknown    int         `json:"unknown"`
 	Audit      *Audited    `json:"audit,omitempty"`
 	Neighbours []Neighbour `json:"neighbours"`
+	// Chain is why the CNI plugin is not in the node's chain, so that pods start outside the
+	// mesh; "" when it is, or is not to be.
+	Chain string `json:"chain,omitempty"`
 	// HandOffs says what became of connections that could not be handed to their
 	// waypoints, a line for each kind; none when all could.
 	HandOffs []string `json:"hand_offs,omitempty"`
