@@ -83,15 +83,15 @@ var ErrNotYet = errors.New("the agent is not ready yet")
 
 // NotYet marks an error that asking later may mend: ErrNotYet is in its chain, and its words
 // stay what they are.
-func NotYet(err error) error { return notYet{err} }
+func NotYet(err error) error { return notYetError{err} }
 
-type notYet struct{ error }
+type notYetError struct{ error }
 
 // Is implements errors.Is.
-func (notYet) Is(target error) bool { return target == ErrNotYet }
+func (notYetError) Is(target error) bool { return target == ErrNotYet }
 
 // Unwrap returns the cause.
-func (n notYet) Unwrap() error { return n.error }
+func (n notYetError) Unwrap() error { return n.error }
 
 // MaxRequest is the size of the largest request in bytes.
 const MaxRequest = 16 << 10
