@@ -6,7 +6,8 @@
 # ISTIOD_BIN, ISTIOCTL_BIN, GATEWAY_CRDS). A build that is interrupted goes on where it
 # stopped: what is compiled stays in Go's own cache, and a program that is whole is
 # not built again. With `env` it prints the variables for a shell, and builds nothing
-# that is there.
+# that is there. With `ambient` after it, it is the two programs of Istio's CNI plugin
+# too (ISTIO_CNI_BIN, INSTALL_CNI_BIN).
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/programs-lib.sh
 
@@ -24,6 +25,12 @@ program ISTIOD_BIN istiod controlplane istio.io/istio/pilot/cmd/pilot-discovery 
 	"docker.io/istio/pilot:${istio#v}" /usr/local/bin/pilot-discovery
 program ISTIOCTL_BIN istioctl controlplane istio.io/istio/istioctl/cmd/istioctl vtprotobuf,disable_pgv "-s -w" \
 	"docker.io/istio/istioctl:${istio#v}" /usr/local/bin/istioctl
+if [ "${2:-}" = ambient ]; then
+	program ISTIO_CNI_BIN istio-cni controlplane istio.io/istio/cni/cmd/istio-cni vtprotobuf,disable_pgv "-s -w" \
+		"docker.io/istio/install-cni:${istio#v}" /opt/cni/bin/istio-cni
+	program INSTALL_CNI_BIN install-cni controlplane istio.io/istio/cni/cmd/install-cni vtprotobuf,disable_pgv "-s -w" \
+		"docker.io/istio/install-cni:${istio#v}" /usr/local/bin/install-cni
+fi
 
 # The definitions of the Gateway API, of the version that istiod is built with.
 gateway_crds() {
@@ -60,6 +67,10 @@ for pair in "${found[@]}"; do
 	esac
 done
 
+case ${2:-} in
+"" | ambient) ;;
+*) die "unknown argument $2: want ambient, or none" 2 ;;
+esac
 case ${1:-} in
 env) printf 'export %s\n' "${found[@]}" ;;
 "") printf '%s\n' "${found[@]}" ;;
