@@ -22,6 +22,7 @@ func main() {
 
 func run(to io.Writer) error {
 	var s images.Sources
+	var a images.AmbientSources
 	var node string
 	flag.StringVar(&s.Bin, "bin", "", "`DIR` of our programs")
 	flag.StringVar(&s.Root, "root", "", "`DIR` that Debian packages were unpacked to")
@@ -29,12 +30,13 @@ func run(to io.Writer) error {
 	flag.StringVar(&s.Envoy, "envoy", "", "`FILE` that is Envoy")
 	flag.StringVar(&s.Tag, "tag", "", "`TAG` of all images")
 	flag.StringVar(&node, "node", "", "build those of a kind node instead: their `NAMES`, as kubeadm lists them, with spaces between")
+	flag.StringVar(&a.Ztunnel, "ztunnel", "", "`FILE` that is ztunnel: build the images of Istio Ambient instead, istio-cni of what is in -bin")
 	out := flag.String("o", "", "`DIR` for the archives")
 	flag.Parse()
 	if s.Bin == "" || (s.Tag == "") == (node == "") || *out == "" || flag.NArg() > 0 {
 		return fmt.Errorf("want -bin DIR -o DIR, and -tag TAG or -node NAMES")
 	}
-	specs, left, err := choose(s, node)
+	specs, left, err := choose(s, a, node)
 	if err != nil {
 		return err
 	}
@@ -53,11 +55,17 @@ func run(to io.Writer) error {
 	return nil
 }
 
-func choose(s images.Sources, node string) ([]images.Spec, []images.Left, error) {
-	if node == "" {
+func choose(s images.Sources, a images.AmbientSources, node string) (specs []images.Spec, left []images.Left, err error) {
+	switch {
+	case node != "":
+		specs, err = images.Node(images.NodeSources{Bin: s.Bin, Root: s.Root, Names: strings.Fields(node)})
+	case a.Ztunnel != "":
+		a.Plugin, a.Agent = filepath.Join(s.Bin, "istio-cni"), filepath.Join(s.Bin, "install-cni")
+		a.Root, a.Tag = s.Root, s.Tag
+		specs, err = images.Ambient(a)
+	default:
 		return images.All(s)
 	}
-	specs, err := images.Node(images.NodeSources{Bin: s.Bin, Root: s.Root, Names: strings.Fields(node)})
 	return specs, nil, err
 }
 
