@@ -84,6 +84,10 @@ kind-node-image: preflight-kind-node-image
 kind-load: preflight-kind-load
 	@scripts/kind-load.sh $(IMAGE)
 
+## kind-ambient: put Istio Ambient's ztunnel and istio-cni into the kind cluster, beside duomesh (root; ZTUNNEL_BIN=PATH; ARGS=--remove takes them away)
+kind-ambient: preflight-kind-ambient
+	@scripts/kind-ambient.sh $(ARGS)
+
 ## manifests: write deploy/manifests from the Helm chart
 manifests:
 	scripts/manifests.sh
@@ -137,4 +141,4 @@ help:
 preflight-%:
 	@scripts/preflight.sh $*
 
-.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel e2e controlplane tools images kind-up kind-down kind-node-image kind-load manifests compatibility build generate lint verify fmt clean help
+.PHONY: bench bench-full bench-claims bench-hook test test-istiod test-kernel e2e controlplane tools images kind-up kind-down kind-node-image kind-load kind-ambient manifests compatibility build generate lint verify fmt clean help
