@@ -2,7 +2,6 @@ package ambient
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 
 	dto "github.com/prometheus/client_model/go"
@@ -41,14 +40,6 @@ const (
 	LabelDestination = "destination_principal"
 	LabelSecurity    = "connection_security_policy"
 )
-
-func (p *proxy) opened(ctx context.Context) ([]Opened, error) {
-	text, err := p.get(ctx, "http://"+metricsAddress+"/metrics")
-	if err != nil {
-		return nil, fmt.Errorf("read counters: %w", err)
-	}
-	return parseOpened(text)
-}
 
 func parseOpened(text []byte) ([]Opened, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)

@@ -215,7 +215,7 @@ func (m *Mesh) Credentials() (Credentials, error) {
 func (m *Mesh) Opened(ctx context.Context) ([]Opened, error) {
 	var all []Opened
 	for _, p := range m.proxies {
-		mine, err := p.opened(ctx)
+		mine, err := p.asked.Opened(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("node %s: %w", p.node.Name, err)
 		}

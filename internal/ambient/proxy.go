@@ -1,20 +1,15 @@
 package ambient
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/duomesh/duomesh/internal/kernel"
 )
 
 // proxy is one node's proxy and what it is given.
@@ -25,11 +20,12 @@ type proxy struct {
 	zds     *zdsServer
 	stopCA  func() error
 	proc    Process
-	http    http.Client
+	asked   *Running
 }
 
-// Where a node proxy answers, in its node's namespace.
+// Where a node proxy answers, in its node's or its pod's namespace.
 const (
+	adminAddress   = "127.0.0.1:15000"
 	caAddress      = "127.0.0.1:15012"
 	metricsAddress = "127.0.0.1:15020"
 	readyAddress   = "127.0.0.1:15021"
@@ -66,7 +62,7 @@ func (p *proxy) open(ctx context.Context) (err error) {
 	if p.stopCA, err = p.mesh.ca.serve(l); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	p.http.Transport, p.http.Timeout = &http.Transport{DialContext: p.dial}, answerPatience
+	p.asked = At(p.node.Netns)
 	log, err := os.Create(p.file("log"))
 	if err != nil {
 		return fmt.Errorf("make log: %w", err)
@@ -132,41 +128,8 @@ func (p *proxy) await(ctx context.Context) error {
 }
 
 func (p *proxy) ready(ctx context.Context) error {
-	_, err := p.get(ctx, "http://"+readyAddress+"/healthz/ready")
+	_, err := p.asked.get(ctx, "http://"+readyAddress+"/healthz/ready")
 	return err
-}
-
-// maxAnswer bounds what is read of an answer.
-const maxAnswer = 8 << 20
-
-func (p *proxy) get(ctx context.Context, url string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	reply, err := p.http.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer reply.Body.Close()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(http.MaxBytesReader(nil, reply.Body, maxAnswer)); err != nil {
-		return nil, fmt.Errorf("read %s: %w", url, err)
-	}
-	if reply.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s: %.200s", url, reply.Status, b.Bytes())
-	}
-	return b.Bytes(), nil
-}
-
-// dial connects from inside the node's namespace.
-func (p *proxy) dial(ctx context.Context, _, address string) (c net.Conn, err error) {
-	err = kernel.InNetns(p.node.Netns, func() (err error) {
-		var d net.Dialer
-		c, err = d.DialContext(ctx, "tcp4", address)
-		return err
-	})
-	return c, err
 }
 
 // check returns an error when the process has ended.
@@ -221,7 +184,9 @@ func (p *proxy) close() error {
 		p.proc.Stop(ctx)
 		cancel()
 	}
-	p.http.CloseIdleConnections()
+	if p.asked != nil {
+		p.asked.Close()
+	}
 	if p.stopCA != nil {
 		errs = append(errs, p.stopCA())
 	}
