@@ -122,7 +122,10 @@ type proxies struct {
 }
 
 // CPU implements Proxies.
-func (p proxies) CPU() (map[string]time.Duration, error) {
+func (p proxies) CPU() (map[string]time.Duration, error) { return cpuOf(p) }
+
+// cpuOf is what has been used in the cgroups of node proxies.
+func cpuOf(p Proxies) (map[string]time.Duration, error) {
 	names, dirs, err := p.Cgroups()
 	if err != nil {
 		return nil, err
@@ -158,17 +161,23 @@ func (p proxies) Opened(ctx context.Context) ([]ambient.Opened, error) {
 
 // Want implements Proxies.
 func (p proxies) Want() (client, server ambient.Opened) {
-	id := func(account string) string { return ambient.Identity(ambient.Namespace, account) }
+	return wanted(p.variant, ambient.Namespace, p.client)
+}
+
+// wanted is what both sides' proxies are to count of a variant, whose pods each have
+// an account of their own name.
+func wanted(v plan.Variant, namespace, from string) (client, server ambient.Opened) {
+	id := func(account string) string { return ambient.Identity(namespace, account) }
 	client = ambient.Opened{
 		Reporter: ambient.ReporterSource, Security: ambient.SecurityUnknown,
 		Source: ambient.Unknown, Destination: id(serverPod),
 	}
-	if p.variant.Traits().Security == plan.MutualTLS {
-		client.Security, client.Source = ambient.SecurityMutual, id(p.client)
+	if v.Traits().Security == plan.MutualTLS {
+		client.Security, client.Source = ambient.SecurityMutual, id(from)
 	}
 	server = client
 	server.Reporter = ambient.ReporterDest
-	if p.variant.Proxied() { // each side's other end is the waypoint
+	if v.Proxied() { // each side's other end is the waypoint
 		client.Destination, server.Source = id(proxyPod), id(proxyPod)
 	}
 	return client, server

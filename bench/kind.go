@@ -11,6 +11,7 @@ import (
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/verify"
@@ -18,21 +19,30 @@ import (
 )
 
 // clusterVariants are what a cluster with the agents and an istiod in it has: its pods,
-// its own kube-proxy, and both engines.
-var clusterVariants = []plan.Variant{plan.Direct, plan.DirectAA, plan.DNAT, plan.L4, plan.L7}
+// its own kube-proxy, and both engines; ambientVariants what one has with Istio Ambient
+// beside them.
+var (
+	clusterVariants = []plan.Variant{plan.Direct, plan.DirectAA, plan.DNAT, plan.L4, plan.L7}
+	ambientVariants = []plan.Variant{plan.Ztunnel, plan.ZtunnelWaypoint}
+)
 
 // OnCluster takes out of a plan what a cluster cannot show, and says there that it was
-// NOT RUN, and why.
-func OnCluster(p plan.Plan) plan.Plan {
+// NOT RUN, and why. noAmbient is what NoAmbient said of the cluster.
+func OnCluster(p plan.Plan, noAmbient string) plan.Plan {
 	p.World = plan.Kubernetes
 	p.Variants = slices.DeleteFunc(slices.Clone(p.Variants), func(v plan.Variant) bool {
-		if slices.Contains(clusterVariants, v) {
+		behind := slices.Contains(ambientVariants, v)
+		if slices.Contains(clusterVariants, v) || behind && noAmbient == "" {
 			return false
 		}
 		reason := "on a cluster the waypoint has no listener that clients dial themselves"
 		switch {
+		case behind:
+			reason = noAmbient
+		case v == plan.ZtunnelPlain:
+			reason = "on a cluster istiod has every pod that istio-cni redirects reached by HBONE: two ztunnels never speak plaintext"
 		case v.Traits().Redirect:
-			reason = "Istio Ambient's own ztunnel and istio-cni are not in this cluster"
+			reason = "the stand-in is for simulated nodes"
 		case v == plan.DNAT1000:
 			reason = "the cluster's kube-proxy has rules for the services that are there"
 		}
@@ -48,6 +58,8 @@ type onCluster struct {
 	worlds   []*kind.Cluster
 	sites    map[plan.Cell]Site
 	programs []*programs
+	// behind are the variants with node proxies, and how those are asked, by node.
+	behind []behindProxies
 }
 
 // OpenCluster makes Worlds of a cluster whose nodes are on this machine. The caller
@@ -70,22 +82,48 @@ func OpenCluster(cfg kind.Config) func(context.Context, plan.Plan) (World, error
 }
 
 // clusterTopology is a variant's: what is not in the mesh are pods that it leaves alone.
-func clusterTopology(s shape) scenario.Topology {
+// Behind node proxies all are, and the waypoint is one of istiod's.
+func clusterTopology(s shape, redirect bool) scenario.Topology {
 	t := topology(s)
 	t.Mesh = scenario.Duomesh
+	for _, n := range t.Nodes {
+		for i := range n.Pods {
+			p := &n.Pods[i]
+			p.Waypoint = p.Waypoint || p.Name == proxyPod
+			p.Managed = p.Managed || redirect && !p.Waypoint
+		}
+	}
 	return t
 }
 
+// clusterServices are a variant's, where a waypoint is declared as any is.
+func clusterServices(s shape) scenario.Objects {
+	o := services(s)
+	for i := range o.Services {
+		if one := &o.Services[i]; s.tunnelled {
+			one.Waypoint, one.Ports[0].Name = proxyPod, "http"
+		}
+	}
+	return o
+}
+
 func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error {
-	s := shapeOf(v)
+	s, cfg := shapeOf(v), w.cfg
 	s.many = false // addresses of services are the cluster's, and not to be used up
-	c, err := kind.Open(ctx, w.cfg, clusterTopology(s))
+	cfg.Ambient = v.Traits().Redirect
+	c, err := kind.Open(ctx, cfg, clusterTopology(s, cfg.Ambient))
 	if err != nil {
 		return err
 	}
 	w.worlds = append(w.worlds, c)
 	if s.services > 0 {
-		if err := c.Apply(ctx, services(s)); err != nil {
+		if err := c.Apply(ctx, clusterServices(s)); err != nil {
+			return err
+		}
+	}
+	var asked map[string]*ambient.Running
+	if cfg.Ambient {
+		if asked, err = w.askProxies(c, v); err != nil {
 			return err
 		}
 	}
@@ -93,6 +131,9 @@ func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 		site, err := w.site(c, s, client)
 		if err != nil {
 			return err
+		}
+		if cfg.Ambient {
+			site.Proxies = clusterProxies{c, asked, v, client}
 		}
 		if slices.Contains(p.Placements, place) {
 			if err := awaitAnswer(ctx, site, p, plan.Cell{Placement: place, Mode: plan.NewConn, Variant: v}); err != nil {
@@ -110,17 +151,24 @@ func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 // tells nobody when it has its rules.
 const answerTime = time.Minute
 
-// awaitAnswer returns when the server answers at a site.
+// awaitAnswer returns when the server answers at a site, and where node proxies are to
+// carry the connections, when the client's has counted all of them as they are to be:
+// before it knows the service it passes them on to kube-proxy.
 func awaitAnswer(ctx context.Context, site Site, p plan.Plan, c plan.Cell) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	p.Warmup, p.Duration = 0, passWarmup
 	for {
 		t, _, err := runTrial(ctx, site, p, c)
-		if err == nil && t.Client.Errors == 0 && t.Client.Requests > 0 {
+		answered := err == nil && t.Client.Errors == 0 && t.Client.Requests > 0
+		carried := site.Proxies == nil || t.Redirected != nil && *t.Redirected == uint64(t.Client.Connections)
+		if answered && carried {
 			return nil
 		}
 		if until(ctx, time.Now().Add(time.Second)) != nil {
+			if answered {
+				err = fmt.Errorf("the node's proxy counts %d of %d connections between the identities of the pods", *t.Redirected, t.Client.Connections)
+			}
 			return fmt.Errorf("the server does not answer at %s: %d errors in %d requests: %w", site.Address, t.Client.Errors, t.Client.Requests, errors.Join(err, ctx.Err()))
 		}
 	}
@@ -146,6 +194,13 @@ func (w *onCluster) site(c *kind.Cluster, s shape, client string) (Site, error) 
 	site := Site{
 		Address: address.String(), ServerPort: serverPort, Via: s.via,
 		Client: clusterPod{c, from}, Server: clusterPod{c, to},
+	}
+	if s.tunnelled {
+		proxy, err := c.Pod(proxyPod)
+		if err != nil {
+			return Site{}, err
+		}
+		site.Proxy, site.ProxyPort = clusterPod{c, proxy}, ambient.HBONEPort
 	}
 	if s.mesh != scenario.Duomesh {
 		return site, nil
@@ -201,6 +256,11 @@ func (w *onCluster) Close() error {
 	var errs []error
 	for _, p := range w.programs {
 		errs = append(errs, p.close())
+	}
+	for _, b := range w.behind {
+		for _, asked := range b.asked {
+			asked.Close()
+		}
 	}
 	for _, c := range w.worlds {
 		errs = append(errs, c.Close())

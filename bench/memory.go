@@ -3,7 +3,7 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -48,31 +48,48 @@ func (s Site) memory() (map[string]uint64, error) {
 	return all, nil
 }
 
-// residentIn is the resident memory of the processes in a cgroup, by the name of their
-// program.
+// residentIn is the resident memory of the processes in a cgroup and below it, by the
+// name of their program: a pod of a cluster has a directory for each of its containers.
 func residentIn(cgroup *os.File) (map[string]uint64, error) {
-	fd, err := unix.Openat(int(cgroup.Fd()), "cgroup.procs", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open cgroup.procs of cgroup %s: %w", cgroup.Name(), err)
-	}
-	f := os.NewFile(uintptr(fd), cgroup.Name()+"/cgroup.procs")
-	defer f.Close()
-	pids, err := io.ReadAll(f)
-	if err != nil {
-		return nil, fmt.Errorf("read cgroup.procs of cgroup %s: %w", cgroup.Name(), err)
-	}
 	all := map[string]uint64{}
+	top := fmt.Sprintf("/proc/self/fd/%d", cgroup.Fd())
+	err := fs.WalkDir(os.DirFS(top), ".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && path != ".":
+			return nil // it has just been removed
+		case err != nil || d.Name() != "cgroup.procs":
+			return err
+		}
+		return addResident(all, filepath.Join(top, path))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read memory in cgroup %s: %w", cgroup.Name(), err)
+	}
+	return all, nil
+}
+
+// addResident adds the processes that a file lists.
+func addResident(all map[string]uint64, procs string) error {
+	pids, err := os.ReadFile(procs)
+	if err != nil && !gone(err) {
+		return err
+	}
 	for _, pid := range strings.Fields(string(pids)) {
 		program, bytes, err := resident("/proc/" + pid)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		if gone(err) {
 			continue // it has just ended
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read memory of process %s: %w", pid, err)
+			return fmt.Errorf("process %s: %w", pid, err)
 		}
 		all[program] += bytes
 	}
-	return all, nil
+	return nil
+}
+
+// gone says that a process, or a cgroup, has just ended.
+func gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV)
 }
 
 // resident reads a process's program and its VmRSS (proc_pid_status(5)).

@@ -71,7 +71,7 @@ func (c *Cluster) label(ctx context.Context, name string, in bool) error {
 	}
 	mode := "none"
 	if in {
-		mode = "duomesh"
+		mode = c.cfg.mode()
 	}
 	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, modeLabel, mode)
 	if _, err := c.client.CoreV1().Pods(c.namespace).Patch(ctx, p.name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
@@ -81,7 +81,7 @@ func (c *Cluster) label(ctx context.Context, name string, in bool) error {
 	defer cancel()
 	err = cluster.Await(ctx, func(ctx context.Context) (string, error) {
 		o, err := c.client.CoreV1().Pods(c.namespace).Get(ctx, p.name, metav1.GetOptions{})
-		if err == nil && (o.Annotations[redirectionAnnotation] == "enabled") != in {
+		if err == nil && (o.Annotations[c.cfg.confirmation()] == "enabled") != in {
 			return "the agent has not confirmed label " + mode + " of pod " + name, nil
 		}
 		return "", err

@@ -49,7 +49,7 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.confirmWaypoint(ctx, o); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if err := c.confirmAgents(ctx, o); err != nil {
+	if err := c.confirmAgents(ctx, o); err != nil { // behind Ambient there is none to ask
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil

@@ -31,8 +31,9 @@ type Cluster struct {
 	namespace string
 	topology  scenario.Topology
 	pods      map[string]*pod
-	nodes     map[string]string // Kubernetes' names, by the topology's
-	agents    []agent           // of the nodes that have pods
+	nodes     map[string]string     // Kubernetes' names, by the topology's
+	agents    []agent               // of the nodes that have pods
+	proxies   map[string]*NodeProxy // by Kubernetes' name of the node; nil but behind Ambient
 	vips      addresses
 	witness   traffic.Witness
 	waypoint  *waypoint // nil: the topology has none
@@ -95,8 +96,16 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	if err := c.chooseNodes(ctx); err != nil {
 		return nil, err
 	}
+	if cfg.Ambient {
+		if c.proxies, err = NodeProxies(ctx, c.client); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.makePods(ctx); err != nil {
 		return nil, err
+	}
+	if cfg.Ambient { // duomesh has no part in it
+		return c, nil
 	}
 	return c, c.findAgents(ctx)
 }
@@ -149,8 +158,16 @@ func (c *Cluster) chooseNodes(ctx context.Context) error {
 func (c *Cluster) makePods(ctx context.Context) error {
 	ns := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
 	ns.SetName(c.namespace)
+	if c.cfg.Ambient {
+		ns.SetLabels(map[string]string{modeLabel: ambientMode})
+	}
 	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, ns); err != nil {
 		return err
+	}
+	if c.cfg.Ambient {
+		if err := c.identities(ctx); err != nil {
+			return err
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range c.topology.Nodes {
@@ -184,17 +201,17 @@ func (c *Cluster) makePod(ctx context.Context, p *pod) error {
 // podObject is a pod that waits. It takes the load of this process: what it runs
 // itself does nothing.
 func (c *Cluster) podObject(p *pod) *unstructured.Unstructured {
-	mode := "none"
-	if p.spec.Managed {
-		mode = "duomesh"
+	mode, spec := "none", map[string]any{
+		"nodeName": c.nodes[p.node], "terminationGracePeriodSeconds": int64(0),
+		"containers": []any{map[string]any{"name": "pod", "image": c.cfg.Image, "imagePullPolicy": "IfNotPresent"}},
 	}
-	o := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Pod",
-		"spec": map[string]any{
-			"nodeName": c.nodes[p.node], "terminationGracePeriodSeconds": int64(0),
-			"containers": []any{map[string]any{"name": "pod", "image": c.cfg.Image, "imagePullPolicy": "IfNotPresent"}},
-		},
-	}}
+	if c.cfg.Ambient {
+		spec["serviceAccountName"] = p.spec.Name
+	}
+	if p.spec.Managed {
+		mode = c.cfg.mode()
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Pod", "spec": spec}}
 	o.SetName(p.name)
 	o.SetNamespace(c.namespace)
 	o.SetLabels(map[string]string{modeLabel: mode, "app": p.name})
@@ -212,7 +229,7 @@ func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 			return "", err
 		case o.Status.Phase != corev1.PodRunning || o.Status.PodIP == "":
 			return "it does not run: " + string(o.Status.Phase) + " " + lastWords(o), nil
-		case managed && o.Annotations[redirectionAnnotation] != "enabled":
+		case managed && o.Annotations[c.cfg.confirmation()] != "enabled":
 			return "no agent has confirmed that it is managed", nil
 		}
 		uid = string(o.UID)
@@ -274,6 +291,7 @@ func (c *Cluster) Close() error {
 		}
 	}
 	c.waypoint.close()
+	errs = append(errs, closeAll(c.proxies))
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	err := c.client.CoreV1().Namespaces().Delete(ctx, c.namespace, metav1.DeleteOptions{})

@@ -22,6 +22,9 @@ type Config struct {
 	// the cluster's range and nobody else's; Services6 those of IPv6, where the cluster
 	// has both families.
 	Services, Services6 netip.Prefix
+	// Ambient puts the pods that are to be managed behind Istio Ambient's node proxies,
+	// and none into duomesh.
+	Ambient bool
 }
 
 func (c Config) check() error {
@@ -32,4 +35,20 @@ func (c Config) check() error {
 		return errors.New("kind: the agents' namespace, the pods' image and addresses for services are needed")
 	}
 	return nil
+}
+
+// mode is the value of the label by which pods are managed, confirmation the annotation
+// that says they are.
+func (c Config) mode() string {
+	if c.Ambient {
+		return ambientMode
+	}
+	return "duomesh"
+}
+
+func (c Config) confirmation() string {
+	if c.Ambient {
+		return ambientAnnotation
+	}
+	return redirectionAnnotation
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -27,7 +28,8 @@ type benchFlags struct {
 	claims    bool
 	tools     bench.Tools
 	image     string
-	noZtunnel string // why none could be had
+	noZtunnel string            // why none could be had, or the cluster has none
+	onNodes   map[string]string // the programs of a cluster's nodes
 	out       string
 	from      string
 	output    string
@@ -76,17 +78,14 @@ func newBenchRunCmd(use string) *cobra.Command {
 			if f.from != "" {
 				return judged(compareBench(f.from, f.output, cmd.OutOrStdout()))
 			}
-			if err := f.findZtunnel(cmd.Context(), p, cmd.ErrOrStderr()); err != nil {
+			open, err := f.world(cmd.Context(), p, cmd.ErrOrStderr())
+			if err != nil {
 				return err
 			}
 			if f.noZtunnel != "" {
 				if p, err = f.complete(cmd.Flags().Changed); err != nil {
 					return err
 				}
-			}
-			open, err := f.world(cmd.Context())
-			if err != nil {
-				return err
 			}
 			return judged(runBench(cmd.Context(), f, p, open, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
@@ -162,8 +161,8 @@ func (f *benchFlags) complete(changed func(string) bool) (plan.Plan, error) {
 
 // without takes out of a plan what this machine lacks the programs for.
 func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
-	if f.kube.given() { // its waypoints are images
-		return bench.OnCluster(p), nil
+	if f.kube.given() { // its waypoints are images, and its ztunnel, too
+		return bench.OnCluster(p, f.noZtunnel), nil
 	}
 	switch t := f.tools; {
 	case t.Envoy == "":
@@ -177,16 +176,31 @@ func (f *benchFlags) without(p plan.Plan) (plan.Plan, error) {
 // openBench makes the world of a plan.
 type openBench func(context.Context, plan.Plan) (bench.World, error)
 
-// world is where the plan runs: simulated clusters, or the cluster that was named.
-func (f *benchFlags) world(ctx context.Context) (openBench, error) {
+// world is where the plan runs: simulated clusters, or the cluster that was named. Where
+// there is no ztunnel f.noZtunnel then says why: the plan is to be completed anew.
+func (f *benchFlags) world(ctx context.Context, p plan.Plan, progress io.Writer) (openBench, error) {
 	if !f.kube.given() {
-		return f.tools.Open, nil
+		err := f.findZtunnel(ctx, p, progress)
+		return f.tools.Open, err
 	}
 	cfg, err := f.kube.config(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return bench.OpenCluster(cfg), nil
+	f.tools.Ztunnel = "" // one of this machine has no part in it
+	if p.Needs(plan.NeedsZtunnel) {
+		f.noZtunnel, f.onNodes, err = bench.NoAmbient(ctx, cfg.Client)
+	}
+	return bench.OpenCluster(cfg), err
+}
+
+// programs says which foreign programs a plan runs.
+func (f *benchFlags) programs(ctx context.Context, p plan.Plan) (map[string]string, error) {
+	all, err := f.tools.Programs(ctx, p)
+	if err == nil {
+		maps.Copy(all, f.onNodes)
+	}
+	return all, err
 }
 
 // matrix is what the flags ask for, before it is known what this machine has.
@@ -230,7 +244,7 @@ func runBench(ctx context.Context, f benchFlags, p plan.Plan, open openBench, ou
 	if err := requireHost(kernel.PacketHook); err != nil {
 		return err
 	}
-	programs, err := f.tools.Programs(ctx, p)
+	programs, err := f.programs(ctx, p)
 	if err != nil {
 		return err
 	}
