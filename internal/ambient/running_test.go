@@ -16,7 +16,7 @@ func TestAboutIsTheProxysOwnWords(t *testing.T) {
 		t.Errorf("%+v, %v", a, err)
 	}
 	for dump, want := range map[string]string{
-		`{` + version + `, "config": {}}`:   "how many threads",
+		`{` + version + `, "config": {}}`:    "how many threads",
 		`{"config": {"numWorkerThreads":2}}`: "which version",
 		`Not Found`:                          "read the node proxy's configuration",
 	} {
