@@ -161,17 +161,23 @@ func awaitAnswer(ctx context.Context, site Site, p plan.Plan, c plan.Cell) error
 	for {
 		t, _, err := runTrial(ctx, site, p, c)
 		answered := err == nil && t.Client.Errors == 0 && t.Client.Requests > 0
-		carried := site.Proxies == nil || t.Redirected != nil && *t.Redirected == uint64(t.Client.Connections)
-		if answered && carried {
+		if answered && carried(site, t) {
 			return nil
 		}
 		if until(ctx, time.Now().Add(time.Second)) != nil {
 			if answered {
-				err = fmt.Errorf("the node's proxy counts %d of %d connections between the identities of the pods", *t.Redirected, t.Client.Connections)
+				return fmt.Errorf("the proxies of the nodes do not carry what goes to %s: %d of %d connections are counted between the identities of the pods",
+					site.Address, *t.Redirected, t.Client.Connections)
 			}
 			return fmt.Errorf("the server does not answer at %s: %d errors in %d requests: %w", site.Address, t.Client.Errors, t.Client.Requests, errors.Join(err, ctx.Err()))
 		}
 	}
+}
+
+// carried says whether node proxies, where there are to be any, counted every connection
+// of a trial.
+func carried(site Site, t result.Trial) bool {
+	return site.Proxies == nil || t.Redirected != nil && *t.Redirected == uint64(t.Client.Connections)
 }
 
 func (w *onCluster) site(c *kind.Cluster, s shape, client string) (Site, error) {

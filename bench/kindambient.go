@@ -87,7 +87,7 @@ func (w *onCluster) Describe(ctx context.Context) ([]result.Proxy, error) {
 			if err != nil {
 				return all, fmt.Errorf("node %s: %w", name, err)
 			}
-			one.Program, one.Workers, one.AccessLog = about.Version, about.Workers, about.AccessLog
+			one.Program, one.Workers, one.AccessLog = ztunnelProgram+" "+about.Version, about.Workers, about.AccessLog
 			each, err := residentIn(p.Cgroup)
 			if err != nil {
 				return all, fmt.Errorf("node %s: %w", name, err)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/duomesh/duomesh/bench/plan"
+	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -55,8 +56,8 @@ func TestNoAmbientSaysWhatIsMissing(t *testing.T) {
 		}
 	}
 	for want, objects := range map[string][]runtime.Object{
-		"no DaemonSet of it runs istio-cni":  nil,
-		"no DaemonSet of it runs ztunnel":    {set("istio-cni", 3, 3)},
+		"there is no DaemonSet of istio-cni": nil,
+		"there is no DaemonSet of ztunnel":   {set("istio-cni", 3, 3)},
 		"ztunnel is ready on 1 of 3 nodes":   {set("istio-cni", 3, 3), set("ztunnel", 3, 1)},
 		"istio-cni is ready on 0 of 0 nodes": {set("istio-cni", 0, 0), set("ztunnel", 3, 3)},
 		"no pod of it is ready":              {set("istio-cni", 3, 3), set("ztunnel", 3, 3)},
@@ -108,6 +109,23 @@ func TestWantedOfACluster(t *testing.T) {
 	}
 	if want := (ambient.Opened{Reporter: "destination", Security: "mutual_tls", Source: at + proxyPod, Destination: at + serverPod}); server != want {
 		t.Errorf("server's side: %+v", server)
+	}
+}
+
+// TestRowBeginsWhenItIsCarried: an answer that came past the node proxies is not enough.
+func TestRowBeginsWhenItIsCarried(t *testing.T) {
+	counted := func(n, of uint64) (r result.Trial) {
+		r.Redirected, r.Client.Connections = &n, int64(of)
+		return r
+	}
+	behind := Site{Proxies: clusterProxies{}}
+	if !carried(behind, counted(7, 7)) || !carried(Site{}, result.Trial{}) {
+		t.Error("what is as it is to be is refused")
+	}
+	for _, r := range []result.Trial{counted(0, 7), counted(6, 7), counted(8, 7), {}} {
+		if carried(behind, r) {
+			t.Errorf("taken for carried: %+v", r)
+		}
 	}
 }
 

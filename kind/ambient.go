@@ -105,7 +105,7 @@ func readySet(ctx context.Context, client *cluster.Client, name string) (*appsv1
 		return nil, fmt.Errorf("look for %s: %w", name, err)
 	}
 	if len(list.Items) == 0 {
-		return nil, fmt.Errorf("%w: no DaemonSet of it runs %s (make kind-ambient puts it there)", ErrNoAmbient, name)
+		return nil, fmt.Errorf("%w: there is no DaemonSet of %s (make kind-ambient puts it there)", ErrNoAmbient, name)
 	}
 	d := &list.Items[0]
 	if want, have := d.Status.DesiredNumberScheduled, d.Status.NumberReady; want == 0 || have < want {

@@ -24,7 +24,7 @@ manifests() {
 	"$ISTIOCTL_BIN" manifest generate --set profile=ambient --set components.base.enabled=false --set components.pilot.enabled=false \
 		--set values.global.imagePullPolicy=IfNotPresent --set values.global.multiCluster.clusterName="${CLUSTER_ID:-Kubernetes}" \
 		--set values.cni.image="docker.io/duomesh/istio-cni:$tag" --set values.cni.ambient.ipv6=$ipv6 \
-		--set values.cni.resources.requests.cpu=50m \
+		--set values.cni.resources.requests.cpu=50m --set values.cni.useAppArmorAnnotation=false \
 		--set values.ztunnel.image="docker.io/duomesh/ztunnel:$tag" --set values.ztunnel.env.IPV6_ENABLED=$ipv6 \
 		--set values.ztunnel.resources.requests.cpu=50m
 }

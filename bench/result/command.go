@@ -17,11 +17,11 @@ func Command(s Summary) string {
 			args = append(args, fmt.Sprintf("--%s %v", flag, value))
 		}
 	}
-	if p.Needs(plan.NeedsZtunnel) {
-		args = append(args, `--ztunnel "$ZTUNNEL_BIN"`) // sudo keeps no environment
-	}
-	if p.World == plan.Kubernetes {
+	switch { // sudo keeps no environment
+	case p.World == plan.Kubernetes: // with its own ztunnel
 		args = append(args, `--kubeconfig "$KUBECONFIG"`)
+	case p.Needs(plan.NeedsZtunnel):
+		args = append(args, `--ztunnel "$ZTUNNEL_BIN"`)
 	}
 	add(len(p.Placements) == 2, "placement", "both")
 	add(len(p.Placements) == 1 && p.Placements[0] == plan.Same, "placement", plan.Same)

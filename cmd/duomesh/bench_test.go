@@ -137,13 +137,18 @@ func TestBenchCommandRepeatsTheRun(t *testing.T) {
 		{"--variants", "direct,dnat", "--modes", "fixed", "--seed", "3", "--placement", "both", "--payload", "4096", "--reply", "99", "--rate", "50.5", "--connections", "3", "--procs", "1"},
 		{"--variants", "direct,ztunnel", "--ztunnel", "/proc/self/exe", "--seed", "9", "--warmup", "1s", "--duration", "2s", "--foreign", "0.5", "--repeats", "0", "--splits=false", "--placement", "same"},
 		{"--variants", "direct,duomesh-l4", "--seed", "3", "--handicap", "duomesh-l4=50us"},
+		{"--variants", "direct,ztunnel,ztunnel-plain", "--seed", "3", "--kubeconfig", "/proc/self/exe"},
 	} {
 		want, err := benchArgs(args...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := result.Summary{Plan: want, Complete: true, Blocks: 7}
-		said := strings.Fields(strings.ReplaceAll(result.Command(s), `"$ZTUNNEL_BIN"`, "/proc/self/exe"))
+		said := strings.Fields(strings.NewReplacer(`"$ZTUNNEL_BIN"`, "/proc/self/exe", `"$KUBECONFIG"`, "/proc/self/exe").Replace(result.Command(s)))
+		if slices.Contains(said, "--kubeconfig") && slices.Contains(said, "--ztunnel") {
+			t.Errorf("%v: a cluster has its own ztunnel", said)
+		}
+		want.Absent = nil // what was left out is not asked for again
 		got, err := benchArgs(said[3:]...)
 		want.Blocks = 7
 		if err != nil || !reflect.DeepEqual(got, want) {

@@ -118,5 +118,5 @@ func parseAbout(dump []byte) (About, error) {
 		return About{}, fmt.Errorf("the node proxy's configuration does not say which version it is, or how many threads it has: %.200s", dump)
 	}
 	words := []string{v.Version, v.GitRevision, v.BuildProfile, v.CryptoProvider}
-	return About{Version: "ztunnel " + strings.Join(strings.Fields(strings.Join(words, " ")), " "), Workers: said.Config.NumWorkerThreads}, nil
+	return About{Version: strings.Join(strings.Fields(strings.Join(words, " ")), " "), Workers: said.Config.NumWorkerThreads}, nil
 }

@@ -12,7 +12,7 @@ import (
 func TestAboutIsTheProxysOwnWords(t *testing.T) {
 	const version = `"version": {"version": "1.31.1", "gitRevision": "62d8", "rustVersion": "1.95.0", "buildProfile": "release", "buildStatus": "Clean", "cryptoProvider": "tls-aws-lc"}`
 	a, err := parseAbout([]byte(`{"workloads": [], ` + version + `, "config": {"proxy": true, "numWorkerThreads": 2}}`))
-	if err != nil || a.Version != "ztunnel 1.31.1 62d8 release tls-aws-lc" || a.Workers != 2 {
+	if err != nil || a.Version != "1.31.1 62d8 release tls-aws-lc" || a.Workers != 2 {
 		t.Errorf("%+v, %v", a, err)
 	}
 	for dump, want := range map[string]string{
