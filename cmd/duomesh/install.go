@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,8 +18,12 @@ import (
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
-// agentName is that of the DaemonSet in the chart.
-const agentName = "duomesh-agent"
+// agentName is that of the DaemonSet in the chart, agentSelector finds its pods.
+const (
+	agentName        = "duomesh-agent"
+	agentSelector    = "app.kubernetes.io/name=" + agentName
+	defaultNamespace = "duomesh-system"
+)
 
 // releaseFlags say what is installed, and where.
 type releaseFlags struct {
@@ -34,7 +37,7 @@ type releaseFlags struct {
 func (f *releaseFlags) define(cmd *cobra.Command) {
 	f.cluster.define(cmd)
 	set := cmd.Flags()
-	set.StringVarP(&f.namespace, "namespace", "n", "duomesh-system", "`NAMESPACE` of the agents")
+	set.StringVarP(&f.namespace, "namespace", "n", defaultNamespace, "`NAMESPACE` of the agents")
 	set.StringArrayVar(&f.set, "set", nil, "`KEY=VALUE` of the chart, in helm's form; may be repeated")
 	set.StringArrayVarP(&f.values, "values", "f", nil, "YAML `FILE` of values of the chart; may be repeated")
 	set.DurationVar(&f.timeout, "timeout", 3*time.Minute, "`TIME` until it must be done")
@@ -194,7 +197,7 @@ func awaitAgents(ctx context.Context, c *cluster.Client, namespace string) error
 
 // agentPods are those of the DaemonSet.
 func agentPods(ctx context.Context, c *cluster.Client, namespace string) ([]corev1.Pod, error) {
-	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + agentName})
+	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentSelector})
 	if err != nil {
 		return nil, fmt.Errorf("list the agents in namespace %s: %w", namespace, err)
 	}
@@ -219,64 +222,4 @@ func waiting(p *corev1.Pod) string {
 		}
 	}
 	return ""
-}
-
-func newUninstallCmd() *cobra.Command {
-	var f releaseFlags
-	cmd := &cobra.Command{
-		Use:   "uninstall",
-		Short: "Take the agents, and all that they did to the nodes, from a Kubernetes cluster",
-		Long: "Take the agents from a Kubernetes cluster. Each takes its programs and its CNI plugin from its node\n" +
-			"when it ends; a node that is down meanwhile keeps the plugin (docs/kubernetes.md). Give the --set and\n" +
-			"--values of the installation.",
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runUninstall(cmd.Context(), f, cmd.OutOrStdout())
-		},
-	}
-	f.define(cmd)
-	return cmd
-}
-
-func runUninstall(ctx context.Context, f releaseFlags, out io.Writer) error {
-	objects, err := f.objects()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
-	c, err := f.cluster.open(ctx)
-	if err != nil {
-		return err
-	}
-	done := func(o *unstructured.Unstructured) { fmt.Fprintf(out, "deleted %s\n", cluster.Name(o)) }
-	// The agents first: they need their rights to the end.
-	var agents, others []*unstructured.Unstructured
-	for _, o := range objects {
-		if o.GetKind() == "DaemonSet" {
-			agents = append(agents, o)
-		} else {
-			others = append(others, o)
-		}
-	}
-	if err := c.Delete(ctx, done, agents...); err != nil {
-		return err
-	}
-	if err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
-		pods, err := agentPods(ctx, c, f.namespace)
-		if len(pods) == 0 {
-			return "", err
-		}
-		return fmt.Sprintf("%d agents have not ended yet", len(pods)), err
-	}); err != nil {
-		return err
-	}
-	if err := c.Delete(ctx, done, others...); err != nil {
-		return err
-	}
-	ns, err := c.CoreV1().Namespaces().Get(ctx, f.namespace, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && ns.Labels[managedBy] != "duomesh" {
-		return nil
-	}
-	return errors.Join(err, c.Delete(ctx, done, namespaceObject(f.namespace)))
 }

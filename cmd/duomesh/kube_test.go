@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/internal/kubetest"
 )
@@ -40,7 +41,7 @@ func newKubeCLI(t *testing.T) kubeCLI {
 }
 
 // want runs a command that must end with a code and say a text.
-func (k kubeCLI) want(code int, text string, args ...string) {
+func (k kubeCLI) want(code int, text string, args ...string) string {
 	k.t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command("/proc/self/exe", args...)
@@ -53,6 +54,23 @@ func (k kubeCLI) want(code int, text string, args ...string) {
 	}
 	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(out.String(), text) {
 		k.t.Errorf("%s: exit code %d, want %d with %q:\n%s", strings.Join(args, " "), got, code, text, &out)
+	}
+	return out.String()
+}
+
+// wantSame compares by what is written.
+func wantSame(t *testing.T, got, want any) {
+	t.Helper()
+	texts := [2]string{}
+	for i, v := range []any{got, want} {
+		text, err := yaml.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[i] = string(text)
+	}
+	if texts[0] != texts[1] {
+		t.Errorf("got\n%s\nwant\n%s", texts[0], texts[1])
 	}
 }
 

@@ -210,8 +210,8 @@ func newWaypointDeleteCmd() *cobra.Command {
 			if err := use(ctx, c, f.namespace, users, whole, "", io.Discard); err != nil {
 				return err
 			}
-			return c.Delete(ctx, func(o *unstructured.Unstructured) { fmt.Fprintf(out, "deleted waypoint %s/%s\n", f.namespace, name) },
-				cluster.Waypoint(f.namespace, name, ""))
+			done := func(*unstructured.Unstructured) { fmt.Fprintf(out, "deleted waypoint %s/%s\n", f.namespace, name) }
+			return c.Delete(ctx, done, cluster.Waypoint(f.namespace, name, ""))
 		},
 	}
 	f.define(cmd)
@@ -275,7 +275,7 @@ func newWaypointListCmd() *cobra.Command {
 }
 
 func listWaypoints(ctx context.Context, c *cluster.Client, only string) ([]listedWaypoint, error) {
-	found, err := c.List(ctx, cluster.Waypoint("", "", ""), only)
+	found, err := c.List(ctx, cluster.Waypoint("", "", ""), only, "")
 	if err != nil {
 		return nil, err
 	}

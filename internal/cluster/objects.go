@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -69,12 +70,29 @@ func (c *Client) Apply(ctx context.Context, o ApplyOptions, objects ...*unstruct
 	return nil
 }
 
-// Delete deletes objects in reverse order, and returns when they are gone. One that
-// is not there, or of a kind that is not, is as asked.
+// DeleteOptions say how objects are removed.
+type DeleteOptions struct {
+	// Dependents is what becomes of what belongs to an object; "" is that it goes first.
+	Dependents metav1.DeletionPropagation
+	// NoWait does not wait until an object is gone.
+	NoWait bool
+	// Done is told of each object; nil means nobody.
+	Done func(*unstructured.Unstructured)
+}
+
+// Delete deletes objects in reverse order, each after what belongs to it, and returns
+// when they are gone.
 func (c *Client) Delete(ctx context.Context, done func(*unstructured.Unstructured), objects ...*unstructured.Unstructured) error {
-	foreground := metav1.DeletePropagationForeground
-	for i := len(objects) - 1; i >= 0; i-- {
-		object := objects[i]
+	return c.Remove(ctx, DeleteOptions{Done: done}, objects...)
+}
+
+// Remove deletes objects in reverse order. One that is not there, or of a kind that is
+// not, is as asked.
+func (c *Client) Remove(ctx context.Context, o DeleteOptions, objects ...*unstructured.Unstructured) error {
+	if o.Dependents == "" {
+		o.Dependents = metav1.DeletePropagationForeground
+	}
+	for _, object := range slices.Backward(objects) {
 		if known, err := c.Has(object.GroupVersionKind().Group, object.GetKind()); err != nil || !known {
 			if err != nil {
 				return err
@@ -85,28 +103,38 @@ func (c *Client) Delete(ctx context.Context, done func(*unstructured.Unstructure
 		if err != nil {
 			return err
 		}
-		err = r.Delete(ctx, object.GetName(), metav1.DeleteOptions{PropagationPolicy: &foreground})
+		err = r.Delete(ctx, object.GetName(), metav1.DeleteOptions{PropagationPolicy: &o.Dependents})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("delete %s: %w", Name(object), err)
 		}
-		err = Await(ctx, func(ctx context.Context) (string, error) {
-			_, err := r.Get(ctx, object.GetName(), metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				return "", nil
+		if !o.NoWait {
+			if err := c.Gone(ctx, object); err != nil {
+				return err
 			}
-			return Name(object) + " is still there", err
-		})
-		if err != nil {
-			return err
 		}
-		if done != nil {
-			done(object)
+		if o.Done != nil {
+			o.Done(object)
 		}
 	}
 	return nil
+}
+
+// Gone returns when an object is not there any more.
+func (c *Client) Gone(ctx context.Context, object *unstructured.Unstructured) error {
+	r, err := c.Resource(object)
+	if err != nil {
+		return err
+	}
+	return Await(ctx, func(ctx context.Context) (string, error) {
+		_, err := r.Get(ctx, object.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return "", nil
+		}
+		return Name(object) + " is still there", err
+	})
 }
 
 // poll is how often something that is awaited is looked at.
@@ -135,14 +163,15 @@ func Await(ctx context.Context, is func(context.Context) (string, error)) error 
 	}
 }
 
-// List returns the objects of the kind of o, in a namespace, or in all with "".
-func (c *Client) List(ctx context.Context, o *unstructured.Unstructured, namespace string) ([]unstructured.Unstructured, error) {
+// List returns the objects of the kind of o that have the labels, in a namespace, or in
+// all with "".
+func (c *Client) List(ctx context.Context, o *unstructured.Unstructured, namespace, labels string) ([]unstructured.Unstructured, error) {
 	kind := o.GroupVersionKind()
 	m, err := c.mapping(kind.GroupKind(), kind.Version)
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", kind.Kind, err)
 	}
-	list, err := c.dynamic.Resource(m.Resource).Namespace(namespace).List(ctx, metav1.ListOptions{})
+	list, err := c.dynamic.Resource(m.Resource).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", kind.Kind, err)
 	}
