@@ -21,6 +21,7 @@ import (
 const (
 	modeLabel             = "istio.io/dataplane-mode"
 	modeOurs              = "duomesh"
+	modeKmesh             = "Kmesh" // the same, in any case
 	redirectionAnnotation = "kmesh.net/redirection"
 )
 
@@ -28,6 +29,7 @@ type enrollFlags struct {
 	cluster   clusterFlags
 	namespace string
 	wait      bool
+	overwrite bool
 	timeout   time.Duration
 }
 
@@ -36,6 +38,7 @@ func (f *enrollFlags) define(cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVarP(&f.namespace, "namespace", "n", "", "`NAMESPACE` of pods; that of the context when not given")
 	set.BoolVar(&f.wait, "wait", true, "return when the agents have confirmed it on the pods that run")
+	set.BoolVar(&f.overwrite, "overwrite", false, "also where the label names another dataplane, which then has the pods no more")
 	set.DurationVar(&f.timeout, "timeout", time.Minute, "`TIME` until it must be confirmed")
 }
 
@@ -53,7 +56,8 @@ func enrolment(use, short, example string, in bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use + " namespace|pod NAME…", Short: short, Example: "  " + example,
 		Long: short + ". It sets or removes label " + modeLabel + ", as kubectl would, and\n" +
-			"waits until the kernel of each pod's node has confirmed it.",
+			"waits until the kernel of each pod's node has confirmed it. A label that names another\n" +
+			"dataplane (ambient) stays, and is an error.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usagef("%swant namespace NAME…, or pod NAME…", called(cmd))
@@ -69,7 +73,7 @@ func enrolment(use, short, example string, in bool) *cobra.Command {
 
 func (f enrollFlags) run(ctx context.Context, kind string, names []string, in bool, out io.Writer) error {
 	act, ok := map[string]func(context.Context, *cluster.Client, string, bool) (enrolled, error){
-		"namespace": enrollNamespace, "namespaces": enrollNamespace, "ns": enrollNamespace,
+		"namespace": f.enrollNamespace, "namespaces": f.enrollNamespace, "ns": f.enrollNamespace,
 		"pod": f.enrollPod, "pods": f.enrollPod, "po": f.enrollPod,
 	}[kind]
 	if !ok {
@@ -84,12 +88,13 @@ func (f enrollFlags) run(ctx context.Context, kind string, names []string, in bo
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s %s\n", e.what, map[bool]string{true: "is enrolled", false: "is not enrolled any more"}[in])
-		if f.wait {
-			if err := e.await(ctx, c, in); err != nil {
-				return err
-			}
+		words := map[bool]string{true: "is enrolled", false: "is not enrolled any more"}[in]
+		if !f.wait {
+			words = map[bool]string{true: "is to be enrolled", false: "is to be enrolled no more"}[in]
+		} else if err := e.await(ctx, c, in); err != nil {
+			return err
 		}
+		fmt.Fprintf(out, "%s %s\n", e.what, words)
 	}
 	return nil
 }
@@ -118,16 +123,37 @@ func mode(in bool, out any) any {
 	return out
 }
 
-func enrollNamespace(ctx context.Context, c *cluster.Client, name string, in bool) (enrolled, error) {
-	patch := labelPatch(modeLabel, mode(in, nil))
-	_, err := c.CoreV1().Namespaces().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.Manager})
+// others is another dataplane's label, which is not to be taken away; "" when there is
+// none, or it may be. "none" is nobody's.
+func (f enrollFlags) others(labels map[string]string) string {
+	has := labels[modeLabel]
+	if f.overwrite || has == "none" || strings.EqualFold(has, modeOurs) || strings.EqualFold(has, modeKmesh) {
+		return ""
+	}
+	return has
+}
+
+func othersLabel(what, has string) error {
+	return fmt.Errorf("%s has label %s=%s, which is another dataplane's: nothing is changed; --overwrite takes it away all the same", what, modeLabel, has)
+}
+
+func (f enrollFlags) enrollNamespace(ctx context.Context, c *cluster.Client, name string, in bool) (enrolled, error) {
+	e := enrolled{what: "namespace " + name, namespace: name, byNamespace: true}
+	ns, err := c.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if err == nil {
+		if has := f.others(ns.Labels); has != "" {
+			return enrolled{}, othersLabel(e.what, has)
+		}
+		patch := labelPatch(modeLabel, mode(in, nil))
+		_, err = c.CoreV1().Namespaces().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.Manager})
+	}
 	if apierrors.IsNotFound(err) {
 		return enrolled{}, fmt.Errorf("there is no namespace %s: kubectl create namespace %s makes it", name, name)
 	}
 	if err != nil {
 		return enrolled{}, fmt.Errorf("label namespace %s: %w", name, err)
 	}
-	return enrolled{what: "namespace " + name, namespace: name, byNamespace: true}, nil
+	return e, nil
 }
 
 // enrollPod labels one pod; to leave is a label, too, since its namespace may be
@@ -137,8 +163,14 @@ func (f enrollFlags) enrollPod(ctx context.Context, c *cluster.Client, name stri
 	if namespace == "" {
 		namespace = c.Namespace
 	}
-	patch := labelPatch(modeLabel, mode(in, "none"))
-	_, err := c.CoreV1().Pods(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.Manager})
+	p, err := c.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err == nil {
+		if has := f.others(p.Labels); has != "" {
+			return enrolled{}, othersLabel("pod "+namespace+"/"+name, has)
+		}
+		patch := labelPatch(modeLabel, mode(in, "none"))
+		_, err = c.CoreV1().Pods(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cluster.Manager})
+	}
 	if apierrors.IsNotFound(err) {
 		return enrolled{}, fmt.Errorf("there is no pod %s in namespace %s: -n names another", name, namespace)
 	}

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
@@ -135,6 +136,37 @@ func TestEnroll(t *testing.T) {
 	k.want(2, "want namespace NAME", "enroll", "namespace")
 	k.want(1, "the cluster does not know kind Gateway", "waypoint", "list")
 	k.want(2, "--for nobody: must be service, workload or all", "waypoint", "apply", "--for", "nobody")
+}
+
+// A typing error takes no other dataplane's pods out of it.
+func TestEnrollLeavesOthersLabels(t *testing.T) {
+	k := newKubeCLI(t)
+	k.makeNamespace("shop")
+	label := func(value string) {
+		t.Helper()
+		patch := labelPatch(modeLabel, value)
+		if _, err := k.Client.CoreV1().Namespaces().Patch(t.Context(), "shop", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	label("ambient")
+	for _, act := range []string{"enroll", "unenroll"} {
+		k.want(1, "namespace shop has label istio.io/dataplane-mode=ambient, which is another dataplane's", act, "ns", "shop")
+		if got := k.mode("shop"); got != "ambient" {
+			t.Errorf("%s took another dataplane's label: now %q", act, got)
+		}
+	}
+	k.want(0, "namespace shop is enrolled", "enroll", "ns", "shop", "--overwrite")
+	for _, ours := range []string{"kmesh", "none"} {
+		label(ours)
+		k.want(0, "namespace shop is not enrolled any more", "unenroll", "ns", "shop")
+	}
+	p := k.makePod("shop", "web", "node", map[string]string{modeLabel: "ambient"}, runs)
+	k.want(1, "pod shop/web has label", "unenroll", "pod", "-n", "shop", p.Name)
+	k.want(1, "not confirmed for pods web", "enroll", "pod", "-n", "shop", "--overwrite", "--timeout=5s", p.Name)
+	if out := k.want(0, "pod shop/web is to be enrolled", "enroll", "pod", "-n", "shop", "--wait=false", p.Name); strings.Contains(out, "is enrolled") {
+		t.Errorf("what nobody has confirmed is said to be so: %s", out)
+	}
 }
 
 func TestNoCluster(t *testing.T) {
