@@ -83,13 +83,7 @@ func (f askFlags) agents(ctx context.Context, pod string) ([]desk, error) {
 		if node != "" && p.Spec.NodeName != node {
 			continue
 		}
-		desks = append(desks, desk{
-			node: p.Spec.NodeName, nobody: "the agent of node " + p.Spec.NodeName + " does not answer",
-			reach: func(ctx context.Context) (api.Place, func(), error) {
-				address, stop, err := c.Forward(ctx, p.Namespace, p.Name, adminPort)
-				return api.Place{Address: address}, stop, err
-			},
-		})
+		desks = append(desks, agentDesk(c, &p))
 	}
 	switch {
 	case len(pods) == 0:
@@ -98,6 +92,17 @@ func (f askFlags) agents(ctx context.Context, pod string) ([]desk, error) {
 		return nil, usagef("no agent runs on node %q", node)
 	}
 	return desks, nil
+}
+
+// agentDesk is the agent that runs in a pod.
+func agentDesk(c *cluster.Client, p *corev1.Pod) desk {
+	return desk{
+		node: p.Spec.NodeName, nobody: "the agent of node " + p.Spec.NodeName + " does not answer",
+		reach: func(ctx context.Context) (api.Place, func(), error) {
+			address, stop, err := c.Forward(ctx, p.Namespace, p.Name, adminPort)
+			return api.Place{Address: address}, stop, err
+		},
+	}
 }
 
 // nodeOf is where a pod runs: NAME, of the context's namespace, or NAMESPACE/NAME.

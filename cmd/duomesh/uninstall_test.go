@@ -66,16 +66,21 @@ var (
 // as an uninstallation needs them: agents end when their DaemonSet is being deleted, but
 // on nodes that are down. How they end is said by node.
 func (k kubeCLI) playCluster(namespace string, down []string, ends map[string]corev1.ContainerStatus) {
+	k.play(func(ctx context.Context) { k.endAgents(ctx, namespace, down, ends) })
+}
+
+// play does something again and again until the test ends.
+func (k kubeCLI) play(act func(context.Context)) {
 	ctx, cancel := context.WithCancel(k.t.Context())
 	played := make(chan struct{})
 	k.t.Cleanup(func() { cancel(); <-played })
 	go func() {
 		defer close(played)
-		wait.UntilWithContext(ctx, func(ctx context.Context) { k.play(ctx, namespace, down, ends) }, 50*time.Millisecond)
+		wait.UntilWithContext(ctx, act, 50*time.Millisecond)
 	}()
 }
 
-func (k kubeCLI) play(ctx context.Context, namespace string, down []string, ends map[string]corev1.ContainerStatus) {
+func (k kubeCLI) endAgents(ctx context.Context, namespace string, down []string, ends map[string]corev1.ContainerStatus) {
 	c := k.Client
 	d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, agentName, metav1.GetOptions{})
 	if err != nil || d.DeletionTimestamp == nil {

@@ -2,22 +2,20 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/yaml"
 
+	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
@@ -25,7 +23,9 @@ import (
 const (
 	gatewayGroup = "gateway.networking.k8s.io"
 	useWaypoint  = "istio.io/use-waypoint"
-	gatewayOfPod = gatewayGroup + "/gateway-name"
+	// useWaypointOf is the waypoint's namespace where that is another.
+	useWaypointOf = "istio.io/use-waypoint-namespace"
+	gatewayOfPod  = gatewayGroup + "/gateway-name"
 )
 
 // gatewayFlags are those of the waypoint commands that speak to a cluster.
@@ -77,10 +77,7 @@ func newWaypointApplyCmd() *cobra.Command {
 				return err
 			}
 			out, name := cmd.OutOrStdout(), waypointNamed(args)
-			if err := c.Apply(ctx, cluster.ApplyOptions{}, cluster.Waypoint(f.namespace, name, traffic)); err != nil {
-				return err
-			}
-			if err := awaitWaypoint(ctx, c, f.namespace, name); err != nil {
+			if err := applyWaypoint(ctx, c, cluster.Waypoint(f.namespace, name, traffic), askReplica); err != nil {
 				return err
 			}
 			fmt.Fprintf(out, "waypoint %s/%s takes connections\n", f.namespace, name)
@@ -101,15 +98,11 @@ func waypointNamed(args []string) string {
 	return "waypoint"
 }
 
-// use labels what is to go by way of a waypoint; "" takes the label away.
+// use labels what is to go by way of a waypoint of its own namespace.
 func use(ctx context.Context, c *cluster.Client, namespace string, services []string, all bool, name string, out io.Writer) error {
-	var value any = name
-	if name == "" {
-		value = nil
-	}
-	options := metav1.PatchOptions{FieldManager: cluster.Manager}
+	options, patch := metav1.PatchOptions{FieldManager: cluster.Manager}, useLabels(name)
 	for _, s := range services {
-		_, err := c.CoreV1().Services(namespace).Patch(ctx, s, types.MergePatchType, labelPatch(useWaypoint, value), options)
+		_, err := c.CoreV1().Services(namespace).Patch(ctx, s, types.MergePatchType, patch, options)
 		if apierrors.IsNotFound(err) {
 			return fmt.Errorf("there is no service %s in namespace %s", s, namespace)
 		}
@@ -121,17 +114,28 @@ func use(ctx context.Context, c *cluster.Client, namespace string, services []st
 	if !all {
 		return nil
 	}
-	if _, err := c.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, labelPatch(useWaypoint, value), options); err != nil {
+	if _, err := c.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, patch, options); err != nil {
 		return fmt.Errorf("label namespace %s: %w", namespace, err)
 	}
 	fmt.Fprintf(out, "all services of namespace %s use it\n", namespace)
 	return nil
 }
 
-// awaitWaypoint returns when istiod has programmed the Gateway and one of its pods is
-// ready.
-func awaitWaypoint(ctx context.Context, c *cluster.Client, namespace, name string) error {
-	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
+// askReplicaFunc asks the entry process of a waypoint's pod.
+type askReplicaFunc func(context.Context, *cluster.Client, *corev1.Pod) (api.Status, error)
+
+// applyWaypoint returns when istiod has programmed the Gateway and its pods that are
+// ready run this project's entry process: whatever is labelled sooner is refused.
+func applyWaypoint(ctx context.Context, c *cluster.Client, w *unstructured.Unstructured, ask askReplicaFunc) error {
+	namespace, name := w.GetNamespace(), w.GetName()
+	if _, err := getGateway(ctx, c, namespace, name); err != nil && !errors.Is(err, errNoWaypoint) {
+		return err // one of another class stays what it is
+	}
+	if err := c.Apply(ctx, cluster.ApplyOptions{}, w); err != nil {
+		return err
+	}
+	strange := false
+	err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
 		o, err := getGateway(ctx, c, namespace, name)
 		if err != nil {
 			return "the Gateway cannot be read", err
@@ -143,15 +147,73 @@ func awaitWaypoint(ctx context.Context, c *cluster.Client, namespace, name strin
 		if err != nil {
 			return "its pods cannot be read", err
 		}
-		words := "it has no pod yet"
-		for i := range pods {
-			if words = waiting(&pods[i]); words == "" {
-				return "", nil
-			}
+		var words string
+		if words, strange = serves(ctx, c, pods, ask); words != "" {
+			words = fmt.Sprintf("waypoint %s/%s: %s", namespace, name, words)
 		}
-		return fmt.Sprintf("waypoint %s/%s: %s", namespace, name, words), nil
+		return words, nil
 	})
+	if err != nil && strange {
+		err = fmt.Errorf("%w; nothing is labelled: %s", err, whyStrange(ctx, c))
+	}
+	return err
 }
+
+// serves is why no connection may be handed to the pods of a waypoint; "" when those that
+// are ready take them. strange is set when one is ready and runs something else.
+func serves(ctx context.Context, c *cluster.Client, pods []corev1.Pod, ask askReplicaFunc) (words string, strange bool) {
+	words = "it has no pod yet"
+	some := false
+	for i := range pods {
+		p := &pods[i]
+		if why := waiting(p); why != "" {
+			words = why
+			continue
+		}
+		if _, err := ask(ctx, c, p); err != nil {
+			return fmt.Sprintf("pod %s, of image %s, does not answer as duomesh-waypoint: %v", p.Name, proxyImage(p), err), true
+		}
+		some = true
+	}
+	if some {
+		return "", false
+	}
+	return words, false
+}
+
+// whyStrange says what puts duomesh-waypoint into the waypoints of a cluster.
+func whyStrange(ctx context.Context, c *cluster.Client) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askReplicaTime)
+	defer cancel()
+	list, err := c.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{LabelSelector: defaultsForClass + "=" + cluster.WaypointClass})
+	switch {
+	case err != nil:
+		return fmt.Sprintf("whether a ConfigMap sets the image is not known: %v", err)
+	case len(list.Items) == 0:
+		return "no ConfigMap has label " + defaultsForClass + "=" + cluster.WaypointClass +
+			": duomesh install makes it, --set waypoint.namespace=NAME says where istiod is"
+	}
+	var names []string
+	for i := range list.Items {
+		names = append(names, list.Items[i].Namespace+"/"+list.Items[i].Name)
+	}
+	return "ConfigMap " + strings.Join(names, ", ") + " sets the image where it is in istiod's own namespace, and istiod is one that " +
+		"looks for it (" + triedIstio + " was tried); for one waypoint annotation sidecar.istio.io/proxyImage does"
+}
+
+// triedIstio is the only line of Istio whose istiod was seen to merge a ConfigMap into
+// the waypoints of a class.
+const triedIstio = "Istio 1.31"
+
+func proxyImage(p *corev1.Pod) string {
+	if len(p.Spec.Containers) == 0 {
+		return "none"
+	}
+	return p.Spec.Containers[0].Image
+}
+
+// errNoWaypoint is in the error of getGateway when there is none.
+var errNoWaypoint = errors.New("duomesh waypoint apply makes one")
 
 func getGateway(ctx context.Context, c *cluster.Client, namespace, name string) (*unstructured.Unstructured, error) {
 	o := cluster.Waypoint(namespace, name, "")
@@ -161,9 +223,20 @@ func getGateway(ctx context.Context, c *cluster.Client, namespace, name string) 
 	}
 	o, err = r.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("there is no waypoint %s in namespace %s: duomesh waypoint apply makes one", name, namespace)
+		return nil, fmt.Errorf("there is no waypoint %s in namespace %s: %w", name, namespace, errNoWaypoint)
 	}
-	return o, err
+	if err != nil {
+		return nil, fmt.Errorf("look for waypoint %s/%s: %w", namespace, name, err)
+	}
+	if class := classOf(o); class != cluster.WaypointClass {
+		return nil, fmt.Errorf("Gateway %s/%s is of class %s, and no waypoint (class %s): nothing is changed", namespace, name, class, cluster.WaypointClass)
+	}
+	return o, nil
+}
+
+func classOf(o *unstructured.Unstructured) string {
+	class, _, _ := unstructured.NestedString(o.Object, "spec", "gatewayClassName") // the server asks for a text
+	return class
 }
 
 // programmed is why a Gateway is not; "" when it is.
@@ -186,152 +259,4 @@ func waypointPods(ctx context.Context, c *cluster.Client, namespace, name string
 		return nil, fmt.Errorf("list the pods of waypoint %s/%s: %w", namespace, name, err)
 	}
 	return list.Items, nil
-}
-
-func newWaypointDeleteCmd() *cobra.Command {
-	var f gatewayFlags
-	cmd := &cobra.Command{
-		Use: "delete [NAME]", Short: "Delete a waypoint, after whatever uses it does so no more", Args: atMostOne,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
-			defer cancel()
-			c, err := f.open(ctx)
-			if err != nil {
-				return err
-			}
-			name, out := waypointNamed(args), cmd.OutOrStdout()
-			if _, err := getGateway(ctx, c, f.namespace, name); err != nil {
-				return err
-			}
-			users, whole, err := usersOf(ctx, c, f.namespace, name)
-			if err != nil {
-				return err
-			}
-			if err := use(ctx, c, f.namespace, users, whole, "", io.Discard); err != nil {
-				return err
-			}
-			done := func(*unstructured.Unstructured) { fmt.Fprintf(out, "deleted waypoint %s/%s\n", f.namespace, name) }
-			return c.Delete(ctx, done, cluster.Waypoint(f.namespace, name, ""))
-		},
-	}
-	f.define(cmd)
-	return cmd
-}
-
-// usersOf are the services of its namespace that use a waypoint by their own label,
-// and whether the namespace does.
-func usersOf(ctx context.Context, c *cluster.Client, namespace, name string) (services []string, whole bool, _ error) {
-	list, err := c.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{LabelSelector: useWaypoint + "=" + name})
-	if err != nil {
-		return nil, false, fmt.Errorf("list services of namespace %s: %w", namespace, err)
-	}
-	for _, s := range list.Items {
-		services = append(services, s.Name)
-	}
-	ns, err := c.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
-	if err != nil {
-		return nil, false, fmt.Errorf("namespace %s: %w", namespace, err)
-	}
-	return services, ns.Labels[useWaypoint] == name, nil
-}
-
-// listedWaypoint is one line of waypoint list.
-type listedWaypoint struct {
-	Namespace      string   `json:"namespace"`
-	Name           string   `json:"name"`
-	State          string   `json:"state"`
-	Ready          int      `json:"ready"`
-	Pods           int      `json:"pods"`
-	Services       []string `json:"services,omitempty"`
-	WholeNamespace bool     `json:"wholeNamespace,omitempty"`
-}
-
-func newWaypointListCmd() *cobra.Command {
-	var f gatewayFlags
-	var output string
-	cmd := &cobra.Command{
-		Use: "list", Short: "List the waypoints of a Kubernetes cluster, and what uses them", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" && output != "yaml" {
-				return usagef("--output %s: must be table, json or yaml", output)
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
-			defer cancel()
-			only := f.namespace
-			c, err := f.open(ctx)
-			if err != nil {
-				return err
-			}
-			all, err := listWaypoints(ctx, c, only)
-			if err != nil {
-				return err
-			}
-			return printWaypoints(cmd.OutOrStdout(), output, all)
-		},
-	}
-	f.define(cmd)
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
-	return cmd
-}
-
-func listWaypoints(ctx context.Context, c *cluster.Client, only string) ([]listedWaypoint, error) {
-	found, err := c.List(ctx, cluster.Waypoint("", "", ""), only, "")
-	if err != nil {
-		return nil, err
-	}
-	all := []listedWaypoint{}
-	for i := range found {
-		o := &found[i]
-		if class, _, _ := unstructured.NestedString(o.Object, "spec", "gatewayClassName"); class != cluster.WaypointClass {
-			continue
-		}
-		w := listedWaypoint{Namespace: o.GetNamespace(), Name: o.GetName(), State: programmed(o)}
-		if w.State == "" {
-			w.State = "programmed"
-		}
-		pods, err := waypointPods(ctx, c, w.Namespace, w.Name)
-		if err != nil {
-			return nil, err
-		}
-		w.Pods = len(pods)
-		for i := range pods {
-			if waiting(&pods[i]) == "" {
-				w.Ready++
-			}
-		}
-		if w.Services, w.WholeNamespace, err = usersOf(ctx, c, w.Namespace, w.Name); err != nil {
-			return nil, err
-		}
-		all = append(all, w)
-	}
-	return all, nil
-}
-
-func printWaypoints(out io.Writer, output string, all []listedWaypoint) error {
-	switch output {
-	case "json":
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(all)
-	case "yaml":
-		text, err := yaml.Marshal(all)
-		if err == nil {
-			_, err = out.Write(text)
-		}
-		return err
-	}
-	if len(all) == 0 {
-		fmt.Fprintln(out, "there is no waypoint")
-		return nil
-	}
-	t := newTable(out, "waypoint", "state", "ready", "used by")
-	for _, w := range all {
-		users := strings.Join(w.Services, ", ")
-		if w.WholeNamespace {
-			users = "namespace " + w.Namespace
-		}
-		t.AppendRow(table.Row{w.Namespace + "/" + w.Name, w.State, fmt.Sprintf("%d/%d", w.Ready, w.Pods), users})
-	}
-	t.Render()
-	return nil
 }

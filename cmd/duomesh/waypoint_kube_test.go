@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	agentapi "github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/internal/cluster"
+)
+
+// defineKinds makes Gateway and ServiceEntry known, without their schemas.
+func (k kubeCLI) defineKinds() {
+	k.t.Helper()
+	const definition = `---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[2]ss.%[1]s, annotations: {api-approved.kubernetes.io: "https://github.com/kubernetes-sigs/gateway-api/pull/1"}}
+spec:
+  group: %[1]s
+  scope: Namespaced
+  names: {kind: %[3]s, plural: %[2]ss, singular: %[2]s}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {status: {}}
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`
+	text := fmt.Sprintf(definition, gatewayGroup, "gateway", "Gateway") +
+		strings.ReplaceAll(fmt.Sprintf(definition, "networking.istio.io", "serviceentry", "ServiceEntry"), "serviceentrys", "serviceentries")
+	file := filepath.Join(k.t.TempDir(), "kinds.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	k.Define(k.t, file)
+}
+
+func (k kubeCLI) client() *cluster.Client {
+	k.t.Helper()
+	c, err := cluster.Connect(k.Config, "default")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return c
+}
+
+func (k kubeCLI) apply(objects ...*unstructured.Unstructured) {
+	k.t.Helper()
+	if err := k.client().Apply(k.t.Context(), cluster.ApplyOptions{}, objects...); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// user is an object with labels that name a waypoint.
+func user(version, kind, namespace, name, spec string, labels map[string]string) *unstructured.Unstructured {
+	all, err := cluster.Decode([]byte(fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {name: %s}, spec: %s}", version, kind, name, spec)))
+	if err != nil {
+		panic(err)
+	}
+	all[0].SetNamespace(namespace)
+	all[0].SetLabels(labels)
+	return all[0]
+}
+
+// labelsOf are an object's as the server has it.
+func (k kubeCLI) labelsOf(o *unstructured.Unstructured) map[string]string {
+	k.t.Helper()
+	r, err := k.client().Resource(o)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	now, err := r.Get(k.t.Context(), o.GetName(), metav1.GetOptions{})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return now.GetLabels()
+}
+
+const (
+	servicePort = "{ports: [{port: 80}]}"
+	onePod      = "{containers: [{name: one, image: image}]}"
+)
+
+// A waypoint is deleted when nothing names it, of whatever kind and namespace; what names
+// another one of the same name keeps its label.
+func TestWaypointDelete(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	k.makeNamespace("other")
+	ingress := cluster.Waypoint("shop", "ingress", "")
+	if err := unstructured.SetNestedField(ingress.Object, "istio", "spec", "gatewayClassName"); err != nil {
+		t.Fatal(err)
+	}
+	k.apply(ingress, cluster.Waypoint("shop", "waypoint", ""), cluster.Waypoint("other", "waypoint", ""))
+	for _, act := range []string{"delete", "apply", "status"} {
+		k.want(1, "Gateway shop/ingress is of class istio, and no waypoint", "waypoint", act, "-n", "shop", "ingress")
+	}
+	own := map[string]string{useWaypoint: "waypoint"}
+	of := func(namespace string) map[string]string {
+		return map[string]string{useWaypoint: "waypoint", useWaypointOf: namespace}
+	}
+	users := []*unstructured.Unstructured{
+		user("v1", "Service", "shop", "web", servicePort, own),
+		user("v1", "Service", "other", "far", servicePort, of("shop")),
+		user("v1", "Pod", "shop", "pod", onePod, own),
+		user("networking.istio.io/v1", "ServiceEntry", "shop", "entry", "{}", own),
+		user("v1", "Namespace", "", "other", "{}", of("shop")),
+	}
+	others := []*unstructured.Unstructured{
+		user("v1", "Service", "other", "near", servicePort, own),
+		user("v1", "Service", "shop", "leads-away", servicePort, of("other")),
+	}
+	k.apply(append(users, others...)...)
+	k.want(0, `"Namespace other"`, "waypoint", "list", "-o", "json")
+	k.makeNode("node", corev1.ConditionTrue)
+	agent := k.makePod("shop", "agent", "node", agentLabels, runs)
+	// No agent says that it has heard of it.
+	k.want(1, "waypoint shop/waypoint stays until no agent hands it connections", "waypoint", "delete", "-n", "shop", "--system-namespace", "shop", "--timeout=8s")
+	k.labelsOf(cluster.Waypoint("shop", "waypoint", ""))
+	for _, o := range users {
+		if got := k.labelsOf(o); got[useWaypoint] != "" || got[useWaypointOf] != "" {
+			t.Errorf("%s still has %v", cluster.Name(o), got)
+		}
+	}
+	for _, o := range others {
+		if got := k.labelsOf(o); got[useWaypoint] != "waypoint" {
+			t.Errorf("%s has lost its label: %v", cluster.Name(o), got)
+		}
+	}
+	k.collectGarbage("shop", "waypoint")
+	k.want(0, "deleted waypoint shop/waypoint", "waypoint", "delete", "-n", "shop", "--system-namespace", "shop", "--wait=false")
+	k.want(1, "there is no waypoint waypoint in namespace shop", "waypoint", "delete", "-n", "shop")
+	if err := k.Client.CoreV1().Pods("shop").Delete(t.Context(), agent.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// collectGarbage lets a Gateway go of which nobody made anything.
+func (k kubeCLI) collectGarbage(namespace, name string) {
+	c, o := k.client(), cluster.Waypoint(namespace, name, "")
+	r, err := c.Resource(o)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.play(func(ctx context.Context) {
+		if now, err := r.Get(ctx, name, metav1.GetOptions{}); err == nil && now.GetDeletionTimestamp() != nil {
+			_, _ = r.Patch(ctx, name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}) // or the next time
+		}
+	})
+}
+
+// An agent is asked for services, and for workloads of their own.
+func TestStillUse(t *testing.T) {
+	header := func(schema string) agentapi.Header {
+		return agentapi.Header{Schema: schema, Version: agentapi.Version}
+	}
+	c := agentapi.NewClient(agentapi.Place{Address: fakeAdmin(t, map[string]any{
+		"/services": agentapi.Services{Header: header(agentapi.ServicesSchema), Services: []agentapi.Service{
+			{Name: "shop/web", Waypoint: "shop/waypoint"}, {Name: "shop/other", Waypoint: "shop/waypoint2"}, {Name: "shop/none"},
+		}},
+		"/workloads": agentapi.Workloads{Header: header(agentapi.WorkloadsSchema), Workloads: []agentapi.Workload{
+			{Name: "shop/pod", Waypoint: "shop/waypoint"}, {Name: "shop/none"},
+		}},
+	})})
+	defer c.Close()
+	got, err := stillUse(t.Context(), c, "shop/waypoint")
+	if want := "service shop/web, workload shop/pod"; err != nil || strings.Join(got, ", ") != want {
+		t.Errorf("got %v, %v, want %s", got, err, want)
+	}
+}
+
+// playIstiod programs the waypoint of namespace shop, and makes a pod of it that is ready.
+func (k kubeCLI) playIstiod() {
+	r, err := k.client().Resource(cluster.Waypoint("shop", "waypoint", ""))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.play(func(ctx context.Context) {
+		status := []byte(`{"status":{"conditions":[{"type":"Programmed","status":"True"}]}}`)
+		_, _ = r.Patch(ctx, "waypoint", types.MergePatchType, status, metav1.PatchOptions{}, "status") // or the next time
+	})
+	k.makePod("shop", "waypoint-1", "node", map[string]string{gatewayOfPod: "waypoint"}, runs)
+}
+
+// A Ready pod of Istio's own image takes no connection of ours: nothing is labelled.
+func TestWaypointOfAnotherImage(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	service := user("v1", "Service", "shop", "web", servicePort, nil)
+	k.apply(service)
+	k.playIstiod()
+	apply := []string{"waypoint", "apply", "-n", "shop", "--service", "web", "--timeout=8s"}
+	out := k.want(1, "nothing is labelled: no ConfigMap has label gateway.istio.io/defaults-for-class=istio-waypoint", apply...)
+	if !strings.Contains(out, "pod waypoint-1, of image image, does not answer as duomesh-waypoint") || strings.Contains(out, "takes connections") {
+		t.Errorf("it says\n%s", out)
+	}
+	if got := k.labelsOf(service); got[useWaypoint] != "" {
+		t.Errorf("the service uses a waypoint that refuses it: %v", got)
+	}
+	k.makeNamespace("istio-prod")
+	k.installed("--set", "waypoint.namespace=istio-prod")
+	k.want(1, "ConfigMap istio-prod/duomesh-waypoint-defaults sets the image where", apply...)
+}
+
+// One that answers does; of several every one that is ready must.
+func TestWaypointThatAnswers(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	k.playIstiod()
+	asked := 0
+	answer := func(_ context.Context, _ *cluster.Client, p *corev1.Pod) (api.Status, error) {
+		if asked++; p.Name != "waypoint-1" && asked < 4 {
+			return api.Status{}, errors.New("connection refused")
+		}
+		return api.Status{Ready: true}, nil
+	}
+	k.makePod("shop", "waypoint-2", "node", map[string]string{gatewayOfPod: "waypoint"}, runs)
+	k.makePod("shop", "waypoint-3", "node", map[string]string{gatewayOfPod: "waypoint"}, crashes)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := applyWaypoint(ctx, k.client(), cluster.Waypoint("shop", "waypoint", ""), answer); err != nil || asked < 4 {
+		t.Errorf("%v, asked %d times", err, asked)
+	}
+}
