@@ -29,6 +29,40 @@ func TestRenderIsTheManifest(t *testing.T) {
 	}
 }
 
+// The waypoint's image is pulled as its own value says, or else as the agent's.
+func TestPullPolicies(t *testing.T) {
+	for set, want := range map[string][2]int{
+		"waypoint.image.pullPolicy=Always": {1, 1},
+		"image.pullPolicy=Always":          {2, 0},
+		"image.pullPolicy=Never":           {0, 0},
+	} {
+		out := render(t, Release{Set: []string{set}})
+		got := [2]int{strings.Count(out, "imagePullPolicy: Always"), strings.Count(out, "imagePullPolicy: IfNotPresent")}
+		if got != want {
+			t.Errorf("%s: Always and IfNotPresent %v times, want %v", set, got, want)
+		}
+	}
+}
+
+// An agent that does not start says why where kubectl describe, and install, look.
+func TestTerminationMessage(t *testing.T) {
+	if out := render(t, Release{}); !strings.Contains(out, "terminationMessagePolicy: FallbackToLogsOnError") {
+		t.Error("the last words of an agent are in its log alone")
+	}
+}
+
+func TestAddressesOfIstiod(t *testing.T) {
+	for address, good := range map[string]bool{
+		"istiod-1-22-6.istio-system.svc:15012": true, "10.0.0.1:15012": true, "[fd00::1]:15012": true,
+		"istiod": false, "fd00::1:15012": false, "[fd00::1]": false, "[istiod]:15012": false, "http://istiod:15012": false,
+	} {
+		_, err := (Release{Values: [][]byte{[]byte("xdsAddress: '" + address + "'\n")}}).Render()
+		if (err == nil) != good {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
 func TestValues(t *testing.T) {
 	out := render(t, Release{
 		Values: [][]byte{[]byte("clusterId: first\nlogLevel: debug\n"), []byte("clusterId: second\n")},
