@@ -112,6 +112,9 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 	if err := c.Apply(ctx, apply, objects...); err != nil {
 		return err
 	}
+	if err := f.prune(ctx, c, objects, apply.DryRun, out); err != nil {
+		return err
+	}
 	if apply.DryRun {
 		return nil
 	}
@@ -119,6 +122,36 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 		return err
 	}
 	fmt.Fprintln(out, "the agents of all nodes are ready; the pods of a namespace are redirected with\n  duomesh enroll namespace NAME")
+	return nil
+}
+
+// prune deletes what an earlier installation has made and this one has not: with other
+// values, the ConfigMap of waypoints is elsewhere, or nowhere.
+func (f releaseFlags) prune(ctx context.Context, c *cluster.Client, objects []*unstructured.Unstructured, dryRun bool, out io.Writer) error {
+	all, err := f.installed(ctx, c, objects)
+	if err != nil {
+		return err
+	}
+	kept := map[string]bool{}
+	for _, o := range objects {
+		kept[cluster.Name(o)] = true
+	}
+	for _, o := range all {
+		if kept[cluster.Name(o)] {
+			continue
+		}
+		if dryRun {
+			fmt.Fprintf(out, "deleted %s (dry run)\n", cluster.Name(o))
+			continue
+		}
+		done := func(o *unstructured.Unstructured) {
+			fmt.Fprintf(out, "deleted %s, which these values do not have\n", cluster.Name(o))
+		}
+		options := cluster.DeleteOptions{Dependents: metav1.DeletePropagationBackground, Done: done}
+		if err := c.Remove(ctx, options, o); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -168,33 +201,6 @@ func namespaceObject(name string) *unstructured.Unstructured {
 	return o
 }
 
-// awaitAgents returns when the DaemonSet is as asked on every node; the error says
-// what keeps an agent.
-func awaitAgents(ctx context.Context, c *cluster.Client, namespace string) error {
-	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
-		d, err := c.AppsV1().DaemonSets(namespace).Get(ctx, agentName, metav1.GetOptions{})
-		if err != nil {
-			return "the DaemonSet cannot be read", err
-		}
-		s := d.Status
-		if s.ObservedGeneration >= d.Generation && s.DesiredNumberScheduled > 0 &&
-			s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled {
-			return "", nil
-		}
-		words := fmt.Sprintf("%d of %d agents are ready", s.NumberReady, s.DesiredNumberScheduled)
-		pods, err := agentPods(ctx, c, namespace)
-		if err != nil {
-			return words, err
-		}
-		for i := range pods {
-			if why := waiting(&pods[i]); why != "" {
-				words += fmt.Sprintf("; %s on node %s: %s", pods[i].Name, pods[i].Spec.NodeName, why)
-			}
-		}
-		return words, nil
-	})
-}
-
 // agentPods are those of the DaemonSet.
 func agentPods(ctx context.Context, c *cluster.Client, namespace string) ([]corev1.Pod, error) {
 	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentSelector})
@@ -202,24 +208,4 @@ func agentPods(ctx context.Context, c *cluster.Client, namespace string) ([]core
 		return nil, fmt.Errorf("list the agents in namespace %s: %w", namespace, err)
 	}
 	return list.Items, nil
-}
-
-// waiting is why a pod is not ready; "" when it is.
-func waiting(p *corev1.Pod) string {
-	for _, s := range p.Status.ContainerStatuses {
-		switch {
-		case s.State.Waiting != nil:
-			return strings.TrimSpace(s.State.Waiting.Reason + " " + s.State.Waiting.Message)
-		case s.State.Terminated != nil:
-			return strings.TrimSpace("it has ended: " + s.State.Terminated.Message)
-		case !s.Ready:
-			return "it runs and is not ready (kubectl logs --namespace " + p.Namespace + " " + p.Name + ")"
-		}
-	}
-	for _, cond := range p.Status.Conditions {
-		if cond.Status != corev1.ConditionTrue && cond.Type == corev1.PodScheduled {
-			return cond.Message
-		}
-	}
-	return ""
 }

@@ -6,10 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
@@ -117,6 +120,83 @@ func TestInstall(t *testing.T) {
 	}
 	k.want(0, "applied DaemonSet duomesh-system/duomesh-agent (dry run)", "install", "--dry-run=server")
 	k.want(1, "no agent runs in namespace duomesh-system", "status", "--kubeconfig", k.kubeconfig)
+}
+
+// Why an agent does not start is said by node.
+func TestInstallSaysWhy(t *testing.T) {
+	k := newKubeCLI(t)
+	k.makeNamespace("istio-system")
+	k.installed()
+	failed := crashes
+	failed.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Message: "duomesh-agent: this kernel lacks getpeername hooks"}
+	k.makePod(defaultNamespace, "agent-old", "old-kernel", agentLabels, failed)
+	creating := corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}
+	k.makePod(defaultNamespace, "agent-ca", "no-ca", agentLabels, creating)
+	k.makePod(defaultNamespace, "agent-fine", "fine", agentLabels, runs)
+	at := metav1.Now()
+	for i, e := range []corev1.Event{
+		{Type: "Warning", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "agent-ca"}, Reason: "Older", Message: "what was before"},
+		{Type: "Warning", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "agent-ca"}, Reason: "FailedMount", Message: `configmap "istio-ca-root-cert" not found`},
+		{Type: "Normal", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "agent-ca"}, Reason: "Pulled", Message: "no warning"},
+		{Type: "Warning", InvolvedObject: corev1.ObjectReference{Kind: "DaemonSet", Name: agentName}, Reason: "FailedCreate", Message: "violates PodSecurity"},
+	} {
+		e.ObjectMeta = metav1.ObjectMeta{Name: "e" + strconv.Itoa(i), Namespace: defaultNamespace}
+		e.InvolvedObject.Namespace = defaultNamespace
+		e.LastTimestamp = metav1.NewTime(at.Add(time.Duration(i) * time.Minute))
+		if _, err := k.Client.CoreV1().Events(defaultNamespace).Create(t.Context(), &e, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := k.want(1, "0 of 0 agents are ready", "install", "--timeout=8s")
+	for _, text := range []string{
+		"node old-kernel: CrashLoopBackOff\n    it ended, and said last: duomesh-agent: this kernel lacks getpeername hooks",
+		"node no-ca: ContainerCreating\n    FailedMount: configmap \"istio-ca-root-cert\" not found",
+	} {
+		if !strings.Contains(out, text) {
+			t.Errorf("it does not say %q:\n%s", text, out)
+		}
+	}
+	if strings.Contains(out, "node fine") || strings.Contains(out, "what was before") || strings.Contains(out, "no warning") {
+		t.Errorf("it says more than what keeps an agent:\n%s", out)
+	}
+	for _, p := range []string{"agent-old", "agent-ca", "agent-fine"} {
+		if err := k.Client.CoreV1().Pods(defaultNamespace).Delete(t.Context(), p, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=8s")
+}
+
+// Whatever an installation was made with, another one and the end leave nothing of it.
+func TestInstallPrunes(t *testing.T) {
+	k := newKubeCLI(t)
+	k.makeNamespace("istio-system")
+	k.makeNamespace("istio-prod")
+	foreign := user("v1", "ConfigMap", "istio-prod", "theirs", "", map[string]string{defaultsForClass: "istio-waypoint"})
+	k.apply(foreign)
+	there := func(namespace string) bool {
+		t.Helper()
+		_, err := k.Client.CoreV1().ConfigMaps(namespace).Get(t.Context(), "duomesh-waypoint-defaults", metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	k.installed()
+	k.want(0, "deleted ConfigMap istio-system/duomesh-waypoint-defaults (dry run)", "install", "--dry-run=server", "--set", "waypoint.enabled=false")
+	if !there("istio-system") {
+		t.Error("a dry run has deleted it")
+	}
+	k.installed("--set", "waypoint.namespace=istio-prod")
+	if there("istio-system") || !there("istio-prod") {
+		t.Error("the ConfigMap is not where istiod is said to be, or also where it was")
+	}
+	k.playCluster(defaultNamespace, nil, nil)
+	k.want(0, "deleted ConfigMap istio-prod/duomesh-waypoint-defaults", "uninstall", "--timeout=30s")
+	if there("istio-prod") {
+		t.Error("istiod still puts an image into waypoints")
+	}
+	k.labelsOf(foreign) // is not ours, and stays
 }
 
 func TestEnroll(t *testing.T) {

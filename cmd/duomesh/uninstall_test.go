@@ -133,7 +133,7 @@ func (k kubeCLI) finish(ctx context.Context, namespace string) {
 // installed puts the objects of the chart there, as duomesh install does.
 func (k kubeCLI) installed(args ...string) {
 	k.t.Helper()
-	k.want(1, "0 of 0 agents are ready", append([]string{"install", "--timeout=1s"}, args...)...)
+	k.want(1, "0 of 0 agents are ready", append([]string{"install", "--timeout=8s"}, args...)...)
 }
 
 var agentLabels = map[string]string{"app.kubernetes.io/name": agentName}
