@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -140,7 +141,8 @@ func (c *Client) Gone(ctx context.Context, object *unstructured.Unstructured) er
 // poll is how often something that is awaited is looked at.
 const poll = 500 * time.Millisecond
 
-// Await returns when is has nothing to say; the error has its last words.
+// Await returns when is has nothing to say; the error has its last words. An error that
+// passes, as of an API server that is started again, is waited out.
 func Await(ctx context.Context, is func(context.Context) (string, error)) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
@@ -148,12 +150,14 @@ func Await(ctx context.Context, is func(context.Context) (string, error)) error 
 	for {
 		said, err := is(ctx)
 		switch {
-		case err != nil && ctx.Err() == nil:
+		case err != nil && ctx.Err() == nil && !passes(err):
 			return err
 		case err == nil && said == "":
 			return nil
 		case err == nil:
 			last = said
+		case ctx.Err() == nil:
+			last = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -161,6 +165,15 @@ func Await(ctx context.Context, is func(context.Context) (string, error)) error 
 		case <-tick.C:
 		}
 	}
+}
+
+// passes reports whether an error says that the API server is away, or has too much to
+// do, and not that it has refused.
+func passes(err error) bool {
+	return apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err) ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
+		net.IsConnectionRefused(err) || net.IsConnectionReset(err) || net.IsHTTP2ConnectionLost(err) ||
+		net.IsProbableEOF(err) || net.IsTimeout(err)
 }
 
 // List returns the objects of the kind of o that have the labels, in a namespace, or in
