@@ -83,7 +83,9 @@ func (f askFlags) agents(ctx context.Context, pod string) ([]desk, error) {
 		if node != "" && p.Spec.NodeName != node {
 			continue
 		}
-		desks = append(desks, agentDesk(c, &p))
+		d := agentDesk(c, &p)
+		d.among = node == ""
+		desks = append(desks, d)
 	}
 	switch {
 	case len(pods) == 0:

@@ -49,6 +49,8 @@ const askTime = 30 * time.Second
 type desk struct {
 	node  string
 	place api.Place
+	// among is set when all of a cluster's are asked, of which this is one.
+	among bool
 	// nobody is what to say when it does not answer.
 	nobody string
 	// reach, where set, opens the way to it, which stop ends.
@@ -112,7 +114,7 @@ func desksOf(s netsim.State, node string) ([]desk, error) {
 	for _, n := range s.Nodes {
 		names = append(names, n.Name)
 		if n.Admin != nil && (node == "" || n.Name == node) {
-			desks = append(desks, desk{node: n.Name, place: *n.Admin})
+			desks = append(desks, desk{node: n.Name, place: *n.Admin, among: node == ""})
 		}
 	}
 	switch {
@@ -164,13 +166,14 @@ func askOne[T any](ctx context.Context, d desk, question func(context.Context, *
 	return answer, errors.Join(err, c.Close())
 }
 
-// printAnswers writes one answer as it came, and several as an array, as JSON or YAML.
-func printAnswers[T any](out io.Writer, form string, all []T) error {
+// printAnswers writes the answer of one engine that was asked for as it came, and those of
+// a cluster as an array, as JSON or YAML: how many answer does not change the form.
+func printAnswers[T any](out io.Writer, form string, all []T, from []desk) error {
+	var what any = all
+	if len(all) == 1 && !from[0].among {
+		what = all[0]
+	}
 	if form == "yaml" {
-		var what any = all
-		if len(all) == 1 {
-			what = all[0]
-		}
 		text, err := yaml.Marshal(what)
 		if err != nil {
 			return err
@@ -180,10 +183,7 @@ func printAnswers[T any](out io.Writer, form string, all []T) error {
 	}
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
-	if len(all) == 1 {
-		return enc.Encode(all[0])
-	}
-	return enc.Encode(all)
+	return enc.Encode(what)
 }
 
 // heading stands above the tables of one node.

@@ -102,6 +102,38 @@ func TestDiff(t *testing.T) {
 	c.wantAsk(t, 1, "ask admin API at 127.0.0.1:1: ", "diff", "--admin", "127.0.0.1:1")
 }
 
+// The form of the answers is that of the question, whoever is down.
+func TestAnswersOfACluster(t *testing.T) {
+	for _, c := range []struct {
+		all  []int
+		from []desk
+		want string
+	}{
+		{[]int{1}, []desk{{}}, "1"},
+		{[]int{1}, []desk{{node: "a", among: true}}, "[1]"},
+		{[]int{1, 2}, []desk{{among: true}, {among: true}}, "[1,2]"},
+	} {
+		var out bytes.Buffer
+		if err := printAnswers(&out, "json", c.all, c.from); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(out.String()), ""); got != c.want {
+			t.Errorf("%v of %+v is %s, want %s", c.all, c.from, got, c.want)
+		}
+		out.Reset()
+		if err := printAnswers(&out, "yaml", c.all, c.from); err != nil || strings.HasPrefix(out.String(), "- ") != strings.HasPrefix(c.want, "[") {
+			t.Errorf("%v of %+v is %s, %v", c.all, c.from, &out, err)
+		}
+	}
+	nodes := netsim.State{ID: "c", Mesh: scenario.Duomesh, Nodes: []netsim.NodeState{{Name: "a", Admin: &api.Place{}}, {Name: "b"}}}
+	for node, among := range map[string]bool{"": true, "a": false} {
+		desks, err := desksOf(nodes, node)
+		if err != nil || len(desks) != 1 || desks[0].among != among {
+			t.Errorf("node %q: %+v, %v", node, desks, err)
+		}
+	}
+}
+
 func TestPoliciesInWords(t *testing.T) {
 	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
 	header := func(schema string) api.Header { return api.Header{Schema: schema, Version: api.Version} }

@@ -32,7 +32,7 @@ func newDiffCmd() *cobra.Command {
 			}
 			out, different := cmd.OutOrStdout(), 0
 			if f.output != "table" {
-				failed = errors.Join(printAnswers(out, f.output, all), failed)
+				failed = errors.Join(printAnswers(out, f.output, all, from), failed)
 			}
 			for i, a := range all {
 				different += len(a.Differences)

@@ -53,7 +53,7 @@ func newDumpOne[T any](
 			}
 			out := cmd.OutOrStdout()
 			if f.output != "table" {
-				return errors.Join(printAnswers(out, f.output, all), failed)
+				return errors.Join(printAnswers(out, f.output, all, from), failed)
 			}
 			for i, answer := range all {
 				heading(out, from, i)

@@ -39,14 +39,14 @@ func newExplainCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, _, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Explanation, error) {
+			all, asked, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Explanation, error) {
 				return c.Explain(ctx, from, to, protocol)
 			})
 			if len(all) == 0 {
 				return failed
 			}
 			if f.output != "table" {
-				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all), failed)
+				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all, asked), failed)
 			}
 			for _, e := range all {
 				printExplanation(cmd.OutOrStdout(), e)

@@ -26,14 +26,14 @@ func newStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, _, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
+			all, from, failed := askAll(cmd.Context(), desks, func(ctx context.Context, c *api.Client) (api.Status, error) {
 				return c.Status(ctx, "")
 			})
 			if len(all) == 0 {
 				return failed
 			}
 			if f.output != "table" {
-				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all), failed)
+				return errors.Join(printAnswers(cmd.OutOrStdout(), f.output, all, from), failed)
 			}
 			for i, s := range all {
 				if i > 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
+	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 func newWaypointCmd() *cobra.Command {
@@ -84,11 +84,14 @@ func newWaypointStatusCmd(address *string) *cobra.Command {
 			"the one of this network namespace (--address), or with NAME that of a Kubernetes cluster, every replica.",
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
+			if output != "table" && output != "json" && output != "yaml" {
+				return usagef("--output %s: must be table, json or yaml", output)
 			}
 			if name := first(args); name != "" {
 				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
+			}
+			if f.cluster.where != (cluster.Where{}) || f.namespace != "" {
+				return usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
 			}
 			client := api.NewClient(*address)
 			defer client.Close()
@@ -96,14 +99,14 @@ func newWaypointStatusCmd(address *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+			if output != "table" {
+				return printAnswers(cmd.OutOrStdout(), output, []api.Status{s}, []desk{{}})
 			}
 			printWaypoint(cmd.OutOrStdout(), s)
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml; of a cluster an array of its replicas")
 	f.define(cmd)
 	return cmd
 }

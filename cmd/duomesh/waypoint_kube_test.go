@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -65,9 +68,12 @@ func (k kubeCLI) apply(objects ...*unstructured.Unstructured) {
 
 // user is an object with labels that name a waypoint.
 func user(version, kind, namespace, name, spec string, labels map[string]string) *unstructured.Unstructured {
-	all, err := cluster.Decode([]byte(fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {name: %s}, spec: %s}", version, kind, name, spec)))
+	all, err := cluster.Decode([]byte(fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {name: %s}, spec: %s}", version, kind, name, cmp.Or(spec, "{}"))))
 	if err != nil {
 		panic(err)
+	}
+	if spec == "" {
+		delete(all[0].Object, "spec")
 	}
 	all[0].SetNamespace(namespace)
 	all[0].SetLabels(labels)
@@ -236,4 +242,22 @@ func TestWaypointThatAnswers(t *testing.T) {
 	if err := applyWaypoint(ctx, k.client(), cluster.Waypoint("shop", "waypoint", ""), answer); err != nil || asked < 4 {
 		t.Errorf("%v, asked %d times", err, asked)
 	}
+}
+
+// Replicas are an array, however many there are, and one that is silent is in it.
+func TestReplicasAsJSON(t *testing.T) {
+	all := []replica{{Pod: "a", Node: "n", Status: &api.Status{Ready: true}}}
+	for _, want := range []int{1, 2} {
+		var out bytes.Buffer
+		if err := printReplicas(&out, "json", all); err != nil {
+			t.Fatal(err)
+		}
+		var got []replica
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != want || got[want-1].Pod != all[want-1].Pod {
+			t.Errorf("%v, %v of\n%s", got, err, &out)
+		}
+		all = append(all, replica{Pod: "b", Problem: "it has ended"})
+	}
+	wantExit(t, 2, "want the NAME of a waypoint", duomesh(t, "waypoint", "status", "--namespace", "shop"))
+	wantExit(t, 2, "must be table, json or yaml", duomesh(t, "waypoint", "status", "-o", "xml"))
 }
