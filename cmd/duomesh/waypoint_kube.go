@@ -229,7 +229,7 @@ func getGateway(ctx context.Context, c *cluster.Client, namespace, name string) 
 		return nil, fmt.Errorf("look for waypoint %s/%s: %w", namespace, name, err)
 	}
 	if class := classOf(o); class != cluster.WaypointClass {
-		return nil, fmt.Errorf("Gateway %s/%s is of class %s, and no waypoint (class %s): nothing is changed", namespace, name, class, cluster.WaypointClass)
+		return nil, fmt.Errorf("%s/%s is a Gateway of class %s, and no waypoint (class %s): nothing is changed", namespace, name, class, cluster.WaypointClass)
 	}
 	return o, nil
 }

@@ -112,7 +112,7 @@ func TestWaypointDelete(t *testing.T) {
 	}
 	k.apply(ingress, cluster.Waypoint("shop", "waypoint", ""), cluster.Waypoint("other", "waypoint", ""))
 	for _, act := range []string{"delete", "apply", "status"} {
-		k.want(1, "Gateway shop/ingress is of class istio, and no waypoint", "waypoint", act, "-n", "shop", "ingress")
+		k.want(1, "shop/ingress is a Gateway of class istio, and no waypoint", "waypoint", act, "-n", "shop", "ingress")
 	}
 	own := map[string]string{useWaypoint: "waypoint"}
 	of := func(namespace string) map[string]string {
