@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/dataplane/l4"
+	"github.com/duomesh/duomesh/dataplane/l7/envoy"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/kmesh"
 	"github.com/duomesh/duomesh/internal/probe"
@@ -203,26 +203,18 @@ func envoyUse(ctx context.Context) kernel.Use {
 		u.Effect = "no HTTP rules: scenarios and bench variants that need a waypoint are NOT RUN"
 		return u
 	}
-	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	version, err := envoy.Version(ctx, path)
 	if err != nil {
-		u.Instead = []string{fmt.Sprintf("%s does not run here: %s", path, firstLine(out, err))}
+		way := "make tools fetches it anew when it is damaged, ENVOY_BIN names yours"
+		if os.Getenv("ENVOY_BIN") != "" {
+			way = "ENVOY_BIN names it"
+		}
+		u.Instead = []string{fmt.Sprintf("%v (%s)", err, way)}
 		u.Effect = "no HTTP rules: scenarios and bench variants that need a waypoint are NOT RUN"
 		return u
 	}
-	version := strings.TrimSpace(string(out))
-	if _, v, found := strings.Cut(version, "version: "); found {
-		version = strings.TrimSpace(v)
-	}
 	u.By = fmt.Sprintf("Envoy %s at %s", version, path)
 	return u
-}
-
-// firstLine is what a program said first, or why it could not be run.
-func firstLine(out []byte, err error) string {
-	if line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n"); line != "" {
-		return line
-	}
-	return err.Error()
 }
 
 // judgeUses opens a whole judge that watches nobody.

@@ -161,7 +161,7 @@ func (p *Process) start(config string) (*child, error) {
 	cmd.Stdout, cmd.Stderr = p.words, p.words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", p.config.Path, err)
+		return nil, fmt.Errorf("start %s: %w", p.config.Path, notStarted(p.config.Path, err))
 	}
 	c := &child{cmd, make(chan error, 1)}
 	go func() { c.ended <- cmd.Wait() }()
