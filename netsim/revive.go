@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,8 @@ import (
 )
 
 // Ended lists what should run beside the pods' own programs and does not any more: nodes
-// whose agent has ended, by name, and programs of the control plane.
+// whose agent has ended, by name, programs of the control plane, and waypoint pods whose
+// process has ended.
 func (c *Cluster) Ended() []string {
 	var names []string
 	for _, n := range c.nodes {
@@ -23,7 +25,21 @@ func (c *Cluster) Ended() []string {
 	if c.plane != nil {
 		names = append(names, c.plane.stack.Ended()...)
 	}
+	for _, pod := range slices.Sorted(maps.Keys(c.waypoints)) {
+		if c.waypoints[pod].hasEnded() {
+			names = append(names, c.waypointPart(pod))
+		}
+	}
 	return names
+}
+
+// waypointPart is the name by which Revive knows the waypoint of a pod: the pod's, but for
+// one that has the name of something else that is started.
+func (c *Cluster) waypointPart(pod string) string {
+	if slices.Contains(c.agentsAndPlane(), pod) {
+		return "waypoint/" + pod
+	}
+	return pod
 }
 
 // Revive starts what has ended again, by the names that Ended has, and returns when it
@@ -46,19 +62,32 @@ func (c *Cluster) Revive(ctx context.Context, names ...string) error {
 func (c *Cluster) revive(ctx context.Context, name string, ended []string) error {
 	switch {
 	case !slices.Contains(c.parts(), name):
-		return RefusedError{fmt.Errorf("the cluster has no agent and no program %q: there are %s", name, strings.Join(c.parts(), ", "))}
+		return RefusedError{fmt.Errorf("the cluster has no agent, no waypoint and no program %q%s", name, c.known())}
 	case !slices.Contains(ended, name):
 		return RefusedError{fmt.Errorf("%s runs", name)}
 	case c.rank(name) < len(planePrograms):
 		return c.plane.stack.Start(ctx, name)
 	}
+	for pod, w := range c.waypoints {
+		if c.waypointPart(pod) == name {
+			return w.start(ctx)
+		}
+	}
 	return c.LaunchAgent(ctx, name)
+}
+
+// known says which names there are.
+func (c *Cluster) known() string {
+	if names := c.parts(); len(names) > 0 {
+		return ": there are " + strings.Join(names, ", ")
+	}
+	return ": there is none at all"
 }
 
 // planePrograms are those of a control plane, in the order in which they need each other.
 var planePrograms = []string{"etcd", "kube-apiserver", "istiod"}
 
-// rank orders what is started: programs of the control plane, then agents.
+// rank orders what is started: programs of the control plane, then the others.
 func (c *Cluster) rank(name string) int {
 	if i := slices.Index(planePrograms, name); i >= 0 && c.plane != nil {
 		return i
@@ -68,6 +97,14 @@ func (c *Cluster) rank(name string) int {
 
 // parts are the names that Revive knows.
 func (c *Cluster) parts() []string {
+	names := c.agentsAndPlane()
+	for _, pod := range slices.Sorted(maps.Keys(c.waypoints)) {
+		names = append(names, c.waypointPart(pod))
+	}
+	return names
+}
+
+func (c *Cluster) agentsAndPlane() []string {
 	var names []string
 	for _, n := range c.nodes {
 		if _, is := n.mesh.(*agentMesh); is {

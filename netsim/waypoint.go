@@ -27,8 +27,11 @@ type waypoint struct {
 	client  *api.Client
 	orders  orders
 
+	starting sync.Mutex // one starts it at a time
+
 	mu   sync.Mutex
 	proc *Process // nil: none was started, or it was told to end
+	told bool     // proc is killed by an action of a scenario: nobody need hear of it
 }
 
 // orders are where a waypoint gets its configuration from: a file, or an istiod.
@@ -167,6 +170,8 @@ func (w *waypoint) args() []string {
 
 // start starts the process, and returns when it has what was put last.
 func (w *waypoint) start(ctx context.Context) error {
+	w.starting.Lock()
+	defer w.starting.Unlock()
 	if w.running() != nil {
 		return fmt.Errorf("waypoint %s: it runs already", w.pod.spec.Name)
 	}
@@ -183,9 +188,31 @@ func (w *waypoint) start(ctx context.Context) error {
 		return err
 	}
 	w.mu.Lock()
-	w.proc = proc
+	w.proc, w.told = proc, false
 	w.mu.Unlock()
+	go w.watch(proc)
 	return w.await(ctx, proc)
+}
+
+// watch says so when the process ends that nobody here has told to.
+func (w *waypoint) watch(proc *Process) {
+	<-proc.done
+	w.cluster.mu.Lock()
+	closed := w.cluster.closed
+	w.cluster.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.proc == proc && !w.told && !closed {
+		w.cluster.cfg.Log.Error("the process of a waypoint ended, connections through it are refused", "pod", w.pod.spec.Name,
+			"error", proc.Wait(), "log", filepath.Join(w.dir, waypointLog))
+	}
+}
+
+// hasEnded reports whether the process has ended without being told to.
+func (w *waypoint) hasEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.proc != nil && w.proc.ended()
 }
 
 // running returns the process; nil when none runs.
@@ -211,6 +238,9 @@ func (w *waypoint) kill() error {
 	if proc == nil {
 		return fmt.Errorf("waypoint %s: it does not run", w.pod.spec.Name)
 	}
+	w.mu.Lock()
+	w.told = true
+	w.mu.Unlock()
 	if err := proc.kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill waypoint %s: %w", w.pod.spec.Name, err)
 	}

@@ -17,10 +17,11 @@ import (
 func newNetsimStartCmd(runDir *string) *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
-		Use:   "start [NODE | etcd | kube-apiserver | istiod]...",
-		Short: "Start again what has ended: agents of nodes, programs of the control plane",
+		Use:   "start [NODE | WAYPOINT | etcd | kube-apiserver | istiod]...",
+		Short: "Start again what has ended: agents, waypoints, programs of the control plane",
 		Long: "Start again what has ended, because somebody has killed it: the agent of a node, by the\n" +
-			"node's name, or a program of the control plane. Without a name all that has ended, which\n" +
+			"node's name, the process of a waypoint, by its pod's (waypoint/POD where a node has that\n" +
+			"name, too), or a program of the control plane. Without a name all that has ended, which\n" +
 			"duomesh netsim ls CLUSTER lists.",
 		Example: "  duomesh netsim start a\n  duomesh netsim start --cluster demo istiod",
 		RunE: func(cmd *cobra.Command, args []string) error {
