@@ -32,7 +32,7 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 	old := byName(c.declared.Objects)
 	var changed, gone []*unstructured.Unstructured
 	for _, o := range next.Objects {
-		if before := old[nameOf(o)]; before == nil || !reflect.DeepEqual(before.Object, o.Object) {
+		if before := old[nameOf(o)]; before == nil || !reflect.DeepEqual(before.Object, o.Object) || c.lost(ctx, o) {
 			changed = append(changed, o)
 		}
 		delete(old, nameOf(o))
@@ -61,6 +61,11 @@ func (c *Cluster) declare(ctx context.Context, d *desired) error {
 	}
 	c.declared = next
 	return nil
+}
+
+// lost reports whether somebody else has deleted a Gateway that was declared.
+func (c *Cluster) lost(ctx context.Context, o *unstructured.Unstructured) bool {
+	return o.GetKind() == "Gateway" && c.plane.stack.Missing(ctx, o)
 }
 
 // delete deletes objects, with what istiod has made for them.

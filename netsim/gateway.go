@@ -147,10 +147,32 @@ func (g *gatewayOrders) has(ctx context.Context, c *api.Client) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if gap, err := want.missing(dump); err != nil || gap != "" {
-		return false, errors.Join(err, fmt.Errorf("istiod's configuration is not there yet: %s (%s)", gap, s.Source.Problem))
+	return want.held(dump, s.Source.Problem)
+}
+
+// held reports whether a waypoint's Envoy has what it must; the error says what it lacks,
+// with the problem of which the waypoint speaks.
+func (want wantedConfig) held(dump []byte, problem string) (bool, error) {
+	gap, err := want.missing(dump)
+	if err != nil || gap == "" {
+		return err == nil, err
 	}
-	return true, nil
+	if problem != "" {
+		gap += " (" + problem + ")"
+	}
+	return false, fmt.Errorf("istiod's configuration is not there yet: %s", gap)
+}
+
+// lost says that the pod is not ready any more, as kubelet would of a container that has
+// ended.
+func (g *gatewayOrders) lost(ctx context.Context) error {
+	g.mu.Lock()
+	serves := g.serves()
+	g.mu.Unlock()
+	if !serves {
+		return nil
+	}
+	return g.stack.SetReady(ctx, namespace, g.waypoint.pod.spec.Name, false)
 }
 
 // serves reports whether services go through it. g.mu must be held.

@@ -48,6 +48,8 @@ type orders interface {
 	// settle is called when the waypoint has what was put, and again when every node has
 	// it: then nobody is sent where the waypoint has left.
 	settle(ctx context.Context, everywhere bool) (leave bool, err error)
+	// lost is called when the process has ended that nobody here has told to.
+	lost(ctx context.Context) error
 }
 
 // waypointLog is the name of its log in its directory.
@@ -190,8 +192,11 @@ func (w *waypoint) start(ctx context.Context) error {
 	w.mu.Lock()
 	w.proc, w.told = proc, false
 	w.mu.Unlock()
+	if err := w.await(ctx, proc); err != nil {
+		return err
+	}
 	go w.watch(proc)
-	return w.await(ctx, proc)
+	return nil
 }
 
 // watch says so when the process ends that nobody here has told to.
@@ -201,10 +206,18 @@ func (w *waypoint) watch(proc *Process) {
 	closed := w.cluster.closed
 	w.cluster.mu.Unlock()
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.proc == proc && !w.told && !closed {
-		w.cluster.cfg.Log.Error("the process of a waypoint ended, connections through it are refused", "pod", w.pod.spec.Name,
-			"error", proc.Wait(), "log", filepath.Join(w.dir, waypointLog))
+	lost := w.proc == proc && !w.told && !closed
+	w.mu.Unlock()
+	if !lost {
+		return
+	}
+	log, name := w.cluster.cfg.Log, w.pod.spec.Name
+	log.Error("the process of a waypoint ended, connections through it are refused", "pod", name,
+		"error", proc.Wait(), "log", filepath.Join(w.dir, waypointLog))
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	if err := w.orders.lost(ctx); err != nil {
+		log.Warn("that it is not ready could not be said", "pod", name, "error", err)
 	}
 }
 
@@ -303,7 +316,10 @@ func (w *waypoint) await(ctx context.Context, proc *Process) error {
 			if proc.ended() {
 				return fmt.Errorf("waypoint %s has ended: %w%s", w.pod.spec.Name, proc.Wait(), w.lastWords())
 			}
-			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), errors.Join(why, err))
+			if why == nil {
+				why = err
+			}
+			return fmt.Errorf("waypoint %s: %w: %w", w.pod.spec.Name, context.Cause(ctx), why)
 		case <-tick.C:
 			why = err // the last word may be that there is no time any more
 		}

@@ -72,4 +72,6 @@ func (f *fileOrders) has(ctx context.Context, c *api.Client) (bool, error) {
 	return false, errors.New("it waits for " + s.Waiting)
 }
 
+func (*fileOrders) lost(context.Context) error { return nil }
+
 func (*fileOrders) settle(context.Context, bool) (bool, error) { return false, nil }

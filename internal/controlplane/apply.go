@@ -58,6 +58,17 @@ func (s *Stack) ApplyYAML(ctx context.Context, data string) error {
 	return s.Apply(ctx, objects...)
 }
 
+// Missing reports whether an object is not there; one that cannot be asked for is taken to
+// be.
+func (s *Stack) Missing(ctx context.Context, o *unstructured.Unstructured) bool {
+	r, err := s.objects.Resource(o)
+	if err != nil {
+		return false
+	}
+	_, err = r.Get(ctx, o.GetName(), metav1.GetOptions{})
+	return errors.IsNotFound(err)
+}
+
 // DeleteYAML deletes the objects of a YAML stream, as Delete does.
 func (s *Stack) DeleteYAML(ctx context.Context, data string) error {
 	objects, err := cluster.Decode([]byte(data))

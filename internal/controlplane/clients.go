@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -18,17 +19,24 @@ type clients struct {
 	client kubernetes.Interface
 	// objects speaks of objects of any kind.
 	objects *cluster.Client
+	// dynamic watches kinds that have no type here.
+	dynamic dynamic.Interface
 }
 
 func (c Config) clients(ca *authority, admin pair) (clients, error) {
-	all, err := cluster.Connect(&rest.Config{
+	config := &rest.Config{
 		Host: url("https", APIServerPort), Dial: c.Dial, QPS: -1, UserAgent: "duomesh-netsim",
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca.pem, CertData: admin.cert, KeyData: admin.key},
-	}, metav1.NamespaceDefault)
+	}
+	all, err := cluster.Connect(config, metav1.NamespaceDefault)
 	if err != nil {
 		return clients{}, err
 	}
-	return clients{client: all, objects: all}, nil
+	watch, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return clients{}, fmt.Errorf("reach the API server: %w", err)
+	}
+	return clients{client: all, objects: all, dynamic: watch}, nil
 }
 
 // apiserverReady returns nil when the API server serves.

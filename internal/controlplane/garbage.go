@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -26,20 +29,50 @@ type garbage struct {
 	lives func(ctx context.Context, namespace string, owner metav1.OwnerReference) bool
 }
 
-// watchGarbage makes the informers tell of what is made or changed.
+// watchGarbage makes the informers tell of what is made or changed, and of Gateways that
+// go.
 func watchGarbage(life context.Context, c clients, shared informers.SharedInformerFactory, log *slog.Logger) error {
 	g := garbage{client: c.client, log: log, lives: c.lives}
 	seen := func(o any) { g.see(life, o) }
 	work := cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }}
 	var errs []error
+	var stores []cache.Store
 	for _, informer := range []cache.SharedIndexInformer{
 		shared.Apps().V1().Deployments().Informer(), shared.Core().V1().Services().Informer(),
 		shared.Core().V1().ServiceAccounts().Informer(),
 	} {
 		_, err := informer.AddEventHandler(work)
 		errs = append(errs, err)
+		stores = append(stores, informer.GetStore())
+	}
+	gateways := dynamicinformer.NewFilteredDynamicInformer(c.dynamic, gatewayKind, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	_, err := gateways.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) { g.seeGone(life, o, stores) }})
+	if errs = append(errs, err); errors.Join(errs...) == nil {
+		go gateways.RunWithContext(life)
 	}
 	return errors.Join(errs...)
+}
+
+// gatewayKind is what istiod makes waypoints of.
+var gatewayKind = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"}
+
+// seeGone looks at what belongs to a Gateway that has gone.
+func (g garbage) seeGone(ctx context.Context, o any, stores []cache.Store) {
+	if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = last.Obj
+	}
+	gateway, ok := o.(metav1.Object)
+	if !ok {
+		return
+	}
+	for _, s := range stores {
+		for _, o := range s.List() {
+			meta, ok := o.(metav1.Object)
+			if ok && slices.ContainsFunc(meta.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == gateway.GetUID() }) {
+				g.see(ctx, o)
+			}
+		}
+	}
 }
 
 // see deletes an object whose Gateway is not there.

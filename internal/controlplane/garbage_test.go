@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
 )
 
 // What istiod makes for a Gateway that is gone is deleted, of a Gateway that had the name
@@ -54,5 +55,32 @@ func TestGarbageOfGateways(t *testing.T) {
 	}
 	if !slices.Equal(left, []string{"alone", "mine"}) || len(deployments.Items) != 0 || len(accounts.Items) != 1 {
 		t.Errorf("services %v, %d deployments, %d accounts are left", left, len(deployments.Items), len(accounts.Items))
+	}
+}
+
+// When a Gateway goes, what istiod made for it goes, with nobody touching that.
+func TestGarbageOfAGatewayThatGoes(t *testing.T) {
+	gateway := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "waypoint", Namespace: "default", UID: "gone"}}
+	of := func(owner types.UID) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Name: "of-" + string(owner), Namespace: "default",
+			OwnerReferences: []metav1.OwnerReference{{Kind: "Gateway", Name: "waypoint", UID: owner}},
+		}
+	}
+	all := []runtime.Object{&corev1.Service{ObjectMeta: of("gone")}, &corev1.Service{ObjectMeta: of("other")}}
+	store := cache.NewStore(cache.MetaNamespaceKeyFunc)
+	for _, o := range all {
+		if err := store.Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := fake.NewClientset(all...)
+	g := garbage{client: client, log: slog.New(slog.DiscardHandler), lives: func(_ context.Context, _ string, o metav1.OwnerReference) bool {
+		return o.UID != "gone"
+	}}
+	g.seeGone(t.Context(), cache.DeletedFinalStateUnknown{Obj: gateway}, []cache.Store{store})
+	services, err := client.CoreV1().Services("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(services.Items) != 1 || services.Items[0].Name != "of-other" {
+		t.Errorf("services %+v are left, %v", services.Items, err)
 	}
 }

@@ -12,10 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 )
 
 // Node is a simulated machine.
@@ -75,7 +75,7 @@ func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, er
 	_, nsErr := k.shared.Core().V1().Namespaces().Informer().AddEventHandler(work(k.seeNamespace))
 	var sliceErr error
 	k.slices, sliceErr = newSlices(client, k.shared, log)
-	if err := errors.Join(podErr, nsErr, sliceErr, watchGarbage(life, c, k.shared, log)); err != nil {
+	if err := errors.Join(podErr, nsErr, sliceErr, watchGarbage(life, c, k.shared, log), watchDeployments(life, client, k.shared, log)); err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch the API server: %w", err)
 	}
@@ -260,19 +260,55 @@ func (s *Stack) LabelPod(ctx context.Context, p Pod) error {
 	return s.Apply(ctx, podObject(p))
 }
 
-// SetReady writes whether a Pod is ready into its status, as kubelet does.
+// SetReady writes whether a Pod is ready into its status, as kubelet does, and keeps it
+// for a Pod of this name that is made later.
 func (s *Stack) SetReady(ctx context.Context, namespace, name string, ready bool) error {
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
+	k := s.kubelet
+	k.mu.Lock()
+	if p, known := k.pods[namespace+"/"+name]; known {
+		p.Unready = !ready
+		k.pods[p.key()] = p
 	}
-	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, corev1.PodReady, status)
-	_, err := s.client.CoreV1().Pods(namespace).
-		Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	k.mu.Unlock()
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		pod, err := s.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if pod.Status.PodIP == "" {
+			return nil // it has no status yet, which will say so
+		}
+		if !setReady(&pod.Status, ready) {
+			return nil
+		}
+		_, err = s.client.CoreV1().Pods(namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+		return err
+	})
 	if err != nil && !gone(err) {
 		return fmt.Errorf("readiness of pod %s/%s: %w", namespace, name, err)
 	}
 	return nil
+}
+
+// setReady makes all that a status says of readiness agree, and reports whether that was
+// a change.
+func setReady(s *corev1.PodStatus, ready bool) (changed bool) {
+	want := corev1.ConditionFalse
+	if ready {
+		want = corev1.ConditionTrue
+	}
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		if (c.Type == corev1.ContainersReady || c.Type == corev1.PodReady) && c.Status != want {
+			c.Status, c.LastTransitionTime, changed = want, metav1.Now(), true
+		}
+	}
+	for i := range s.ContainerStatuses {
+		if c := &s.ContainerStatuses[i]; c.Ready != ready {
+			c.Ready, changed = ready, true
+		}
+	}
+	return changed
 }
 
 // RemovePod deletes a Pod; the simulation does not know it any more.

@@ -113,7 +113,9 @@ func (s *Stack) furnish(ctx context.Context, manifests []*unstructured.Unstructu
 	if s.kubelet, err = openKubelet(ctx, s.clients, s.cfg.Log); err != nil {
 		return err
 	}
-	s.tokens = openTokens(s.client, s.cfg.Log)
+	if s.tokens, err = openTokens(s.client, s.kubelet.shared, s.cfg.Log); err != nil {
+		return err
+	}
 	return s.introduceIstiod(ctx)
 }
 

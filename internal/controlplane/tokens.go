@@ -2,14 +2,18 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Audience is that of tokens for istiod.
@@ -44,12 +48,55 @@ type tokens struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	kept map[string]*keptToken // by file
 }
 
-func openTokens(client kubernetes.Interface, log *slog.Logger) *tokens {
-	t := &tokens{client: client, log: log}
+// keptToken is a token that is kept fresh.
+type keptToken struct {
+	want Token
+	file string
+	// again asks for another one now.
+	again chan struct{}
+	stop  context.CancelFunc
+}
+
+func openTokens(client kubernetes.Interface, shared informers.SharedInformerFactory, log *slog.Logger) (*tokens, error) {
+	t := &tokens{client: client, log: log, kept: map[string]*keptToken{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	return t
+	made := cache.ResourceEventHandlerFuncs{AddFunc: t.seeMade}
+	_, podErr := shared.Core().V1().Pods().Informer().AddEventHandler(made)
+	_, err := shared.Core().V1().ServiceAccounts().Informer().AddEventHandler(made)
+	if err = errors.Join(podErr, err); err != nil {
+		t.cancel()
+		return nil, fmt.Errorf("watch whose tokens are kept: %w", err)
+	}
+	return t, nil
+}
+
+// seeMade asks for new tokens of a Pod or a ServiceAccount that is made again: those that
+// were bound to the one before are worth nothing.
+func (t *tokens) seeMade(o any) {
+	meta, ok := o.(metav1.Object)
+	if !ok {
+		return
+	}
+	_, isPod := o.(*corev1.Pod)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.kept {
+		name := k.want.ServiceAccount
+		if isPod {
+			name = k.want.Pod
+		}
+		if k.want.Namespace == meta.GetNamespace() && name == meta.GetName() {
+			select {
+			case k.again <- struct{}{}:
+			default: // it is asked already
+			}
+		}
+	}
 }
 
 // close ends all renewing. A nil value is closed.
@@ -62,13 +109,25 @@ func (t *tokens) close() {
 }
 
 // KeepToken writes a token to a file and renews it there until the control plane is
-// closed, or its account or Pod is gone.
+// closed or the file gets another one, also when its account or Pod is made again.
 func (s *Stack) KeepToken(ctx context.Context, t Token, file string) error {
-	expires, err := s.tokens.write(ctx, t, file)
+	return s.tokens.keep(ctx, t, file)
+}
+
+func (t *tokens) keep(ctx context.Context, want Token, file string) error {
+	expires, err := t.write(ctx, want, file)
 	if err != nil {
 		return err
 	}
-	s.tokens.wg.Go(func() { s.tokens.renew(t, file, expires) })
+	life, stop := context.WithCancel(t.ctx)
+	k := &keptToken{want: want, file: file, again: make(chan struct{}, 1), stop: stop}
+	t.mu.Lock()
+	if before := t.kept[file]; before != nil {
+		before.stop()
+	}
+	t.kept[file] = k
+	t.mu.Unlock()
+	t.wg.Go(func() { t.renew(life, k, expires) })
 	return nil
 }
 
@@ -99,22 +158,28 @@ func (t *tokens) write(ctx context.Context, want Token, file string) (time.Time,
 	return got.Status.ExpirationTimestamp.Time, replaceFile(file, []byte(got.Status.Token))
 }
 
-func (t *tokens) renew(want Token, file string, expires time.Time) {
+func (t *tokens) renew(life context.Context, k *keptToken, expires time.Time) {
+	defer k.stop()
 	for {
-		wait := max(time.Duration(float64(time.Until(expires))*renewAt), renewWait)
+		wait := time.NewTimer(max(time.Duration(float64(time.Until(expires))*renewAt), renewWait))
 		select {
-		case <-t.ctx.Done():
+		case <-life.Done():
+			wait.Stop()
 			return
-		case <-time.After(wait):
+		case <-k.again:
+		case <-wait.C:
 		}
-		next, err := t.write(t.ctx, want, file)
+		wait.Stop()
+		next, err := t.write(life, k.want, k.file)
 		switch {
 		case err == nil:
 			expires = next
-		case t.ctx.Err() != nil, gone(err):
+		case life.Err() != nil:
 			return
+		case gone(err):
+			expires = time.Now().Add(tokenLife) // whoever makes it again is seen
 		default:
-			t.log.Warn("a token could not be renewed", "account", want.ServiceAccount, "error", err)
+			t.log.Warn("a token could not be renewed", "account", k.want.ServiceAccount, "error", err)
 		}
 	}
 }
