@@ -65,6 +65,9 @@ type PodState struct {
 	ServeUDP []uint16    `json:"serve_udp,omitempty"`
 	Managed  bool        `json:"managed"`
 	Links    []LinkState `json:"links"`
+	// Waypoint is the address of the admin API of the waypoint that runs in the pod; empty
+	// where none does.
+	Waypoint string `json:"waypoint,omitempty"`
 }
 
 // LinkState is one end of a pod's link.
@@ -125,6 +128,9 @@ func (c *Cluster) podState(p *pod) PodState {
 	s := PodState{
 		Name: p.spec.Name, Node: p.node.name, Netns: fdPath(p.netns), Cgroup: p.cgroup.Name(),
 		IPv4: p.addrs.IPv4, IPv6: p.addrs.IPv6, Serve: p.spec.Serve, ServeUDP: p.spec.ServeUDP, Managed: c.isManaged(p.spec.Name),
+	}
+	if p.spec.Waypoint {
+		s.Waypoint = "unix:" + filepath.Join(nodeDir(c.cfg, p.node), p.spec.Name, adminSocket)
 	}
 	for _, l := range p.links {
 		s.Links = append(s.Links, LinkState{Netns: fdPath(l.Netns), Ifindex: l.Ifindex, InPod: l.InPod})

@@ -1,69 +1,91 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 func newWaypointCmd() *cobra.Command {
-	var address string
+	var f waypointFlags
 	cmd := &cobra.Command{
 		Use:   "waypoint",
 		Short: "Make and list waypoints on Kubernetes, ask one what it does",
-		Args:  noArgs,
-	}
-	cmd.PersistentFlags().StringVar(&address, "address", l7.AdminAddress,
-		"`ADDRESS` of its admin API: host:port, or unix:PATH (of a simulated one: admin.sock in its directory below /run/duomesh)")
-	cmd.AddCommand(
-		newWaypointApplyCmd(), newWaypointDeleteCmd(), newWaypointListCmd(),
-		newWaypointStatusCmd(&address),
-		newWaypointConfigCmd(&address),
-		&cobra.Command{
-			Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
-			RunE: func(cmd *cobra.Command, args []string) error {
-				client := api.NewClient(address)
-				defer client.Close()
-				all, err := client.Counters(cmd.Context(), first(args))
-				if err != nil {
-					return err
-				}
-				for _, name := range slices.Sorted(maps.Keys(all)) {
-					if all[name] > 0 {
-						fmt.Fprintf(cmd.OutOrStdout(), "%s: %d\n", name, all[name])
-					}
-				}
-				return nil
-			},
+		Args:  cobra.ArbitraryArgs, // else cobra answers, with exit code 0
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return cmd.Help()
 		},
+	}
+	f.define(cmd)
+	list := newWaypointListCmd()
+	list.Aliases = append(list.Aliases, "ls")
+	cmd.AddCommand(
+		newWaypointApplyCmd(), newWaypointDeleteCmd(), list,
+		newWaypointStatusCmd(&f), newWaypointConfigCmd(&f), newWaypointStatsCmd(&f),
 	)
 	return cmd
 }
 
-func newWaypointConfigCmd(address *string) *cobra.Command {
+func newWaypointStatsCmd(of *waypointFlags) *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := of.one(name)
+			if err != nil {
+				return err
+			}
+			all, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) (map[string]uint64, error) {
+				return c.Counters(ctx, first(args))
+			})
+			if err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(all)) {
+				if all[name] > 0 {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: %d\n", name, all[name])
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&name, "pod", "", "`NAME` of a simulated waypoint pod; the only one when not given")
+	return cmd
+}
+
+func newWaypointConfigCmd(of *waypointFlags) *cobra.Command {
 	var changes bool
 	cmd := &cobra.Command{
-		Use: "config", Short: "Print Envoy's configuration as JSON, or what was changed of istiod's", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := api.NewClient(*address)
-			defer client.Close()
+		Use: "config [NAME]", Short: "Print Envoy's configuration as JSON, or what was changed of istiod's",
+		Long: "Print Envoy's configuration as JSON, or what was changed of istiod's: of the waypoint in the\n" +
+			"simulated pod NAME, of the only one that is simulated, or of that of this network namespace.",
+		Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := of.one(first(args))
+			if err != nil {
+				return err
+			}
 			if changes {
-				s, err := client.Status(cmd.Context(), "")
+				s, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx, "") })
 				if err != nil {
 					return err
 				}
 				printChanges(cmd.OutOrStdout(), s)
 				return nil
 			}
-			body, err := client.Get(cmd.Context(), "/config")
+			body, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) ([]byte, error) { return c.Get(ctx, "/config") })
 			if err != nil {
 				return err
 			}
@@ -75,35 +97,35 @@ func newWaypointConfigCmd(address *string) *cobra.Command {
 	return cmd
 }
 
-func newWaypointStatusCmd(address *string) *cobra.Command {
+func newWaypointStatusCmd(of *waypointFlags) *cobra.Command {
 	var output string
 	var f gatewayFlags
 	cmd := &cobra.Command{
 		Use: "status [NAME]", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration",
 		Long: "Say whether a waypoint is ready, what it serves, and what was changed of istiod's configuration:\n" +
-			"the one of this network namespace (--address), or with NAME that of a Kubernetes cluster, every replica.",
+			"those of a simulated cluster that runs, or the one in its pod NAME; else the one of this network\n" +
+			"namespace (--address), or with NAME that of a Kubernetes cluster, every replica.",
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "table" && output != "json" && output != "yaml" {
 				return usagef("--output %s: must be table, json or yaml", output)
 			}
-			if name := first(args); name != "" {
-				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
-			}
-			if f.cluster.where != (cluster.Where{}) || f.namespace != "" {
-				return usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
-			}
-			client := api.NewClient(*address)
-			defer client.Close()
-			s, err := client.Status(cmd.Context(), "")
+			name := first(args)
+			onKubernetes, err := of.onKubernetes(f.cluster, name)
 			if err != nil {
 				return err
 			}
-			if output != "table" {
-				return printAnswers(cmd.OutOrStdout(), output, []api.Status{s}, []desk{{}})
+			if onKubernetes {
+				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
 			}
-			printWaypoint(cmd.OutOrStdout(), s)
-			return nil
+			if name == "" && (f.cluster.where != (cluster.Where{}) || f.namespace != "") {
+				return usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
+			}
+			desks, err := of.desks(f.cluster, name)
+			if err != nil {
+				return err
+			}
+			return statusOfAll(cmd.Context(), desks, output, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml; of a cluster an array of its replicas")
@@ -117,18 +139,41 @@ func printWaypoint(out io.Writer, s api.Status) {
 		state = "waits for " + s.Waiting
 	}
 	fmt.Fprintf(out, "waypoint %s: %s\n", s.Waypoint, state)
-	fmt.Fprintf(out, "source   %s: Envoy has version %s, the newest is %s\n", s.Source.Name, s.Source.Applied, s.Source.Seen)
-	if s.Source.Problem != "" {
-		fmt.Fprintf(out, "         %s\n", s.Source.Problem)
+	fmt.Fprintf(out, "source   %s: %s\n", s.Source.Name, versionsOf(s.Source))
+	for line := range strings.Lines(s.Source.Problem) {
+		if line = strings.TrimRight(line, "\n "); line != "" {
+			fmt.Fprintf(out, "         %s\n", line)
+		}
 	}
-	fmt.Fprintf(out, "envoy    %s, process %d, started again %d times, at most %d connections\n",
-		s.Envoy.Path, s.Envoy.PID, s.Envoy.Restarts, s.Envoy.Connections)
+	fmt.Fprintf(out, "envoy    %s, process %d, started again %s, at most %d connections\n",
+		s.Envoy.Path, s.Envoy.PID, times(s.Envoy.Restarts), s.Envoy.Connections)
 	for _, name := range s.Services {
 		fmt.Fprintf(out, "serves   %s\n", name)
 	}
 	if len(s.Changes) > 0 {
 		printChanges(out, s)
 	}
+}
+
+// versionsOf says what of its source a waypoint's Envoy has. What is refused may be but a
+// part of a version of which it has the rest.
+func versionsOf(s api.Source) string {
+	switch {
+	case s.Seen == "":
+		return "nothing has come"
+	case s.Applied == "":
+		return "Envoy has nothing, the newest is " + s.Seen
+	case s.Problem != "" && s.Applied == s.Seen:
+		return "Envoy has what it takes of version " + s.Seen
+	}
+	return fmt.Sprintf("Envoy has version %s, the newest is %s", s.Applied, s.Seen)
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // printChanges says what was changed of what istiod sent.
