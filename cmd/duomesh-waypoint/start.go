@@ -7,10 +7,14 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/duomesh/duomesh/dataplane/handoff"
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -27,6 +31,9 @@ const (
 func (f flags) start(ctx context.Context, s surroundings, out io.Writer) (err error) {
 	log, err := f.logger(s, out)
 	if err != nil {
+		return err
+	}
+	if err := f.check(); err != nil {
 		return err
 	}
 	f.istio.tell(s.given, log)
@@ -67,6 +74,31 @@ func (f flags) logger(s surroundings, out io.Writer) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(out, options)), nil
 	}
 	return slog.New(slog.NewTextHandler(out, options)), nil
+}
+
+// check refuses values that mean nothing.
+func (f flags) check() error {
+	for name, d := range map[string]time.Duration{"drain": f.drain, "min-drain": f.minDrain, "hold": f.hold} {
+		if d < 0 {
+			return usagef("--%s %s: a time from 0 on is wanted", name, d)
+		}
+	}
+	for name, n := range map[string]int64{"concurrency": int64(f.concurrency), "max-connections": f.maxConnections} {
+		if n < 0 {
+			return usagef("--%s %d: a number from 0 on is wanted", name, n)
+		}
+	}
+	if f.admin == "" || strings.HasPrefix(f.admin, "unix:") {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(f.admin)
+	if err != nil {
+		return usagef("--admin %s: want an address with a port, or unix:PATH: %w", f.admin, err)
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return usagef("--admin %s: want an address on the loopback, or unix:PATH: whoever reaches it is shown the configuration", f.admin)
+	}
+	return nil
 }
 
 // config is all but the directory and who asks.
@@ -176,7 +208,7 @@ func temporary(places []string) (dir string, remove func() error, err error) {
 func (f flags) place(s surroundings) (intent.Place, error) {
 	p := intent.Place{Node: f.node, Network: s.env("ISTIO_META_NETWORK"), Cluster: s.env("ISTIO_META_CLUSTER_ID")}
 	parts := strings.Split(f.locality, "/")
-	if len(parts) > 3 {
+	if len(parts) > 3 || f.locality != "" && slices.Contains(parts, "") {
 		return p, usagef("--locality %s: want REGION[/ZONE[/SUBZONE]]", f.locality)
 	}
 	for i, to := range []*string{&p.Locality.Region, &p.Locality.Zone, &p.Locality.Subzone}[:len(parts)] {

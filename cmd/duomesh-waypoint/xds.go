@@ -54,6 +54,9 @@ func (f flags) identity(s surroundings) (who istiod.Identity, name string, err e
 			return who, "", usagef("%s is not set: istiod must be told who asks", needed)
 		}
 	}
+	if _, err := netip.ParseAddr(s.env("INSTANCE_IP")); err != nil {
+		return who, "", usagef("INSTANCE_IP=%s is no address of a pod: %w", s.env("INSTANCE_IP"), err)
+	}
 	who = istiod.Identity{
 		Kind: "waypoint", IP: s.env("INSTANCE_IP"), Pod: s.env("POD_NAME"), Namespace: s.env("POD_NAMESPACE"),
 		Node: f.node, Domain: f.istio.clusterDomain(),
