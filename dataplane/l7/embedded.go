@@ -149,7 +149,11 @@ func (e *Embedded) take(ctx context.Context, u Update) {
 		return // a newer one has come
 	}
 	if err != nil {
-		e.log.Error("a configuration was not taken; the last one goes on", "source", e.name, "version", u.Version, "error", err)
+		goesOn := "the last one goes on"
+		if e.source().Applied == "" {
+			goesOn = "there is none before it, and it is not ready until one comes"
+		}
+		e.log.Error("a configuration was not taken; "+goesOn, "source", e.name, "version", u.Version, "error", err)
 		e.note(func(s *api.Source) { s.Problem = err.Error() })
 		return
 	}

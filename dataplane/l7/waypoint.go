@@ -61,7 +61,9 @@ func Run(ctx context.Context, c Config, control Control) (err error) {
 	})
 	defer func() {
 		end()
-		err = errors.Join(err, w.envoy.Err())
+		if ended := w.envoy.Err(); !errors.Is(err, ended) { // which may be why it ends
+			err = errors.Join(err, ended)
+		}
 		w.envoy.Admin.Close()
 	}()
 	if err := w.open(); err != nil {

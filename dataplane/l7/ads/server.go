@@ -50,7 +50,7 @@ type RefusedError struct {
 
 // Error implements error.
 func (r RefusedError) Error() string {
-	return fmt.Sprintf("Envoy refuses the %s resources: %s", strings.ToLower(r.Kind), r.Reason)
+	return fmt.Sprintf("Envoy refuses the %s resources: %s", strings.ToLower(r.Kind), strings.TrimSpace(r.Reason))
 }
 
 // Publish makes next what is served, in the order in which no request meets a name

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -159,7 +160,9 @@ func (c *child) over() (bool, error) {
 func (p *Process) start(config string) (*child, error) {
 	cmd := exec.Command(p.config.Path, p.args(config)...)
 	cmd.Stdout, cmd.Stderr = p.words, p.words
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	// A group of its own: what a terminal sends to that of this process, which drains Envoy
+	// first, is not for Envoy.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.config.Path, notStarted(p.config.Path, err))
 	}
@@ -287,8 +290,9 @@ func (w *lastWords) Write(b []byte) (int, error) {
 func (w *lastWords) text() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.kept) == 0 {
+	said := strings.TrimSpace(string(w.kept))
+	if said == "" {
 		return ""
 	}
-	return ": " + string(w.kept)
+	return ": " + said
 }

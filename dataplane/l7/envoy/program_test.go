@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An Envoy that cannot be started is told from one that is not there: what is missing is
@@ -88,4 +91,30 @@ func machine(t *testing.T) elf.Machine {
 	}
 	defer f.Close()
 	return f.Machine
+}
+
+// An Envoy that ends before it has answered is quoted once, in a line; one that runs is in
+// a process group of its own, which a terminal's signals do not reach.
+func TestEnvoyOfItsOwnGroup(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "envoy")
+	writeFile(t, path, "#!/bin/sh\necho; echo hello from fake; echo; exit 3\n", 0o755)
+	failed := Start(t.Context(), Config{Path: path, Log: slog.New(slog.DiscardHandler)})
+	if err := failed.Err(); err == nil || err.Error() != "Envoy does not start: exit status 3: hello from fake" {
+		t.Errorf("it says %v", err)
+	}
+	other := filepath.Join(t.TempDir(), "envoy")
+	writeFile(t, other, "#!/bin/sh\nexec sleep 60\n", 0o755)
+	ctx, cancel := context.WithCancel(t.Context())
+	p := Start(ctx, Config{Path: other, Admin: filepath.Join(t.TempDir(), "none"), Log: slog.New(slog.DiscardHandler)})
+	defer func() { <-p.Done() }()
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for p.State().PID == 0 {
+		<-tick.C
+	}
+	pid := p.State().PID
+	if group, err := unix.Getpgid(pid); err != nil || group != pid {
+		t.Errorf("process %d is of group %d, %v", pid, group, err)
+	}
 }

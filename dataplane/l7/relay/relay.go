@@ -175,8 +175,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = 250*time.Millisecond, 15*time.Second
-	for {
-		s := &stream{relay: r}
+	for again := false; ; again = true {
+		s := &stream{relay: r, again: again}
 		delivered, err := s.run(ctx, conn)
 		if ctx.Err() != nil {
 			return nil

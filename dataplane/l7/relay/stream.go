@@ -15,6 +15,7 @@ import (
 // stream is one stream to istiod.
 type stream struct {
 	relay *Relay
+	again bool // there was one before
 	// sending: answers come when Envoy has made up its mind.
 	sending sync.Mutex
 	up      discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
@@ -42,6 +43,9 @@ func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delive
 		m, err := s.up.Recv()
 		if err != nil {
 			return delivered, fmt.Errorf("istiod: %w", err)
+		}
+		if !delivered && s.again {
+			s.relay.config.Log.Info("istiod answers again")
 		}
 		delivered = true
 		s.receive(ctx, m)
