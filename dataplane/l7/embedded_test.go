@@ -334,7 +334,7 @@ func TestEnvoyThatDoesNotStart(t *testing.T) {
 	c = config(t)
 	c.LogLevel = "loudly"
 	err = l7.Run(context.Background(), c, l7.NewEmbedded(c, intent.Place{}, "test", nil))
-	if err == nil || !strings.Contains(err.Error(), "loudly") {
+	if err == nil || !strings.Contains(err.Error(), "loudly") || strings.Count(err.Error(), "Envoy does not start") != 1 {
 		t.Errorf("error %v", err)
 	}
 }
