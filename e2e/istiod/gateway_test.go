@@ -27,15 +27,17 @@ func throughWaypoint() scenario.Objects {
 	}}}
 }
 
-// served makes connections through the waypoint and says how many were.
+// served makes four requests through the waypoint and says how many were answered.
 func served(ctx context.Context, c *netsim.Cluster) int {
 	GinkgoHelper()
 	to := must(c.Resolve(scenario.Target{Service: "echo", Port: 80}))
 	conns := must(c.Exec(ctx, "client", traffic.Load{To: to, Connections: 4, Workers: 1, HTTP: &traffic.HTTP{Requests: 1}}, nil))
 	n := 0
 	for _, conn := range conns {
-		if conn.Server == "v1" {
-			n++
+		for _, r := range conn.Requests {
+			if r.Server == "v1" {
+				n++
+			}
 		}
 	}
 	return n
@@ -85,9 +87,9 @@ var _ = Describe("the waypoint of a declared topology", Label(byWaypoint), func(
 		}
 		well := func(what string) {
 			GinkgoHelper()
-			Eventually(pod).WithContext(ctx).Should(Equal("True True true"), what)
-			Eventually(deployment).WithContext(ctx).Should(Equal("1/1"), what)
-			Eventually(func() int { return served(ctx, c) }).WithContext(ctx).Should(Equal(4), what)
+			Eventually(pod).WithContext(ctx).WithTimeout(routeTime).Should(Equal("True True true"), what)
+			Eventually(deployment).WithContext(ctx).WithTimeout(routeTime).Should(Equal("1/1"), what)
+			Eventually(func() int { return served(ctx, c) }).WithContext(ctx).WithTimeout(routeTime).Should(Equal(4), what)
 		}
 		well("at first")
 
@@ -101,15 +103,15 @@ var _ = Describe("the waypoint of a declared topology", Label(byWaypoint), func(
 		must(kubectl(ctx, "", "delete", "gateway", "waypoint"))
 		Eventually(func() string {
 			return saidOf(ctx, "deployment,service,serviceaccount", "waypoint", "-o", "name", "--ignore-not-found")
-		}).WithContext(ctx).Should(BeEmpty())
+		}).WithContext(ctx).WithTimeout(routeTime).Should(BeEmpty())
 		Expect(c.Apply(ctx, throughWaypoint())).To(Succeed())
 		well("its Gateway made again")
 
 		By("killing the process")
 		pid := parentOf(must(c.WaypointStatus(ctx, "waypoint")).Envoy.PID)
 		Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
-		Eventually(func() []string { return c.Ended() }).WithContext(ctx).Should(Equal([]string{"waypoint"}))
-		Eventually(pod).WithContext(ctx).Should(Equal("False False false"))
+		Eventually(func() []string { return c.Ended() }).WithContext(ctx).WithTimeout(routeTime).Should(Equal([]string{"waypoint"}))
+		Eventually(pod).WithContext(ctx).WithTimeout(routeTime).Should(Equal("False False false"))
 		Expect(served(ctx, c)).To(BeZero())
 		Expect(netsim.ReviveOf(ctx, filepath.Dir(c.Dir()), c.ID(), "waypoint")).To(Succeed())
 		well("started again")
