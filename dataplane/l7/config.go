@@ -73,6 +73,9 @@ type Config struct {
 	// how long destinations that left the configuration are still served. 0 means the
 	// default, below 0 none.
 	Drain, MinDrain, Hold time.Duration
+	// Idle is how long istiod may name no service before it is asked anew, the first time;
+	// 0 is 5 s, and each time is longer.
+	Idle time.Duration
 	// Ready, Metrics, EnvoyMetrics and Admin are addresses to listen on; empty means
 	// not. Admin may be unix:PATH.
 	Ready, Metrics, EnvoyMetrics, Admin string

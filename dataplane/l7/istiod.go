@@ -30,7 +30,7 @@ func NewIstiod(c Config, server istiod.Server, name string) (*Istiod, error) {
 	c = c.withDefaults()
 	r, err := relay.New(relay.Config{
 		Istiod: server, Node: c.Node, Ports: relay.Ports{Port: c.port(), ProxyPort: c.ProxyPort}, Hold: max(c.Hold, 0),
-		ByAddress: c.ByAddress, Log: c.Log,
+		ByAddress: c.ByAddress, Idle: c.Idle, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -32,7 +33,10 @@ type Config struct {
 	// ByAddress gives what was handed over the principal of the workload that has the
 	// source's address. Without, it has none.
 	ByAddress bool
-	Log       *slog.Logger
+	// Idle is how long istiod may name no service before it is asked anew, the first time;
+	// 0 is 5 s. See stream.idle.
+	Idle time.Duration
+	Log  *slog.Logger
 }
 
 // Relay holds what istiod sent, and serves it to an Envoy as it must be.
@@ -175,11 +179,16 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = 250*time.Millisecond, 15*time.Second
+	idle := newIdle(r.config.Idle)
 	for again := false; ; again = true {
 		s := &stream{relay: r, again: again}
-		delivered, err := s.run(ctx, conn)
+		delivered, err := s.run(ctx, conn, idle)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errIdle) {
+			r.config.Log.Info("istiod names no service of this waypoint, and is asked anew")
+			continue
 		}
 		if delivered {
 			waits.Reset()

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,9 +22,11 @@ type stream struct {
 	up      discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
 }
 
-// run runs the stream to its end, and reports whether it has delivered anything.
-func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delivered bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+// run runs the stream to its end, and reports whether it has delivered anything. The
+// error is errIdle when it was ended because istiod names no service.
+func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface, idle *idle) (delivered bool, err error) {
+	ctx, end := context.WithCancelCause(ctx)
+	cancel := func() { end(nil) }
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -39,8 +42,16 @@ func (s *stream) run(ctx context.Context, conn grpc.ClientConnInterface) (delive
 		s.follow(ctx, named)
 		cancel()
 	})
+	wg.Go(func() {
+		if idle.wait(ctx, s.relay) {
+			end(errIdle)
+		}
+	})
 	for {
 		m, err := s.up.Recv()
+		if errors.Is(context.Cause(ctx), errIdle) {
+			return delivered, errIdle
+		}
 		if err != nil {
 			return delivered, fmt.Errorf("istiod: %w", err)
 		}
