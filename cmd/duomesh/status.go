@@ -86,6 +86,9 @@ func printStatus(out io.Writer, s api.Status) {
 	for _, line := range s.HandOffs {
 		say("hand-off", "%s", line)
 	}
+	if s.Chain != "" {
+		say("CNI CHAIN", "%s", s.Chain)
+	}
 	say("audit", "%s", auditWords(s.Audit))
 	for _, n := range s.Neighbours {
 		say("neighbour", "program %v", l4.Neighbour{Hook: n.Hook, Program: n.Program, ID: n.ID, Before: n.Before, Pod: n.Pod})
