@@ -40,7 +40,7 @@ func (f *releaseFlags) define(cmd *cobra.Command) {
 	set.StringVarP(&f.namespace, "namespace", "n", defaultNamespace, "`NAMESPACE` of the agents")
 	set.StringArrayVar(&f.set, "set", nil, "`KEY=VALUE` of the chart, in helm's form; may be repeated")
 	set.StringArrayVarP(&f.values, "values", "f", nil, "YAML `FILE` of values of the chart; may be repeated")
-	set.DurationVar(&f.timeout, "timeout", 3*time.Minute, "`TIME` until it must be done")
+	set.DurationVar(&f.timeout, "timeout", 3*time.Minute, "`TIME` to wait for the agents")
 }
 
 // objects are those of the chart, without the namespace.
@@ -82,6 +82,9 @@ func newInstallCmd() *cobra.Command {
 	return cmd
 }
 
+// applyTime bounds how long an API server may take for all objects.
+const applyTime = 3 * time.Minute
+
 func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Writer) error {
 	objects, err := f.objects()
 	if err != nil {
@@ -94,7 +97,8 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 	default:
 		return usagef("--dry-run %s: must be client or server", dryRun)
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	whole := ctx
+	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
 	c, err := f.cluster.open(ctx)
 	if err != nil {
@@ -118,7 +122,9 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 	if apply.DryRun {
 		return nil
 	}
-	if err := awaitAgents(ctx, c, f.namespace); err != nil {
+	waiting, stop := context.WithTimeout(whole, f.timeout)
+	defer stop()
+	if err := awaitAgents(waiting, c, f.namespace); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "the agents of all nodes are ready; the pods of a namespace are redirected with\n  duomesh enroll namespace NAME")

@@ -150,13 +150,13 @@ func Await(ctx context.Context, is func(context.Context) (string, error)) error 
 	for {
 		said, err := is(ctx)
 		switch {
-		case err != nil && ctx.Err() == nil && !passes(err):
+		case err != nil && !ending(ctx) && !passes(err):
 			return err
 		case err == nil && said == "":
 			return nil
 		case err == nil:
 			last = said
-		case ctx.Err() == nil:
+		case !ending(ctx):
 			last = err.Error()
 		}
 		select {
@@ -165,6 +165,13 @@ func Await(ctx context.Context, is func(context.Context) (string, error)) error 
 		case <-tick.C:
 		}
 	}
+}
+
+// ending reports whether ctx has ended, or ends before anything is looked at again: what
+// fails then, as for a client that may not ask so soon, is for want of time.
+func ending(ctx context.Context) bool {
+	end, bounded := ctx.Deadline()
+	return ctx.Err() != nil || bounded && time.Until(end) < poll
 }
 
 // passes reports whether an error says that the API server is away, or has too much to
