@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/json"
 
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/scenario/kube"
@@ -64,6 +66,9 @@ func (c *Cluster) declarable(o scenario.Objects) error {
 		return fmt.Errorf("%w: pods that are not ready: the kubelets say that they are", scenario.ErrNotExpressible)
 	}
 	for _, s := range o.Services {
+		if b := s.Balance; b.Mode != intent.Any && (b.Mode != intent.Strict || !slices.Equal(b.Prefer, []intent.Scope{intent.ScopeNode})) {
+			return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
+		}
 		if s.Family != scenario.IPv4 && !c.cfg.Services6.IsValid() {
 			return fmt.Errorf("%w: service %s: the cluster has IPv4 alone", scenario.ErrNotExpressible, s.Name)
 		}

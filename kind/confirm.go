@@ -6,9 +6,11 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
@@ -19,11 +21,11 @@ type targets map[netip.AddrPort]float64
 // confirmAgents returns when every agent sends connections to all services, those of
 // before and those of now, where o says.
 func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
-	want := map[string]map[string]targets{} // by service and frontend, without its protocol
-	for _, s := range o.Services {
-		want[s.Name] = c.frontends(s)
-	}
 	return c.eachAgent(ctx, func(ctx context.Context, a agent) error {
+		want := map[string]map[string]targets{} // by service and frontend, without its protocol
+		for _, s := range o.Services {
+			want[s.Name] = c.frontends(s, a.node)
+		}
 		return cluster.Await(ctx, func(ctx context.Context) (string, error) {
 			got, err := a.client.Endpoints(ctx)
 			if err != nil {
@@ -34,7 +36,8 @@ func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
 	})
 }
 
-func (c *Cluster) frontends(s scenario.Service) map[string]targets {
+// frontends are those of a service, as callers of a node are to find them.
+func (c *Cluster) frontends(s scenario.Service, node string) map[string]targets {
 	all := map[string]targets{}
 	if s.Headless {
 		return all // clients ask for its pods
@@ -46,23 +49,27 @@ func (c *Cluster) frontends(s scenario.Service) map[string]targets {
 				all[frontend] = nil
 				continue
 			}
-			all[frontend] = c.targets(s, port, at)
+			all[frontend] = c.targets(s, port, at, node)
 		}
 	}
 	return all
 }
 
-// targets are where a port of a service leads at one of its addresses.
-func (c *Cluster) targets(s scenario.Service, port scenario.Port, at netip.Addr) targets {
+// targets are where a port of a service leads callers of a node, at one of its addresses.
+func (c *Cluster) targets(s scenario.Service, port scenario.Port, at netip.Addr, node string) targets {
 	family := scenario.IPv4
 	if at.Is6() {
 		family = scenario.IPv6
 	}
+	near := s.Endpoints
+	if s.Balance.Mode == intent.Strict { // by node: declarable refuses others
+		near = slices.DeleteFunc(slices.Clone(near), func(e scenario.Endpoint) bool { return c.pods[e.Pod].node != node })
+	}
 	total, to := 0.0, targets{}
-	for _, e := range s.Endpoints {
+	for _, e := range near {
 		total += float64(e.Weight)
 	}
-	for _, e := range s.Endpoints {
+	for _, e := range near {
 		if e.Weight > 0 {
 			to[netip.AddrPortFrom(of(family, c.pods[e.Pod].addrs), port.Target)] += float64(e.Weight) / total
 		}
