@@ -22,6 +22,10 @@ finish() {
 trap finish EXIT
 scripts/build.sh ./cmd/duomesh
 if [ -z "${KUBECONFIG:-}" ]; then
+	kind_program
+	if reach && running; then
+		die "cluster $cluster is there already: KUBECONFIG=$kubeconfig make e2e runs on it and leaves it; make kind-down removes it"
+	fi
 	made=yes
 	scripts/envoy.sh >/dev/null
 	section images scripts/images.sh

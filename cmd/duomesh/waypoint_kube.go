@@ -38,7 +38,7 @@ type gatewayFlags struct {
 func (f *gatewayFlags) define(cmd *cobra.Command) {
 	f.cluster.define(cmd)
 	set := cmd.Flags()
-	set.StringVarP(&f.namespace, "namespace", "n", "", "`NAMESPACE` of the waypoint; that of the context when not given")
+	set.StringVarP(&f.namespace, "namespace", "n", "", "`NAMESPACE` of the waypoint; that of the context when not given, and all for list")
 	set.DurationVar(&f.timeout, "timeout", 2*time.Minute, "`TIME` until it must be done")
 }
 
