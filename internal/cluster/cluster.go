@@ -40,6 +40,9 @@ func (w Where) Open() (*Client, error) {
 	rules.ExplicitPath = w.Kubeconfig
 	loaded := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: w.Context})
 	config, err := loaded.ClientConfig()
+	if clientcmd.IsEmptyConfig(err) && w.Kubeconfig != "" {
+		return nil, fmt.Errorf("kubeconfig %s leads to no cluster: has it a current context, and the cluster of that? --context names another", w.Kubeconfig)
+	}
 	if clientcmd.IsEmptyConfig(err) {
 		return nil, errors.New("no cluster is named: set KUBECONFIG, or give --kubeconfig FILE")
 	}
