@@ -22,7 +22,7 @@ scripts/go.sh build -o "$runner" ./internal/testsum/cmd/testsum
 repeat=${REPEAT:-1}
 [[ $repeat =~ ^[1-9][0-9]*$ ]] || die "REPEAT=$repeat: must be a number from 1" 2
 # suite DIR runs the suite once, and keeps its reports in DIR.
-suite() { "$runner" -go scripts/go.sh -out "$1" -run "${RUN:-}" -labels "${LABELS:-}" ./e2e/istiod; }
+suite() { "$runner" -go scripts/go.sh -out "$1" -run "${RUN:-}" -labels "${LABELS:-}" -timeout 40m ./e2e/istiod; }
 if [ "$repeat" -eq 1 ]; then
 	suite "$DUOMESH_OUT"
 	exit

@@ -13,4 +13,4 @@ read -ra packages <<<"${PKG:-./...}"
 runner=$(mktemp)
 trap 'rm -f "$runner"' EXIT
 scripts/go.sh build -o "$runner" ./internal/testsum/cmd/testsum
-"$runner" -go scripts/go.sh -out out/test -run "${RUN:-}" "${packages[@]}"
+"$runner" -go scripts/go.sh -out out/test -run "${RUN:-}" -timeout 40m "${packages[@]}"
