@@ -6,6 +6,7 @@
 #   RUN        specs to run, a regular expression; default all
 #   LABELS     specs to run by label, in ginkgo's form; smoke is what CI runs
 #   E2E_KEEP   anything: leave the cluster
+#   E2E_WHERE_POSSIBLE  anything: a machine on which no cluster can be made is NOT RUN
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/kind-lib.sh
 
@@ -29,7 +30,12 @@ if [ -z "${KUBECONFIG:-}" ]; then
 	made=yes
 	scripts/envoy.sh >/dev/null
 	section images scripts/images.sh
-	section kind-up scripts/kind-up.sh
+	if ! section kind-up scripts/kind-up.sh; then
+		[ -n "${E2E_WHERE_POSSIBLE:-}" ] || die "no cluster"
+		echo "total: 0 passed, 0 failed, 1 skipped"
+		echo "skipped: make e2e: NOT RUN: no cluster could be made on this machine"
+		exit 0
+	fi
 	export KUBECONFIG=$kubeconfig
 	section kind-load scripts/kind-load.sh out/images/*.tar
 	section istiod scripts/kind-istiod.sh
