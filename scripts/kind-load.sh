@@ -6,7 +6,9 @@
 
 [ $# -gt 0 ] || die "which image? make kind-load IMAGE=out/images/duomesh-agent.tar" 2
 for archive in "$@"; do
-	[ -f "$archive" ] && [ -r "$archive" ] || die "image archive $archive cannot be read" 2
+	if [ ! -f "$archive" ] || [ ! -r "$archive" ]; then
+		die "image archive $archive cannot be read" 2
+	fi
 done
 kind_program
 reach || die "no container engine answers: make kind-up makes a cluster"
