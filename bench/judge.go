@@ -9,6 +9,7 @@ import (
 	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
 )
 
 // ProbeJudge is the usual Judge: kernel probes on both pods. It holds what the
@@ -19,9 +20,9 @@ func ProbeJudge(ctx context.Context, t JudgeTask) (j Judgement, err error) {
 	if err != nil {
 		return j, fmt.Errorf("asked address: %w", err)
 	}
-	targets := []probe.Target{watched(t.Client), watched(t.Server)}
+	targets := []probe.Target{verify.Target(t.Client), verify.Target(t.Server)}
 	if t.Proxy != nil {
-		targets = append(targets, watched(*t.Proxy))
+		targets = append(targets, verify.Target(*t.Proxy))
 	}
 	p, err := probe.Open(ctx, targets, probe.Options{})
 	if err != nil {
@@ -73,18 +74,6 @@ func around(t JudgeTask, local netip.AddrPort, l probe.Ledger) int {
 		}
 	}
 	return n
-}
-
-func watched(h scenario.PodHandle) probe.Target {
-	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
-	for _, l := range h.Links {
-		side := probe.SideHost
-		if l.InPod {
-			side = probe.SidePod
-		}
-		t.Links = append(t.Links, probe.Link{Netns: l.Netns, Ifindex: l.Ifindex, Side: side})
-	}
-	return t
 }
 
 // judgement is one check for a variant: all its connections, or the first that

@@ -173,6 +173,11 @@ func printAnswers[T any](out io.Writer, form string, all []T, from []desk) error
 	if len(all) == 1 && !from[0].among {
 		what = all[0]
 	}
+	return encode(out, form, what)
+}
+
+// encode writes what programs read: JSON, indented, or YAML.
+func encode(out io.Writer, form string, what any) error {
 	if form == "yaml" {
 		text, err := yaml.Marshal(what)
 		if err != nil {

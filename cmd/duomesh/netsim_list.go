@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,9 +63,7 @@ func printJSON(out io.Writer, all []netsim.State) error {
 	if all == nil {
 		all = []netsim.State{}
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(clusterList{Schema: "duomesh/netsim-list", Version: 1, Clusters: all})
+	return encode(out, "json", clusterList{Schema: "duomesh/netsim-list", Version: 1, Clusters: all})
 }
 
 func newTable(out io.Writer, header ...any) table.Writer {

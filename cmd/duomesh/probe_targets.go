@@ -17,7 +17,7 @@ import (
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/probe"
-	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/verify"
 	"github.com/duomesh/duomesh/kind"
 	"github.com/duomesh/duomesh/netsim"
 )
@@ -103,22 +103,9 @@ func (f probeFlags) kubeTargets(ctx context.Context, files *openFiles) (targets 
 			return nil, usagef("--pod %s: %w", name, err)
 		}
 		*files = append(*files, w)
-		targets = append(targets, handleTarget(w.Handle))
+		targets = append(targets, verify.Target(w.Handle))
 	}
 	return targets, nil
-}
-
-// handleTarget watches a pod of a world.
-func handleTarget(h scenario.PodHandle) probe.Target {
-	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
-	for _, l := range h.Links {
-		side := probe.SideHost
-		if l.InPod {
-			side = probe.SidePod
-		}
-		t.Links = append(t.Links, probe.Link{Netns: l.Netns, Ifindex: l.Ifindex, Side: side})
-	}
-	return t
 }
 
 // netnsTarget is a namespace by path or process, with all its interfaces.

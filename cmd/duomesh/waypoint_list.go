@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/internal/cluster"
 )
@@ -106,17 +104,8 @@ func (w *listedWaypoint) usedBy(u *unstructured.Unstructured) {
 }
 
 func printWaypoints(out io.Writer, output string, all []listedWaypoint) error {
-	switch output {
-	case "json":
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(all)
-	case "yaml":
-		text, err := yaml.Marshal(all)
-		if err == nil {
-			_, err = out.Write(text)
-		}
-		return err
+	if output != "table" {
+		return encode(out, output, all)
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(out, "there is no waypoint")

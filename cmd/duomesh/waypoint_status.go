@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
 	"github.com/duomesh/duomesh/dataplane/l7/api"
@@ -87,17 +85,8 @@ func askReplica(ctx context.Context, c *cluster.Client, p *corev1.Pod) (s api.St
 
 // printReplicas writes an array, however many there are, or a text for people.
 func printReplicas(out io.Writer, output string, all []replica) error {
-	switch output {
-	case "json":
-		enc := json.NewEncoder(out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(all)
-	case "yaml":
-		text, err := yaml.Marshal(all)
-		if err == nil {
-			_, err = out.Write(text)
-		}
-		return err
+	if output != "table" {
+		return encode(out, output, all)
 	}
 	for _, r := range all {
 		fmt.Fprintf(out, "pod %s on node %s\n", r.Pod, r.Node)

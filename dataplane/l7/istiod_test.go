@@ -70,22 +70,6 @@ func relaying(t *testing.T, withhold chan struct{}, hold time.Duration, change .
 	return run(t, c, control), s
 }
 
-// An istiod that did not know the waypoint's pod as the stream began names no service on
-// it, for ever: it is asked anew.
-func TestIstiodThatDoesNotKnowThePod(t *testing.T) {
-	w, s := relaying(t, nil, 100*time.Millisecond, func(c *l7.Config) { c.Idle = 300 * time.Millisecond })
-	w.until(t, "with services", func(st api.Status) bool { return ready(st) && len(st.Services) > 0 })
-	s.mu.Lock()
-	streams := s.streams
-	s.mu.Unlock()
-	if streams != 2 {
-		t.Errorf("%d streams, want 2: services are there", streams)
-	}
-	if status, body := newClient(t).get("http://" + echoVIP); status != http.StatusOK {
-		t.Errorf("%d %s", status, body)
-	}
-}
-
 // A certificate that comes late is waited for, and said to be.
 func TestCertificateThatComesLate(t *testing.T) {
 	withhold := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/duomesh/duomesh/internal/probe"
+	"github.com/duomesh/duomesh/internal/verify"
 	"github.com/duomesh/duomesh/kind"
 )
 
@@ -32,15 +33,7 @@ func observe(ctx context.Context, namespace string) *judge {
 	for _, name := range append(versions, waypoint...) {
 		w := must(kind.Watch(ctx, client, namespace, name))
 		DeferCleanup(w.Close)
-		t := probe.Target{Pod: w.Handle.Name, Netns: w.Handle.Netns, Cgroup: w.Handle.Cgroup}
-		for _, l := range w.Handle.Links {
-			side := probe.SideHost
-			if l.InPod {
-				side = probe.SidePod
-			}
-			t.Links = append(t.Links, probe.Link{Netns: l.Netns, Ifindex: l.Ifindex, Side: side})
-		}
-		targets = append(targets, t)
+		targets = append(targets, verify.Target(w.Handle))
 	}
 	p := must(probe.Open(ctx, targets, probe.Options{AllowLate: true}))
 	DeferCleanup(p.Close)

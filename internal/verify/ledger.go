@@ -32,7 +32,7 @@ type ledger struct {
 func openJudge(ctx context.Context, pods map[string]scenario.PodHandle, o probe.Options) (*judge, error) {
 	var targets []probe.Target
 	for _, h := range pods {
-		targets = append(targets, target(h))
+		targets = append(targets, Target(h))
 	}
 	p, err := probe.Open(ctx, targets, o)
 	if err != nil {
@@ -76,7 +76,8 @@ func (e *evidence) datagramServers(t scenario.Topology) []netip.AddrPort {
 	return all
 }
 
-func target(h scenario.PodHandle) probe.Target {
+// Target is a pod of a world as a probe watches it. The descriptors stay the world's.
+func Target(h scenario.PodHandle) probe.Target {
 	t := probe.Target{Pod: h.Name, Netns: h.Netns, Cgroup: h.Cgroup}
 	for _, l := range h.Links {
 		side := probe.SideHost
