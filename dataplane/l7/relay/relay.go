@@ -34,7 +34,7 @@ type Config struct {
 	// source's address. Without, it has none.
 	ByAddress bool
 	// Idle is how long istiod may name no service before it is asked anew, the first time;
-	// 0 is 5 s. See stream.idle.
+	// 0 is 5 s. Why: see idle.
 	Idle time.Duration
 	Log  *slog.Logger
 }
