@@ -51,6 +51,7 @@ type kubelet struct {
 	cancel context.CancelFunc
 	shared informers.SharedInformerFactory
 	slices *endpointSlices
+	says   *announcer
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -73,9 +74,10 @@ func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, er
 	}
 	_, podErr := k.shared.Core().V1().Pods().Informer().AddEventHandler(work(k.seePod))
 	_, nsErr := k.shared.Core().V1().Namespaces().Informer().AddEventHandler(work(k.seeNamespace))
-	var sliceErr error
+	var sliceErr, sayErr error
 	k.slices, sliceErr = newSlices(client, k.shared, log)
-	if err := errors.Join(podErr, nsErr, sliceErr, watchGarbage(life, c, k.shared, log), watchDeployments(life, client, k.shared, log)); err != nil {
+	k.says, sayErr = newAnnouncer(c, k.shared, log, announcePatience)
+	if err := errors.Join(podErr, nsErr, sliceErr, sayErr, watchGarbage(life, c, k.shared, log), watchDeployments(life, client, k.shared, log)); err != nil {
 		cancel()
 		return nil, fmt.Errorf("watch the API server: %w", err)
 	}
@@ -87,6 +89,7 @@ func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, er
 		}
 	}
 	k.wg.Go(func() { k.slices.run(life) })
+	k.wg.Go(func() { k.says.run(life) })
 	return k, nil
 }
 
@@ -97,6 +100,7 @@ func (k *kubelet) close() {
 	}
 	k.cancel()
 	k.slices.stop()
+	k.says.stop()
 	k.shared.Shutdown()
 	k.wg.Wait()
 }
