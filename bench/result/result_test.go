@@ -225,6 +225,37 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
+// TestNeighboursInACluster: what a cluster always does is no neighbour, more than that is.
+func TestNeighboursInACluster(t *testing.T) {
+	busy := func(world plan.World, idle float64, foreign time.Duration) report.Verdict {
+		r := synthetic(6, nil)
+		r.Head.Plan.World, r.End.IdleBusy = world, idle
+		for i := range r.Trials {
+			if r.Trials[i].Block > 1 {
+				r.Trials[i].CPU.Machine += foreign
+			}
+		}
+		return summarise(t, r).Verdict
+	}
+	// A trial is a second of two processors: 150 ms are 7.5 % of them.
+	for _, c := range []struct {
+		world   plan.World
+		idle    float64
+		foreign time.Duration
+		want    report.Verdict
+	}{
+		{plan.Kubernetes, .25, 150 * time.Millisecond, report.Pass},
+		{"", .25, 0, report.Inconclusive},
+		{"", 0, 150 * time.Millisecond, report.Inconclusive},
+		{plan.Kubernetes, .35, 0, report.Inconclusive},
+		{plan.Kubernetes, 0, 250 * time.Millisecond, report.Inconclusive},
+	} {
+		if got := busy(c.world, c.idle, c.foreign); got != c.want {
+			t.Errorf("world %q, %.0f %% busy before, %v busy in trials: %s, want %s", c.world, 100*c.idle, c.foreign, got, c.want)
+		}
+	}
+}
+
 // TestHandicapIsNoResult: a run that was slowed on purpose says so.
 func TestHandicapIsNoResult(t *testing.T) {
 	r := synthetic(6, nil)

@@ -184,7 +184,7 @@ func noiseOf(r Run) Noise {
 		if f >= r.Head.Plan.ForeignLimit {
 			n.Kept++
 		}
-		if f >= maxForeign {
+		if f >= limitsOf(r.Head.Plan.World).foreign {
 			n.Disturbed++
 		}
 		foreign = append(foreign, f)
