@@ -39,6 +39,9 @@ type Usage = l4.Usage
 // PinError says why what an earlier process has pinned cannot be taken over.
 type PinError = l4.PinError
 
+// KernelError is Open's where the node's kernel lacks what is needed.
+type KernelError = l4.KernelError
+
 // PartialError is Node.Apply's when the kernel refused something in the middle.
 type PartialError = l4.PartialError
 

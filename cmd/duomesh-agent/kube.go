@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/duomesh/duomesh/dataplane"
 	"github.com/duomesh/duomesh/dataplane/agent"
 	"github.com/duomesh/duomesh/dataplane/cni"
 	"github.com/duomesh/duomesh/dataplane/cni/install"
@@ -185,6 +187,20 @@ func (n node) run(ctx context.Context) {
 
 // removed reports whether the agent is being uninstalled.
 func (n node) removed() bool { return n.controller != nil && n.controller.Removed() }
+
+// unserved tells the pods of a node whose kernel is not supported that none of them is
+// redirected: nothing else on the node would.
+func (n node) unserved(ctx context.Context, err error, pinned bool) {
+	var unsupported dataplane.KernelError
+	if n.controller == nil || !errors.As(err, &unsupported) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, unmarkTime)
+	defer cancel()
+	if err := n.controller.Unserved(ctx, unsupported, pinned); err != nil {
+		n.log.Warn("pods were not told that they are not redirected", "err", err)
+	}
+}
 
 // unmarkTime bounds how long the agent that is uninstalled tells pods: its own has 30
 // seconds to end.

@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, env func(string) string, out, errs 
 		return exitOK
 	}
 	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) {
+	if errors.As(err, &verifier) && len(verifier.Log) > 0 {
 		fmt.Fprintf(errs, "%+v\n", verifier)
 	}
 	fmt.Fprintln(errs, "duomesh-agent:", advised(err))

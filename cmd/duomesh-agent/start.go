@@ -72,6 +72,7 @@ func start(ctx context.Context, f flags, env func(string) string, out io.Writer)
 	}
 	kube.admit(&cfg)
 	err = serve(ctx, from, cfg, kube.run)
+	kube.unserved(ctx, err, dataplane.Pinned(f.bpffs))
 	if !kube.removed() {
 		return err
 	}

@@ -75,7 +75,8 @@ type Engine struct {
 //
 // Errors: PinError when that state is not complete, is of another ABI, has other
 // limits, or belongs to a running engine; RewrittenError when a program of someone
-// else changes where connections go; else what the kernel refuses.
+// else changes where connections go; KernelError where the kernel lacks what is needed;
+// else what the kernel refuses.
 func Open(h Host, o Options) (_ *Engine, err error) {
 	e := &Engine{
 		host: h, limits: o.Limits.withDefaults(), log: h.Log,
@@ -88,7 +89,7 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open engine: %w", err), e.undo())
+			err = errors.Join(fmt.Errorf("open engine: %w", unsupportedKernel(err, o)), e.undo())
 		}
 	}()
 	if err := isCgroup2(h.Cgroup); err != nil {
