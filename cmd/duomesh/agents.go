@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -96,11 +97,14 @@ func (f askFlags) agents(ctx context.Context, pod string) ([]desk, error) {
 	return desks, nil
 }
 
-// agentDesk is the agent that runs in a pod.
+// agentDesk is the agent that runs in a pod, or is to.
 func agentDesk(c *cluster.Client, p *corev1.Pod) desk {
 	return desk{
 		node: p.Spec.NodeName, nobody: "the agent of node " + p.Spec.NodeName + " does not answer",
 		reach: func(ctx context.Context) (api.Place, func(), error) {
+			if why := down(p); why != "" {
+				return api.Place{}, nil, errors.New("it does not run: " + why)
+			}
 			address, stop, err := c.Forward(ctx, p.Namespace, p.Name, adminPort)
 			return api.Place{Address: address}, stop, err
 		},

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/duomesh/duomesh/internal/cluster"
 )
@@ -30,8 +31,24 @@ func awaitAgents(ctx context.Context, c *cluster.Client, namespace string) error
 		}
 		words := fmt.Sprintf("%d of %d agents are ready", s.NumberReady, s.DesiredNumberScheduled)
 		lines, err := whyNotReady(ctx, c, d)
-		return words + strings.Join(lines, ""), err
+		return words + strings.Join(lines, "") + heldUp(d), err
 	})
+}
+
+// heldUp says what keeps nodes whose agents are ready from the new ones; "" when nothing
+// does.
+func heldUp(d *appsv1.DaemonSet) string {
+	left := d.Status.DesiredNumberScheduled - d.Status.UpdatedNumberScheduled
+	rolling := d.Spec.UpdateStrategy.RollingUpdate
+	if left <= 0 || rolling == nil || rolling.MaxUnavailable == nil {
+		return ""
+	}
+	most, err := intstr.GetScaledValueFromIntOrPercent(rolling.MaxUnavailable, int(d.Status.DesiredNumberScheduled), true)
+	if err != nil || int(d.Status.NumberUnavailable) < most {
+		return ""
+	}
+	return fmt.Sprintf("\n  %d more wait for these, and go on as they are: --set maxUnavailable=%d does not let them wait, "+
+		"value nodeSelector leaves nodes out", left, d.Status.NumberUnavailable+1)
 }
 
 // whyNotReady has a line of each agent that is not ready: its state, what it said last,
@@ -73,11 +90,35 @@ func lastWords(p *corev1.Pod) string {
 	for _, s := range p.Status.ContainerStatuses {
 		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
 			if t != nil {
-				return cmp.Or(strings.TrimSpace(t.Message), fmt.Sprintf("nothing (%s, code %d)", t.Reason, t.ExitCode))
+				return cmp.Or(reason(t.Message), fmt.Sprintf("nothing (%s, code %d)", t.Reason, t.ExitCode))
 			}
 		}
 	}
 	return ""
+}
+
+// reason is what an agent has said of its own end, without the end of its log that
+// Kubernetes shows before it.
+func reason(message string) string {
+	const own = agentName + ": "
+	if i := strings.LastIndex("\n"+message, "\n"+own); i >= 0 {
+		message = message[i:]
+	}
+	return strings.TrimSpace(message)
+}
+
+// down is why no agent answers in a pod whose container does not run; "" where it does.
+func down(p *corev1.Pod) string {
+	for _, s := range p.Status.ContainerStatuses {
+		if s.State.Running != nil {
+			return ""
+		}
+	}
+	why := waiting(p)
+	if said := lastWords(p); why != "" && said != "" && !strings.Contains(why, said) {
+		why += "; it ended, and said last: " + said
+	}
+	return why
 }
 
 // lastWarning is the newest event about an object.
@@ -138,5 +179,5 @@ func waiting(p *corev1.Pod) string {
 }
 
 func ended(t *corev1.ContainerStateTerminated) string {
-	return fmt.Sprintf("it has ended with code %d: %s", t.ExitCode, cmp.Or(strings.TrimSpace(t.Message), t.Reason))
+	return fmt.Sprintf("it has ended with code %d: %s", t.ExitCode, cmp.Or(reason(t.Message), t.Reason))
 }

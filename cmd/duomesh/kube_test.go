@@ -11,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
@@ -128,7 +130,7 @@ func TestInstallSaysWhy(t *testing.T) {
 	k.makeNamespace("istio-system")
 	k.installed()
 	failed := crashes
-	failed.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Message: "duomesh-agent: this kernel lacks getpeername hooks"}
+	failed.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Message: "time=… level=WARN msg=\"no hand-offs\"\nduomesh-agent: this kernel lacks getpeername hooks\n"}
 	k.makePod(defaultNamespace, "agent-old", "old-kernel", agentLabels, failed)
 	creating := corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}
 	k.makePod(defaultNamespace, "agent-ca", "no-ca", agentLabels, creating)
@@ -159,12 +161,45 @@ func TestInstallSaysWhy(t *testing.T) {
 	if strings.Contains(out, "node fine") || strings.Contains(out, "what was before") || strings.Contains(out, "no warning") {
 		t.Errorf("it says more than what keeps an agent:\n%s", out)
 	}
+	if strings.Contains(out, "no hand-offs") {
+		t.Errorf("it says more than the agent's last words:\n%s", out)
+	}
+	said := k.want(1, "the agent of node old-kernel does not answer: it does not run: CrashLoopBackOff; it ended, and said last: "+
+		"duomesh-agent: this kernel lacks getpeername hooks", "status", "--kubeconfig", k.kubeconfig)
+	if !strings.Contains(said, "the agent of node no-ca does not answer: it does not run: ContainerCreating") {
+		t.Errorf("status says\n%s", said)
+	}
 	for _, p := range []string{"agent-old", "agent-ca", "agent-fine"} {
 		if err := k.Client.CoreV1().Pods(defaultNamespace).Delete(t.Context(), p, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=8s")
+}
+
+// A node whose agent never gets ready can keep the others from the new one: that is said.
+func TestHeldUp(t *testing.T) {
+	daemonset := func(most intstr.IntOrString, desired, updated, unavailable int32) *appsv1.DaemonSet {
+		d := new(appsv1.DaemonSet)
+		d.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: &most}
+		d.Status = appsv1.DaemonSetStatus{DesiredNumberScheduled: desired, UpdatedNumberScheduled: updated, NumberUnavailable: unavailable}
+		return d
+	}
+	one, tenth := intstr.FromInt32(1), intstr.FromString("10%")
+	for _, c := range []struct {
+		d    *appsv1.DaemonSet
+		want string
+	}{
+		{daemonset(one, 3, 1, 1), "2 more wait for these, and go on as they are: --set maxUnavailable=2 does not let them wait"},
+		{daemonset(tenth, 30, 3, 3), "27 more wait for these, and go on as they are: --set maxUnavailable=4"},
+		{daemonset(tenth, 30, 3, 2), ""}, // it goes on
+		{daemonset(one, 3, 3, 1), ""},    // nobody waits
+		{new(appsv1.DaemonSet), ""},
+	} {
+		if got := heldUp(c.d); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%+v: %q, want %q", c.d.Status, got, c.want)
+		}
+	}
 }
 
 // Whatever an installation was made with, another one and the end leave nothing of it.
