@@ -28,9 +28,9 @@ type Release struct {
 	// Name and Namespace are as with helm.
 	Name, Namespace string
 	// Values are YAML files of values, the later before the earlier; Set is
-	// helm's --set, before all of them.
-	Values [][]byte
-	Set    []string
+	// helm's --set, before all of them, and SetString its --set-string, before that.
+	Values         [][]byte
+	Set, SetString []string
 }
 
 // Render returns the manifests, each one YAML document, in the order in which Helm
@@ -82,6 +82,11 @@ func (r Release) values() (map[string]any, error) {
 	for _, s := range r.Set {
 		if err := strvals.ParseInto(s, values); err != nil {
 			return nil, fmt.Errorf("--set %s: %w", s, err)
+		}
+	}
+	for _, s := range r.SetString {
+		if err := strvals.ParseIntoString(s, values); err != nil {
+			return nil, fmt.Errorf("--set-string %s: %w", s, err)
 		}
 	}
 	return values, nil

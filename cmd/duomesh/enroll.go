@@ -39,7 +39,7 @@ func (f *enrollFlags) define(cmd *cobra.Command) {
 	set.StringVarP(&f.namespace, "namespace", "n", "", "`NAMESPACE` of pods; that of the context when not given")
 	set.BoolVar(&f.wait, "wait", true, "return when the agents have confirmed it on the pods that run")
 	set.BoolVar(&f.overwrite, "overwrite", false, "also where the label names another dataplane, which then has the pods no more")
-	set.DurationVar(&f.timeout, "timeout", time.Minute, "`TIME` until it must be confirmed")
+	timeoutFlag(set, &f.timeout, time.Minute, "`TIME` until it must be confirmed")
 }
 
 func newEnrollCmd() *cobra.Command {

@@ -30,6 +30,7 @@ type releaseFlags struct {
 	cluster   clusterFlags
 	namespace string
 	set       []string
+	setString []string
 	values    []string
 	timeout   time.Duration
 }
@@ -39,13 +40,14 @@ func (f *releaseFlags) define(cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVarP(&f.namespace, "namespace", "n", defaultNamespace, "`NAMESPACE` of the agents")
 	set.StringArrayVar(&f.set, "set", nil, "`KEY=VALUE` of the chart, in helm's form; may be repeated")
+	set.StringArrayVar(&f.setString, "set-string", nil, "the same, of a value that is a text whatever it looks like; may be repeated")
 	set.StringArrayVarP(&f.values, "values", "f", nil, "YAML `FILE` of values of the chart; may be repeated")
-	set.DurationVar(&f.timeout, "timeout", 3*time.Minute, "`TIME` to wait for the agents")
+	timeoutFlag(set, &f.timeout, 3*time.Minute, "`TIME` to wait for the agents")
 }
 
 // objects are those of the chart, without the namespace.
 func (f releaseFlags) objects() ([]*unstructured.Unstructured, error) {
-	r := deploy.Release{Name: "duomesh", Namespace: f.namespace, Set: f.set}
+	r := deploy.Release{Name: "duomesh", Namespace: f.namespace, Set: f.set, SetString: f.setString}
 	for _, file := range f.values {
 		data, err := os.ReadFile(file)
 		if err != nil {

@@ -1,18 +1,16 @@
 package main
 
 import (
-	"context"
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
 	"github.com/duomesh/duomesh/dataplane/l7/api"
-	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 func newWaypointCmd() *cobra.Command {
@@ -40,66 +38,88 @@ func newWaypointCmd() *cobra.Command {
 
 func newWaypointStatsCmd(of *waypointFlags) *cobra.Command {
 	var name string
+	var f replicaFlags
 	cmd := &cobra.Command{
 		Use: "stats [REGEXP]", Short: "Print Envoy's counters and gauges that are above zero", Args: atMostOne,
+		Long: "Print Envoy's counters and gauges that are above zero: of the only waypoint that is simulated, or of\n" +
+			"that of this network namespace; with --waypoint of each replica of one on a Kubernetes cluster.",
+		Example: "  duomesh waypoint stats handoff\n  duomesh waypoint stats upstream_rq --waypoint waypoint -n default",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := of.one(name)
+			out, question := cmd.OutOrStdout(), askCounters(first(args))
+			onKubernetes, err := of.ofCluster(cmd, f, name)
 			if err != nil {
 				return err
 			}
-			all, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) (map[string]uint64, error) {
-				return c.Counters(ctx, first(args))
-			})
-			if err != nil {
-				return err
+			if onKubernetes {
+				all, failed := f.ask(cmd.Context(), name, question)
+				printReplicas(out, all, printReplicaCounters)
+				return failed
 			}
-			for _, name := range slices.Sorted(maps.Keys(all)) {
-				if all[name] > 0 {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: %d\n", name, all[name])
-				}
+			r, err := of.askOne(cmd.Context(), f, name, question)
+			if err == nil {
+				printCounters(out, r.Counters)
 			}
-			return nil
+			return err
 		},
 	}
-	cmd.Flags().StringVar(&name, "pod", "", "`NAME` of a simulated waypoint pod; the only one when not given")
+	cmd.Flags().StringVar(&name, "waypoint", "", "`NAME` of a waypoint of a Kubernetes cluster")
+	f.define(cmd)
 	return cmd
 }
 
+func printReplicaCounters(out io.Writer, r replica) { printCounters(out, r.Counters) }
+
 func newWaypointConfigCmd(of *waypointFlags) *cobra.Command {
 	var changes bool
+	var f replicaFlags
 	cmd := &cobra.Command{
 		Use: "config [NAME]", Short: "Print Envoy's configuration as JSON, or what was changed of istiod's",
 		Long: "Print Envoy's configuration as JSON, or what was changed of istiod's: of the waypoint in the\n" +
-			"simulated pod NAME, of the only one that is simulated, or of that of this network namespace.",
+			"simulated pod NAME, of the only one that is simulated, or of that of this network namespace; or of\n" +
+			"waypoint NAME of a Kubernetes cluster, of which it is an array of its replicas.",
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := of.one(first(args))
+			name, out, question := first(args), cmd.OutOrStdout(), replicaQuestion(askConfig)
+			if changes {
+				question = askStatus
+			}
+			onKubernetes, err := of.ofCluster(cmd, f, name)
+			if err != nil {
+				return err
+			}
+			if onKubernetes {
+				all, failed := f.ask(cmd.Context(), name, question)
+				if changes {
+					printReplicas(out, all, printReplicaChanges)
+					return failed
+				}
+				if len(all) == 0 {
+					return failed
+				}
+				return errors.Join(encode(out, "json", all), failed)
+			}
+			r, err := of.askOne(cmd.Context(), f, name, question)
 			if err != nil {
 				return err
 			}
 			if changes {
-				s, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx, "") })
-				if err != nil {
-					return err
-				}
-				printChanges(cmd.OutOrStdout(), s)
+				printChanges(out, *r.Status)
 				return nil
 			}
-			body, err := askWaypoint(cmd.Context(), d, func(ctx context.Context, c *api.Client) ([]byte, error) { return c.Get(ctx, "/config") })
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(body)
+			_, err = out.Write(r.Config)
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&changes, "changes", false, "print how often each kind of change stands in the configuration as it is now, and why")
+	f.define(cmd)
 	return cmd
 }
 
+func printReplicaChanges(out io.Writer, r replica) { printChanges(out, *r.Status) }
+
 func newWaypointStatusCmd(of *waypointFlags) *cobra.Command {
 	var output string
-	var f gatewayFlags
+	var f replicaFlags
 	cmd := &cobra.Command{
 		Use: "status [NAME]", Short: "Say whether it is ready, what it serves, and what was changed of istiod's configuration",
 		Long: "Say whether a waypoint is ready, what it serves, and what was changed of istiod's configuration:\n" +
@@ -110,28 +130,32 @@ func newWaypointStatusCmd(of *waypointFlags) *cobra.Command {
 			if output != "table" && output != "json" && output != "yaml" {
 				return usagef("--output %s: must be table, json or yaml", output)
 			}
-			name := first(args)
-			onKubernetes, err := of.onKubernetes(f.cluster, name)
+			name, out := first(args), cmd.OutOrStdout()
+			onKubernetes, err := of.ofCluster(cmd, f, name)
 			if err != nil {
 				return err
 			}
 			if onKubernetes {
-				return replicaStatus(cmd.Context(), f, name, output, cmd.OutOrStdout())
+				all, failed := f.ask(cmd.Context(), name, askStatus)
+				if output == "table" || len(all) == 0 {
+					printReplicas(out, all, printReplicaStatus)
+					return failed
+				}
+				return errors.Join(encode(out, output, all), failed)
 			}
-			if name == "" && (f.cluster.where != (cluster.Where{}) || f.namespace != "") {
-				return usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
-			}
-			desks, err := of.desks(f.cluster, name)
+			desks, err := of.desks(f.cluster, cmp.Or(name, f.pod))
 			if err != nil {
 				return err
 			}
-			return statusOfAll(cmd.Context(), desks, output, cmd.OutOrStdout())
+			return statusOfAll(cmd.Context(), desks, output, out)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml; of a cluster an array of its replicas")
 	f.define(cmd)
 	return cmd
 }
+
+func printReplicaStatus(out io.Writer, r replica) { printWaypoint(out, *r.Status) }
 
 func printWaypoint(out io.Writer, s api.Status) {
 	state := "ready"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,19 @@ func (f waypointFlags) onKubernetes(kube clusterFlags, name string) (bool, error
 	}
 	s, err := ask.running()
 	return s == nil, err
+}
+
+// ofCluster reports whether the replicas of a waypoint of a Kubernetes cluster are asked.
+func (f waypointFlags) ofCluster(cmd *cobra.Command, r replicaFlags, name string) (bool, error) {
+	is, err := f.onKubernetes(r.gatewayFlags.cluster, name)
+	if err != nil || is {
+		return is, err
+	}
+	onCluster := r.namespace != "" || r.gatewayFlags.cluster != (clusterFlags{}) && f.asking(r.gatewayFlags.cluster).simulated() == ""
+	if name == "" && onCluster {
+		return false, usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
+	}
+	return false, nil
 }
 
 // waypointDesk is a waypoint that can be asked.
@@ -108,9 +122,23 @@ func waypointsOf(s netsim.State, name string) ([]waypointDesk, error) {
 	return desks, nil
 }
 
+// askOne asks the only waypoint that the flags choose, of a simulated cluster or of this
+// network namespace.
+func (f waypointFlags) askOne(ctx context.Context, of replicaFlags, name string, question replicaQuestion) (r replica, err error) {
+	d, err := f.one(of.gatewayFlags.cluster, cmp.Or(name, of.pod))
+	if err != nil {
+		return r, err
+	}
+	return askWaypoint(ctx, d, func(ctx context.Context, c *api.Client) (replica, error) {
+		var r replica
+		err := question(ctx, c, &r)
+		return r, err
+	})
+}
+
 // one is the only waypoint that the flags choose.
-func (f waypointFlags) one(name string) (waypointDesk, error) {
-	desks, err := f.desks(clusterFlags{}, name)
+func (f waypointFlags) one(kube clusterFlags, name string) (waypointDesk, error) {
+	desks, err := f.desks(kube, name)
 	if err != nil {
 		return waypointDesk{}, err
 	}

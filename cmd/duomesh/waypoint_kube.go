@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
@@ -39,7 +38,7 @@ func (f *gatewayFlags) define(cmd *cobra.Command) {
 	f.cluster.define(cmd)
 	set := cmd.Flags()
 	set.StringVarP(&f.namespace, "namespace", "n", "", "`NAMESPACE` of the waypoint; that of the context when not given, and all for list")
-	set.DurationVar(&f.timeout, "timeout", 2*time.Minute, "`TIME` until it must be done")
+	timeoutFlag(set, &f.timeout, 2*time.Minute, "`TIME` until it must be done")
 }
 
 // open checks that the cluster knows what a waypoint is.
@@ -77,7 +76,7 @@ func newWaypointApplyCmd() *cobra.Command {
 				return err
 			}
 			out, name := cmd.OutOrStdout(), waypointNamed(args)
-			if err := applyWaypoint(ctx, c, cluster.Waypoint(f.namespace, name, traffic), askReplica); err != nil {
+			if err := applyWaypoint(ctx, c, cluster.Waypoint(f.namespace, name, traffic), answersAsOurs); err != nil {
 				return err
 			}
 			fmt.Fprintf(out, "waypoint %s/%s takes connections\n", f.namespace, name)
@@ -121,8 +120,12 @@ func use(ctx context.Context, c *cluster.Client, namespace string, services []st
 	return nil
 }
 
-// askReplicaFunc asks the entry process of a waypoint's pod.
-type askReplicaFunc func(context.Context, *cluster.Client, *corev1.Pod) (api.Status, error)
+// askReplicaFunc asks the entry process of a waypoint's pod whether it is one of ours.
+type askReplicaFunc func(context.Context, *cluster.Client, *corev1.Pod) error
+
+func answersAsOurs(ctx context.Context, c *cluster.Client, p *corev1.Pod) error {
+	return askReplica(ctx, p, forwarded(c), new(replica), askStatus)
+}
 
 // applyWaypoint returns when istiod has programmed the Gateway and its pods that are
 // ready run this project's entry process: whatever is labelled sooner is refused.
@@ -170,7 +173,7 @@ func serves(ctx context.Context, c *cluster.Client, pods []corev1.Pod, ask askRe
 			words = why
 			continue
 		}
-		if _, err := ask(ctx, c, p); err != nil {
+		if err := ask(ctx, c, p); err != nil {
 			return fmt.Sprintf("pod %s, of image %s, does not answer as duomesh-waypoint: %v", p.Name, proxyImage(p), err), true
 		}
 		some = true

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	agentapi "github.com/duomesh/duomesh/dataplane/agent/api"
-	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
@@ -229,11 +229,11 @@ func TestWaypointThatAnswers(t *testing.T) {
 	k.makeNamespace("shop")
 	k.playIstiod()
 	asked := 0
-	answer := func(_ context.Context, _ *cluster.Client, p *corev1.Pod) (api.Status, error) {
+	answer := func(_ context.Context, _ *cluster.Client, p *corev1.Pod) error {
 		if asked++; p.Name != "waypoint-1" && asked < 4 {
-			return api.Status{}, errors.New("connection refused")
+			return errors.New("connection refused")
 		}
-		return api.Status{Ready: true}, nil
+		return nil
 	}
 	k.makePod("shop", "waypoint-2", "node", map[string]string{gatewayOfPod: "waypoint"}, runs)
 	k.makePod("shop", "waypoint-3", "node", map[string]string{gatewayOfPod: "waypoint"}, crashes)
@@ -244,20 +244,85 @@ func TestWaypointThatAnswers(t *testing.T) {
 	}
 }
 
-// Replicas are an array, however many there are, and one that is silent is in it.
-func TestReplicasAsJSON(t *testing.T) {
-	all := []replica{{Pod: "a", Node: "n", Status: &api.Status{Ready: true}}}
-	for _, want := range []int{1, 2} {
+// replicasOf are two pods of a waypoint that answer, and one that is silent.
+func replicasOf(t *testing.T) ([]corev1.Pod, reach) {
+	t.Helper()
+	addresses := map[string]string{"a": fakeWaypoint(t, "a"), "b": fakeWaypoint(t, "b"), "silent": "unix:" + filepath.Join(t.TempDir(), "none")}
+	var pods []corev1.Pod
+	for _, name := range []string{"a", "b", "silent"} {
+		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: corev1.PodSpec{NodeName: "node-" + name}}
+		p.Status.Phase, p.Status.ContainerStatuses = corev1.PodRunning, []corev1.ContainerStatus{runs}
+		pods = append(pods, p)
+	}
+	return pods, func(_ context.Context, p *corev1.Pod) (string, func(), error) {
+		return addresses[p.Name], func() {}, nil
+	}
+}
+
+// Each replica is asked and printed, and one that is silent hides no other.
+func TestReplicas(t *testing.T) {
+	pods, way := replicasOf(t)
+	for what, c := range map[string]struct {
+		question replicaQuestion
+		print    func(io.Writer, replica)
+		want     [2]string // of a and of b
+		key      string    // in JSON
+	}{
+		"status":   {askStatus, printReplicaStatus, [2]string{"waypoint default/a: ready", "waypoint default/b: ready"}, `"ready": true`},
+		"config":   {askConfig, nil, [2]string{"", ""}, `"config of": "b"`},
+		"counters": {askCounters("counter"), printReplicaCounters, [2]string{"counter.of.a: 3", "counter.of.b: 3"}, `"counter.of.b": 3`},
+	} {
+		all, err := askReplicas(t.Context(), pods, way, c.question)
+		if err == nil || !strings.Contains(err.Error(), "pod silent (is its image none duomesh-waypoint?)") || strings.Contains(err.Error(), "pod a") {
+			t.Errorf("%s: %v", what, err)
+		}
 		var out bytes.Buffer
-		if err := printReplicas(&out, "json", all); err != nil {
+		if c.print != nil {
+			printReplicas(&out, all, c.print)
+			a, rest, found := strings.Cut(out.String(), "pod b on node node-b\n")
+			b, silent, also := strings.Cut(rest, "pod silent on node node-silent\n")
+			if !found || !also || !strings.Contains(a, c.want[0]) || !strings.Contains(b, c.want[1]) || !strings.Contains(silent, "is its image none") {
+				t.Errorf("%s is printed as\n%s", what, &out)
+			}
+		}
+		out.Reset()
+		if err := encode(&out, "json", all); err != nil {
 			t.Fatal(err)
 		}
 		var got []replica
-		if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != want || got[want-1].Pod != all[want-1].Pod {
-			t.Errorf("%v, %v of\n%s", got, err, &out)
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 3 || !strings.Contains(out.String(), c.key) {
+			t.Errorf("%s in JSON: %v\n%s", what, err, &out)
 		}
-		all = append(all, replica{Pod: "b", Problem: "it has ended"})
 	}
-	wantExit(t, 2, "want the NAME of a waypoint", duomesh(t, "waypoint", "status", "--namespace", "shop"))
+}
+
+// Which waypoint of a cluster, and which replica, is asked.
+func TestWhichReplicas(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	const none = "there is no waypoint nowhere in namespace shop"
+	k.want(1, none, "waypoint", "config", "nowhere", "-n", "shop")
+	k.want(1, none, "waypoint", "config", "--changes", "nowhere", "-n", "shop", "--kubeconfig", k.kubeconfig)
+	k.want(1, none, "waypoint", "stats", "--waypoint", "nowhere", "-n", "shop")
+	k.want(1, none, "waypoint", "status", "nowhere", "-n", "shop")
+	k.apply(cluster.Waypoint("shop", "waypoint", ""))
+	k.want(1, "waypoint shop/waypoint has no pod", "waypoint", "config", "waypoint", "-n", "shop")
+	k.makePod("shop", "waypoint-1", "node", map[string]string{gatewayOfPod: "waypoint"}, runs)
+	k.makePod("shop", "waypoint-2", "node", map[string]string{gatewayOfPod: "waypoint"}, runs)
+	k.want(2, "--pod waypoint-3: waypoint shop/waypoint has pods waypoint-1, waypoint-2", "waypoint", "config", "waypoint", "-n", "shop", "--pod", "waypoint-3")
+	// Nobody plays kubelet, by whom a pod is reached: that is said of each, or of the one.
+	for _, args := range [][]string{{"config", "waypoint"}, {"config", "--changes", "waypoint"}, {"stats", "--waypoint", "waypoint"}, {"status", "waypoint"}} {
+		all := append(append([]string{"waypoint"}, args...), "-n", "shop")
+		if out := k.want(1, "pod waypoint-1 (is its image image duomesh-waypoint?)", all...); !strings.Contains(out, "pod waypoint-2 (is") {
+			t.Errorf("%v: one that does not answer hides another:\n%s", args, out)
+		}
+		if out := k.want(1, "pod waypoint-2 (is its image image duomesh-waypoint?)", append(all, "--pod", "waypoint-2")...); strings.Contains(out, "pod waypoint-1 (is") {
+			t.Errorf("%v: it asks others, too:\n%s", args, out)
+		}
+	}
+	for _, act := range []string{"status", "config", "stats"} {
+		wantExit(t, 2, "want the NAME of a waypoint", duomesh(t, "waypoint", act, "--namespace", "shop"))
+	}
 	wantExit(t, 2, "must be table, json or yaml", duomesh(t, "waypoint", "status", "-o", "xml"))
 }

@@ -88,7 +88,7 @@ func TestWaypointCommands(t *testing.T) {
 	ask(2, "--address names one waypoint", "config", "way", "--address", address)
 	ask(1, "no simulated cluster is running, and no waypoint answers here", "status")
 	ask(1, "no simulated cluster is running, and no waypoint answers here", "stats")
-	ask(2, "waypoint way: no simulated cluster is running", "config", "way")
+	ask(2, "no cluster is named: set KUBECONFIG, or give --kubeconfig FILE", "config", "way")
 	ask(2, `unknown command "nonsense": see duomesh waypoint --help`, "nonsense")
 	ask(0, "List", "ls", "--help")
 }

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,9 +10,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -27,12 +30,14 @@ type garbage struct {
 	log    *slog.Logger
 	// lives reports whether an owner of something in a namespace is there.
 	lives func(ctx context.Context, namespace string, owner metav1.OwnerReference) bool
+	// release lets a Gateway go that waits until nothing belongs to it.
+	release func(ctx context.Context, gateway metav1.Object) error
 }
 
 // watchGarbage makes the informers tell of what is made or changed, and of Gateways that
 // go.
 func watchGarbage(life context.Context, c clients, shared informers.SharedInformerFactory, log *slog.Logger) error {
-	g := garbage{client: c.client, log: log, lives: c.lives}
+	g := garbage{client: c.client, log: log, lives: c.lives, release: c.release}
 	seen := func(o any) { g.see(life, o) }
 	work := cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }}
 	var errs []error
@@ -46,7 +51,11 @@ func watchGarbage(life context.Context, c clients, shared informers.SharedInform
 		stores = append(stores, informer.GetStore())
 	}
 	gateways := dynamicinformer.NewFilteredDynamicInformer(c.dynamic, gatewayKind, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
-	_, err := gateways.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) { g.seeGone(life, o, stores) }})
+	_, err := gateways.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { g.seeGoing(life, o, stores) },
+		UpdateFunc: func(_, o any) { g.seeGoing(life, o, stores) },
+		DeleteFunc: func(o any) { g.seeGone(life, o, stores) },
+	})
 	if errs = append(errs, err); errors.Join(errs...) == nil {
 		go gateways.RunWithContext(life)
 	}
@@ -55,6 +64,59 @@ func watchGarbage(life context.Context, c clients, shared informers.SharedInform
 
 // gatewayKind is what istiod makes waypoints of.
 var gatewayKind = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"}
+
+// seeGoing lets a Gateway go that was deleted in the foreground, after what belongs to it.
+func (g garbage) seeGoing(ctx context.Context, o any, stores []cache.Store) {
+	gateway, ok := o.(metav1.Object)
+	if !ok || gateway.GetDeletionTimestamp() == nil || !slices.Contains(gateway.GetFinalizers(), metav1.FinalizerDeleteDependents) {
+		return
+	}
+	var errs []error
+	for _, o := range belongings(gateway, stores) {
+		if err := g.remove(ctx, o, o.(metav1.Object)); err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		err = g.release(ctx, gateway)
+	}
+	if err != nil && ctx.Err() == nil && !gone(err) {
+		g.log.Warn("a Gateway that is being deleted cannot go", "gateway", gateway.GetName(), "error", err)
+	}
+}
+
+// belongings are what a Gateway is the owner of.
+func belongings(gateway metav1.Object, stores []cache.Store) []any {
+	var all []any
+	for _, s := range stores {
+		for _, o := range s.List() {
+			meta, ok := o.(metav1.Object)
+			if ok && slices.ContainsFunc(meta.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == gateway.GetUID() }) {
+				all = append(all, o)
+			}
+		}
+	}
+	return all
+}
+
+// release takes the finalizer of a deletion in the foreground off a Gateway, and leaves
+// those of others.
+func (c clients) release(ctx context.Context, gateway metav1.Object) error {
+	left := slices.DeleteFunc(slices.Clone(gateway.GetFinalizers()), func(f string) bool { return f == metav1.FinalizerDeleteDependents })
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": gateway.GetUID(), "resourceVersion": gateway.GetResourceVersion(), "finalizers": left,
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = c.dynamic.Resource(gatewayKind).Namespace(gateway.GetNamespace()).
+		Patch(ctx, gateway.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsConflict(err) {
+		return nil // it has changed: the informer tells of it again
+	}
+	return err
+}
 
 // seeGone looks at what belongs to a Gateway that has gone.
 func (g garbage) seeGone(ctx context.Context, o any, stores []cache.Store) {
@@ -65,13 +127,8 @@ func (g garbage) seeGone(ctx context.Context, o any, stores []cache.Store) {
 	if !ok {
 		return
 	}
-	for _, s := range stores {
-		for _, o := range s.List() {
-			meta, ok := o.(metav1.Object)
-			if ok && slices.ContainsFunc(meta.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == gateway.GetUID() }) {
-				g.see(ctx, o)
-			}
-		}
+	for _, o := range belongings(gateway, stores) {
+		g.see(ctx, o)
 	}
 }
 

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -82,5 +84,59 @@ func TestGarbageOfAGatewayThatGoes(t *testing.T) {
 	services, err := client.CoreV1().Services("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(services.Items) != 1 || services.Items[0].Name != "of-other" {
 		t.Errorf("services %+v are left, %v", services.Items, err)
+	}
+}
+
+// A Gateway that is deleted in the foreground goes when nothing belongs to it; one that
+// waits for somebody else's finalizer alone, and one that stays, are let alone.
+func TestGarbageInTheForeground(t *testing.T) {
+	now := metav1.Now()
+	gateway := func(finalizers ...string) *metav1.PartialObjectMetadata {
+		return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+			Name: "waypoint", Namespace: "default", UID: "going", DeletionTimestamp: &now, Finalizers: finalizers,
+		}}
+	}
+	stays := gateway(metav1.FinalizerDeleteDependents)
+	stays.DeletionTimestamp = nil
+	for what, c := range map[string]struct {
+		gateway  *metav1.PartialObjectMetadata
+		fails    bool
+		released bool
+		left     int
+	}{
+		"in the foreground": {gateway(metav1.FinalizerDeleteDependents), false, true, 1},
+		"what stays":        {gateway(metav1.FinalizerDeleteDependents), true, false, 2},
+		"another finalizer": {gateway("example.com/other"), false, false, 2},
+		"it is not deleted": {stays, false, false, 2},
+	} {
+		of := func(owner types.UID) *corev1.Service {
+			return &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+				Name: "of-" + string(owner), Namespace: "default",
+				OwnerReferences: []metav1.OwnerReference{{Kind: "Gateway", Name: "waypoint", UID: owner}},
+			}}
+		}
+		all := []runtime.Object{of("going"), of("other")}
+		store := cache.NewStore(cache.MetaNamespaceKeyFunc)
+		for _, o := range all {
+			if err := store.Add(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		client := fake.NewClientset(all...)
+		if c.fails {
+			client.PrependReactor("delete", "services", func(k8stesting.Action) (bool, runtime.Object, error) {
+				return true, nil, errors.New("refused")
+			})
+		}
+		released := false
+		g := garbage{client: client, log: slog.New(slog.DiscardHandler), release: func(context.Context, metav1.Object) error {
+			released = true
+			return nil
+		}}
+		g.seeGoing(t.Context(), c.gateway, []cache.Store{store})
+		services, err := client.CoreV1().Services("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil || released != c.released || len(services.Items) != c.left {
+			t.Errorf("%s: released %v, %d services are left, %v", what, released, len(services.Items), err)
+		}
 	}
 }
