@@ -88,6 +88,7 @@ func newRootCmd() *cobra.Command {
 	})
 	root.AddCommand(newVerifyCmd(), newBenchCmd(), newWaypointCmd(), newNetsimCmd(), newStatusCmd(), newDumpCmd(), newDiffCmd(), newExplainCmd(), newProbeCmd(), newDoctorCmd(),
 		newInstallCmd(), newUninstallCmd(), newEnrollCmd(), newUnenrollCmd(), newLogCmd(), newVersionCmd())
+	completeNames(root)
 	return root
 }
 

@@ -82,6 +82,18 @@ func CheckProviders(names []string) error {
 	return err
 }
 
+// ProviderNames are those that CheckProviders takes.
+func ProviderNames() []string {
+	var all []string
+	for _, l := range ladders(Options{}) {
+		for _, s := range l.sensors {
+			all = append(all, s.Name())
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // choose keeps of each ladder the sensors that are named, where one is.
 func choose(all []ladder, names []string) ([]ladder, error) {
 	known := map[string]bool{}
