@@ -63,6 +63,31 @@ func TestAddressesOfIstiod(t *testing.T) {
 	}
 }
 
+// A value that looks like a number is a text by --set-string, and comes after --set.
+func TestSetString(t *testing.T) {
+	if _, err := (Release{Set: []string{"clusterId=7"}}).Render(); err == nil {
+		t.Error("a number is taken for the name of a cluster: --set-string shows nothing")
+	}
+	if out := render(t, Release{Set: []string{"clusterId=mine"}, SetString: []string{"clusterId=007"}}); !strings.Contains(out, `value: "007"`) {
+		t.Errorf("clusterId is not 007:\n%s", out)
+	}
+	if _, err := (Release{SetString: []string{"a.b[c=1"}}).Render(); err == nil || !strings.Contains(err.Error(), "--set-string a.b[c=1") {
+		t.Errorf("a --set-string that cannot be read: %v", err)
+	}
+}
+
+func TestMaxUnavailable(t *testing.T) {
+	for value, good := range map[string]bool{"1": true, "3": true, `"10%"`: true, `"100%"`: true, "0": false, "-1": false, `"0%"`: false, `"101%"`: false, "many": false} {
+		out, err := (Release{Name: "duomesh", Values: [][]byte{[]byte("maxUnavailable: " + value + "\n")}}).Render()
+		if (err == nil) != good {
+			t.Errorf("%s: %v", value, err)
+		}
+		if want := "maxUnavailable: " + strings.Trim(value, `"`) + "}"; good && !strings.Contains(strings.Join(out, "\n"), want) {
+			t.Errorf("%s: the manifests do not say %s", value, want)
+		}
+	}
+}
+
 func TestValues(t *testing.T) {
 	out := render(t, Release{
 		Values: [][]byte{[]byte("clusterId: first\nlogLevel: debug\n"), []byte("clusterId: second\n")},

@@ -153,3 +153,16 @@ func TestReadOnlyMachineIsNoLackOfTheKernel(t *testing.T) {
 		}
 	}
 }
+
+// A time limit that is over before it begins is bad input, whatever the command.
+func TestTimeLimits(t *testing.T) {
+	for _, line := range []string{
+		"install", "uninstall", "enroll namespace x", "unenroll namespace x", "waypoint apply", "waypoint delete", "waypoint list",
+		"waypoint status x", "waypoint config x", "waypoint stats",
+	} {
+		for _, limit := range []string{"0", "0s", "-1s", "5", "soon"} {
+			want := "--timeout " + limit + ": want a duration above 0, such as 30s or 5m"
+			wantExit(t, 2, want, duomesh(t, append(strings.Fields(line), "--timeout="+limit)...))
+		}
+	}
+}
