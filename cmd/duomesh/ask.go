@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -126,11 +127,25 @@ func desksOf(s netsim.State, node string) ([]desk, error) {
 	return desks, nil
 }
 
+// together is how many engines are asked at a time.
+const together = 16
+
 // askAll asks every engine the same. It returns what those said that answer, and which
-// they are: one that is down does not hide the others, and the error names it.
+// they are, in the order of desks: one that is down neither hides the others nor lets them
+// wait, and the error names it.
 func askAll[T any](ctx context.Context, desks []desk, question func(context.Context, *api.Client) (T, error)) (all []T, from []desk, failed error) {
-	for _, d := range desks {
-		answer, err := askOne(ctx, d, question)
+	answers, errs := make([]T, len(desks)), make([]error, len(desks))
+	var g errgroup.Group
+	g.SetLimit(together)
+	for i, d := range desks {
+		g.Go(func() error {
+			answers[i], errs[i] = askOne(ctx, d, question)
+			return nil // each is told by itself
+		})
+	}
+	_ = g.Wait() // says nothing
+	for i, d := range desks {
+		answer, err := answers[i], errs[i]
 		var bad api.BadRequestError
 		switch {
 		case errors.As(err, &bad):

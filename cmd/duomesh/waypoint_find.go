@@ -54,11 +54,11 @@ func (f waypointFlags) onKubernetes(kube clusterFlags, name string) (bool, error
 
 // ofCluster reports whether the replicas of a waypoint of a Kubernetes cluster are asked.
 func (f waypointFlags) ofCluster(cmd *cobra.Command, r replicaFlags, name string) (bool, error) {
-	is, err := f.onKubernetes(r.gatewayFlags.cluster, name)
+	is, err := f.onKubernetes(r.cluster, name)
 	if err != nil || is {
 		return is, err
 	}
-	onCluster := r.namespace != "" || r.gatewayFlags.cluster != (clusterFlags{}) && f.asking(r.gatewayFlags.cluster).simulated() == ""
+	onCluster := r.namespace != "" || r.cluster != (clusterFlags{}) && f.asking(r.cluster).simulated() == ""
 	if name == "" && onCluster {
 		return false, usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
 	}
@@ -125,7 +125,7 @@ func waypointsOf(s netsim.State, name string) ([]waypointDesk, error) {
 // askOne asks the only waypoint that the flags choose, of a simulated cluster or of this
 // network namespace.
 func (f waypointFlags) askOne(ctx context.Context, of replicaFlags, name string, question replicaQuestion) (r replica, err error) {
-	d, err := f.one(of.gatewayFlags.cluster, cmp.Or(name, of.pod))
+	d, err := f.one(of.cluster, cmp.Or(name, of.pod))
 	if err != nil {
 		return r, err
 	}
