@@ -53,7 +53,7 @@ reach() {
 # engine starts one of our own where none runs.
 engine() {
 	reach && return 0
-	[ ! -e "$run" ] || engine_stop
+	engine_stop # what is left of one that was killed
 	scripts/ensure-packages.sh kind
 	start_engine
 }
@@ -113,7 +113,6 @@ weigh() {
 # engine_stop ends an engine of our own and whatever runs in it. Its images stay.
 engine_stop() {
 	local pid child i
-	[ -e "$run" ] || return 0
 	pid=$(cat "$run/pid" 2>/dev/null || true)
 	if [ -n "$pid" ] && grep -qsz "$run/docker.sock" "/proc/$pid/cmdline"; then
 		child=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null || true)

@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -239,6 +240,9 @@ func (k kubeFlags) locate(ctx context.Context, place *intent.Place, log *slog.Lo
 	ask := func() (struct{}, error) {
 		var err error
 		l.Region, l.Zone, l.Subzone, err = kube.Locality(ctx, client, place.Node)
+		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err) {
+			err = backoff.Permanent(err) // another try hears the same
+		}
 		return struct{}{}, err
 	}
 	if _, err := backoff.Retry(ctx, ask, backoff.WithMaxElapsedTime(localityTime)); err != nil {

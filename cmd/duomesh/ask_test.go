@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -189,6 +190,31 @@ func TestOneThatIsDownHidesNoOther(t *testing.T) {
 	}
 	if err == nil || !strings.HasPrefix(err.Error(), "node a: ") || strings.Contains(err.Error(), "node b") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// One that does not answer soon lets nobody else wait: here each answers when all are asked.
+func TestAllAreAskedAtOnce(t *testing.T) {
+	admin := fakeAdmin(t, nil)
+	var asked sync.WaitGroup
+	var desks []desk
+	for _, node := range []string{"a", "b", "c"} {
+		desks = append(desks, desk{node: node, place: api.Place{Address: admin}})
+		asked.Add(1)
+	}
+	_, from, err := askAll(t.Context(), desks, func(ctx context.Context, _ *api.Client) (bool, error) {
+		asked.Done()
+		all := make(chan struct{})
+		go func() { asked.Wait(); close(all) }()
+		select {
+		case <-all:
+			return true, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	})
+	if err != nil || len(from) != 3 || from[0].node != "a" || from[1].node != "b" || from[2].node != "c" {
+		t.Errorf("%+v, %v", from, err)
 	}
 }
 

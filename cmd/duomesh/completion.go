@@ -212,7 +212,9 @@ func simulatedParts(cmd *cobra.Command, _ []string) []string {
 	return append(partsOf(simulated(cmd), true, waypointPod), "etcd", "istiod", "kube-apiserver")
 }
 
-func simulatedPods(cmd *cobra.Command, _ []string) []string { return partsOf(simulated(cmd), false, anyPod) }
+func simulatedPods(cmd *cobra.Command, _ []string) []string {
+	return partsOf(simulated(cmd), false, anyPod)
+}
 
 // contexts are those of the kubeconfig that is named, or that kubectl would take.
 func contexts(cmd *cobra.Command, _ []string) []string {

@@ -35,7 +35,14 @@ func TestDecide(t *testing.T) {
 		"a native sidecar": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: sidecarContainer}}
 		}, mode("Kmesh"), false, "sidecar"},
-		"our own":      {func(p *corev1.Pod) { p.Namespace = "duomesh-system" }, mode("Kmesh"), false, "agent's own namespace"},
+		"an istiod": {func(p *corev1.Pod) {
+			p.Labels = map[string]string{"app": "istiod", "istio": "pilot", ModeLabel: "Kmesh"}
+		}, mode("Kmesh"), false, "it is an istiod"},
+		"an istiod of a revision": {func(p *corev1.Pod) {
+			p.Labels = map[string]string{"app": "istiod", "istio.io/rev": "1-22-6"}
+		}, mode("Kmesh"), false, "it is an istiod"},
+		"an app of its name": {func(p *corev1.Pod) { p.Labels = map[string]string{"app": "istiod"} }, mode("Kmesh"), true, "namespace shop has label"},
+		"our own":            {func(p *corev1.Pod) { p.Namespace = "duomesh-system" }, mode("Kmesh"), false, "agent's own namespace"},
 		"it has ended": {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, mode("Kmesh"), false, "it has ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
