@@ -29,3 +29,27 @@ func TestExplain(t *testing.T) {
 		t.Error("an error without an explanation was changed")
 	}
 }
+
+// What says that the kernel lacks something is told with the kernel's release; what has
+// failed otherwise, as for want of rights or memory, says nothing of the kernel.
+func TestUnsupportedKernel(t *testing.T) {
+	for _, cause := range []error{ebpf.ErrNotSupported, unix.ENOSYS} {
+		err := unsupportedKernel(fmt.Errorf("attach: %w", cause), Options{})
+		var k KernelError
+		if !errors.As(err, &k) || k.Release == "" || !errors.Is(err, cause) || !strings.HasPrefix(err.Error(), "Linux "+k.Release+" cannot carry the engine") {
+			t.Errorf("%v: %v", cause, err)
+		}
+		if kernel.Root.Probe() == nil && kernel.CgroupConnect.Probe() == nil && k.Lacks == kernel.CgroupConnect.Name {
+			t.Errorf("a kernel that has it is said to lack %s", k.Lacks)
+		}
+	}
+	for _, other := range []error{unix.EPERM, unix.ENOMEM, errors.New("other"), nil} {
+		if got := unsupportedKernel(other, Options{}); got != other {
+			t.Errorf("%v was made %v", other, got)
+		}
+	}
+	k := KernelError{Release: "4.19.0", Lacks: "cgroup connect", Since: "5.7", Err: errors.New("attach")}
+	if want := "Linux 4.19.0 cannot carry the engine: it has no cgroup connect, which Linux has since 5.7: attach"; k.Error() != want {
+		t.Errorf("got %q", k.Error())
+	}
+}
