@@ -50,9 +50,6 @@ func (a *addresses) of(s scenario.Service) ([]netip.Addr, error) {
 	return all, nil
 }
 
-// holds reports whether an address is a service's.
-func (a *addresses) holds(at netip.Addr) bool { return a.ipv4.Contains(at) || a.ipv6.Contains(at) }
-
 // nth is an address of a prefix by its number, without the first and the last.
 func nth(from netip.Prefix, n uint32) (netip.Addr, error) {
 	bits := from.Addr().BitLen() - from.Bits()

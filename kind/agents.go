@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -117,23 +115,7 @@ func (c *Cluster) killAgent(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := podDirectoryOf(string(p.UID))
-	if err != nil {
-		return err
-	}
-	_, pid, err := process(dir)
-	if err != nil {
-		return fmt.Errorf("agent of node %s: %w", node, err)
-	}
-	var n int
-	if _, err := fmt.Sscan(pid, &n); err != nil {
-		return err
-	}
-	proc, err := os.FindProcess(n)
-	if err != nil {
-		return err
-	}
-	return proc.Signal(syscall.SIGKILL)
+	return killContainers(p)
 }
 
 // startAgent returns when a node's agent answers and has a state: kubelet starts it.

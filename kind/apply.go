@@ -7,15 +7,14 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/json"
 
-	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/internal/scenario/kube"
@@ -25,21 +24,31 @@ import (
 const applyTime = 2 * time.Minute
 
 // Apply implements scenario.World: it starts the servers of all endpoints, declares
-// o, and returns when every node's agent and the waypoint's Envoy have it.
+// o, and returns when every node's agent and each waypoint's Envoy have it.
 func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
-	if err := c.declarable(o); err != nil {
+	if err := c.allowed(o); err != nil {
 		return err
 	}
-	if err := c.startServers(ctx); err != nil {
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.startServers(both) })
+	g.Go(func() error { return c.makeWaypoints(both, o) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	next, err := c.render(o)
 	if err != nil {
 		return err
 	}
+	// No service is without endpoints on the way from one to another.
+	if err := c.makeReady(ctx, o, true); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	if err := c.declare(ctx, next); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	if err := c.makeReady(ctx, o, false); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	c.mu.Lock()
@@ -48,32 +57,20 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 		c.known[s.Name] = true
 	}
 	c.mu.Unlock()
-	if err := c.confirmWaypoint(ctx, o); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	if err := c.confirmAgents(ctx, o); err != nil { // behind Ambient there is none to ask
+	if err := c.confirm(ctx, o); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil
 }
 
-// declarable says what this world cannot do of objects.
-func (c *Cluster) declarable(o scenario.Objects) error {
-	if len(o.Waypoints) > 0 {
-		return fmt.Errorf("%w: waypoints of other replicas than istiod gives them", scenario.ErrNotExpressible)
-	}
-	if len(o.Unready) > 0 {
-		return fmt.Errorf("%w: pods that are not ready: the kubelets say that they are", scenario.ErrNotExpressible)
-	}
+// allowed says what this cluster cannot have of objects.
+func (c *Cluster) allowed(o scenario.Objects) error {
 	for _, s := range o.Services {
-		if b := s.Balance; b.Mode != intent.Any && (b.Mode != intent.Strict || !slices.Equal(b.Prefer, []intent.Scope{intent.ScopeNode})) {
-			return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
-		}
 		if s.Family != scenario.IPv4 && !c.cfg.Services6.IsValid() {
 			return fmt.Errorf("%w: service %s: the cluster has IPv4 alone", scenario.ErrNotExpressible, s.Name)
 		}
 	}
-	return nil
+	return declarable(c.topology, o)
 }
 
 func (c *Cluster) render(o scenario.Objects) (kube.Rendered, error) {
@@ -89,7 +86,7 @@ func (c *Cluster) render(o scenario.Objects) (kube.Rendered, error) {
 		w.Services[s.Name] = at
 	}
 	for name, p := range c.pods {
-		w.Pods[name] = kube.Pod{Addresses: p.addrs}
+		w.Pods[name] = kube.Pod{Addresses: p.addrs, Ports: p.spec.Ports}
 	}
 	return kube.Render(o, w)
 }

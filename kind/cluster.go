@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -36,7 +37,8 @@ type Cluster struct {
 	proxies   map[string]*NodeProxy // by Kubernetes' name of the node; nil but behind Ambient
 	vips      addresses
 	witness   traffic.Witness
-	waypoint  *waypoint // nil: the topology has none
+	gateways  gateways
+	replicas  map[string]*replica // by pod of the topology
 
 	mu       sync.Mutex
 	declared []*unstructured.Unstructured
@@ -55,6 +57,7 @@ type pod struct {
 	place   *place
 	server  *traffic.RemoteServer
 	stopped bool
+	unready bool
 }
 
 // openTime bounds how long the pods of a topology may take to run.
@@ -80,6 +83,7 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 		namespace: fmt.Sprintf("duomesh-world-%d-%d", os.Getpid(), run),
 		vips:      newAddresses(cfg.Services, cfg.Services6, run),
 		labels:    map[string]map[string]string{}, managed: map[string]bool{}, known: map[string]bool{},
+		gateways: gateways{}, replicas: map[string]*replica{},
 	}
 	if c.exe == "" {
 		if c.exe, err = os.Executable(); err != nil {
@@ -108,28 +112,6 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 		return c, nil
 	}
 	return c, c.findAgents(ctx)
-}
-
-// expressible says what this world cannot do of a topology.
-func expressible(t scenario.Topology) error {
-	if t.Mesh != scenario.Duomesh {
-		return fmt.Errorf("%w: mesh %s: kube-proxy serves every pod of this cluster", scenario.ErrNotExpressible, t.Mesh)
-	}
-	if len(t.Waypoints()) > 1 {
-		return fmt.Errorf("%w: several waypoints: istiod places their pods", scenario.ErrNotExpressible)
-	}
-	for _, n := range t.Nodes {
-		if n.Place != (scenario.Place{}) {
-			return fmt.Errorf("%w: node %s: where it stands is the cluster's to say", scenario.ErrNotExpressible, n.Name)
-		}
-		for _, p := range n.Pods {
-			if p.Addresses > 1 || p.Family == scenario.IPv4 || p.Family == scenario.IPv6 || len(p.Ports) > 0 {
-				return fmt.Errorf("%w: pod %s: this world's pods have one address of each family of the cluster, and ports without a name",
-					scenario.ErrNotExpressible, p.Name)
-			}
-		}
-	}
-	return nil
 }
 
 // chooseNodes gives each node of the topology one of the cluster, workers before
@@ -187,9 +169,12 @@ func (c *Cluster) makePods(ctx context.Context) error {
 
 func (c *Cluster) makePod(ctx context.Context, p *pod) error {
 	if p.spec.Waypoint {
-		return c.makeWaypoint(ctx, p)
+		return nil // what is declared says which waypoint it is a replica of
 	}
 	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, c.podObject(p)); err != nil {
+		return err
+	}
+	if err := c.sayReady(ctx, p, true); err != nil {
 		return err
 	}
 	if p.spec.Managed {
@@ -201,9 +186,13 @@ func (c *Cluster) makePod(ctx context.Context, p *pod) error {
 // podObject is a pod that waits. It takes the load of this process: what it runs
 // itself does nothing.
 func (c *Cluster) podObject(p *pod) *unstructured.Unstructured {
+	container := map[string]any{"name": "pod", "image": c.cfg.Image, "imagePullPolicy": "IfNotPresent"}
+	if ports := namedPorts(p.spec); len(ports) > 0 {
+		container["ports"] = ports
+	}
 	mode, spec := "none", map[string]any{
-		"nodeName": c.nodes[p.node], "terminationGracePeriodSeconds": int64(0),
-		"containers": []any{map[string]any{"name": "pod", "image": c.cfg.Image, "imagePullPolicy": "IfNotPresent"}},
+		"nodeName": c.nodes[p.node], "terminationGracePeriodSeconds": int64(0), "containers": []any{container},
+		"readinessGates": []any{map[string]any{"conditionType": readinessGate}},
 	}
 	if c.cfg.Ambient {
 		spec["serviceAccountName"] = p.spec.Name
@@ -218,7 +207,16 @@ func (c *Cluster) podObject(p *pod) *unstructured.Unstructured {
 	return o
 }
 
-// awaitPod returns when a pod runs, is found on this machine, and when it is to be
+// namedPorts are a pod's ports that have a name, as its container declares them.
+func namedPorts(p scenario.Pod) []any {
+	var all []any
+	for _, name := range slices.Sorted(maps.Keys(p.Ports)) {
+		all = append(all, map[string]any{"name": name, "containerPort": int64(p.Ports[name]), "protocol": string(scenario.TCP)})
+	}
+	return all
+}
+
+// awaitPod returns when a pod runs and is ready, is found on this machine, and when it is to be
 // managed has been confirmed.
 func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 	var uid string
@@ -231,6 +229,8 @@ func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 			return "it does not run: " + string(o.Status.Phase) + " " + lastWords(o), nil
 		case managed && o.Annotations[c.cfg.confirmation()] != "enabled":
 			return "no agent has confirmed that it is managed", nil
+		case !ready(o):
+			return "it is not ready", nil
 		}
 		uid = string(o.UID)
 		p.addrs, err = podAddresses(o)
@@ -290,7 +290,9 @@ func (c *Cluster) Close() error {
 			errs = append(errs, p.server.Close())
 		}
 	}
-	c.waypoint.close()
+	for _, r := range c.replicas {
+		r.close()
+	}
 	errs = append(errs, closeAll(c.proxies))
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()

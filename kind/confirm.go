@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
@@ -15,16 +14,22 @@ import (
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
-// targets are where a frontend leads, with shares; nil stands for a waypoint.
+// targets are where connections go, with shares.
 type targets map[netip.AddrPort]float64
+
+// way is where a frontend leads.
+type way struct {
+	to       targets
+	waypoint bool // to are replicas of one; none: it refuses
+}
 
 // confirmAgents returns when every agent sends connections to all services, those of
 // before and those of now, where o says.
 func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
 	return c.eachAgent(ctx, func(ctx context.Context, a agent) error {
-		want := map[string]map[string]targets{} // by service and frontend, without its protocol
+		want := map[string]map[string]way{} // by service and frontend, without its protocol
 		for _, s := range o.Services {
-			want[s.Name] = c.frontends(s, a.node)
+			want[s.Name] = c.frontends(o, s, a.node)
 		}
 		return cluster.Await(ctx, func(ctx context.Context) (string, error) {
 			got, err := a.client.Endpoints(ctx)
@@ -37,8 +42,8 @@ func (c *Cluster) confirmAgents(ctx context.Context, o scenario.Objects) error {
 }
 
 // frontends are those of a service, as callers of a node are to find them.
-func (c *Cluster) frontends(s scenario.Service, node string) map[string]targets {
-	all := map[string]targets{}
+func (c *Cluster) frontends(o scenario.Objects, s scenario.Service, node string) map[string]way {
+	all := map[string]way{}
 	if s.Headless {
 		return all // clients ask for its pods
 	}
@@ -46,39 +51,55 @@ func (c *Cluster) frontends(s scenario.Service, node string) map[string]targets 
 		for _, port := range s.Ports {
 			frontend := netip.AddrPortFrom(at, port.Port).String()
 			if s.Waypoint != "" && port.Protocol != scenario.UDP {
-				all[frontend] = nil
+				all[frontend] = way{c.handOffs(o, s.Waypoint, at), true}
 				continue
 			}
-			all[frontend] = c.targets(s, port, at, node)
+			all[frontend] = way{c.targets(o, s, port, at, node), false}
 		}
 	}
 	return all
 }
 
-// targets are where a port of a service leads callers of a node, at one of its addresses.
-func (c *Cluster) targets(s scenario.Service, port scenario.Port, at netip.Addr, node string) targets {
-	family := scenario.IPv4
+// handOffs are the replicas of a waypoint for callers of one of its services' addresses.
+func (c *Cluster) handOffs(o scenario.Objects, waypoint string, at netip.Addr) targets {
+	to, pods := targets{}, c.gateways[waypoint].pods
+	_, port := o.HandOff(waypoint)
+	for _, p := range pods {
+		to[netip.AddrPortFrom(of(familyOf(at), c.pods[p].addrs), port)] = 1 / float64(len(pods))
+	}
+	return to
+}
+
+func familyOf(at netip.Addr) scenario.Family {
 	if at.Is6() {
-		family = scenario.IPv6
+		return scenario.IPv6
 	}
-	near := s.Endpoints
-	if s.Balance.Mode == intent.Strict { // by node: declarable refuses others
-		near = slices.DeleteFunc(slices.Clone(near), func(e scenario.Endpoint) bool { return c.pods[e.Pod].node != node })
-	}
+	return scenario.IPv4
+}
+
+// targets are where a port of a service leads callers of a node, at one of its addresses.
+func (c *Cluster) targets(o scenario.Objects, s scenario.Service, port scenario.Port, at netip.Addr, node string) targets {
 	total, to := 0.0, targets{}
-	for _, e := range near {
-		total += float64(e.Weight)
-	}
-	for _, e := range near {
-		if e.Weight > 0 {
-			to[netip.AddrPortFrom(of(family, c.pods[e.Pod].addrs), port.Target)] += float64(e.Weight) / total
+	for _, e := range s.Endpoints {
+		p := c.pods[e.Pod]
+		target := targetOf(e, port, p.spec)
+		if target == 0 || !chosen(o, s, e) {
+			continue
 		}
+		if s.Balance.Mode == intent.Strict && p.node != node { // by node: declarable refuses others
+			continue
+		}
+		total += float64(e.Weight)
+		to[netip.AddrPortFrom(of(familyOf(at), p.addrs), target)] += float64(e.Weight)
+	}
+	for at := range to {
+		to[at] /= total
 	}
 	return to
 }
 
 // missing says what an agent lacks, or has too much; "" when nothing.
-func (c *Cluster) missing(want map[string]map[string]targets, got api.Endpoints) string {
+func (c *Cluster) missing(want map[string]map[string]way, got api.Endpoints) string {
 	have := map[string]map[string]api.Frontend{}
 	for _, f := range got.Frontends {
 		namespace, host, _ := strings.Cut(f.Service, "/")
@@ -108,19 +129,16 @@ func (c *Cluster) missing(want map[string]map[string]targets, got api.Endpoints)
 	return ""
 }
 
-func differ(want targets, have api.Frontend) string {
-	if want == nil {
-		if !strings.Contains(have.Exit, "waypoint") || len(have.Targets) == 0 {
-			return "it leads to no waypoint, but ends as " + have.Exit
-		}
-		return ""
+func differ(want way, have api.Frontend) string {
+	if want.waypoint != strings.Contains(have.Exit, "waypoint") {
+		return "it ends as " + have.Exit
 	}
 	got := targets{}
 	for _, t := range have.Targets {
 		got[t.Address] += t.Share
 	}
-	if !maps.EqualFunc(want, got, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
-		return fmt.Sprintf("it leads to %v, not to %v (%s)", got, want, have.Exit)
+	if !maps.EqualFunc(want.to, got, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
+		return fmt.Sprintf("it leads to %v, not to %v (%s)", got, want.to, have.Exit)
 	}
 	return ""
 }

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/scenario"
@@ -175,4 +177,57 @@ func podDirectoryOf(uid string) (string, error) {
 		return "", err
 	}
 	return podDirectory(mount, uid)
+}
+
+// killContainers ends all processes of a pod's containers by SIGKILL. Its sandbox, which
+// has its addresses, stays.
+func killContainers(o *corev1.Pod) error {
+	dir, err := podDirectoryOf(string(o.UID))
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", o.Name, err)
+	}
+	var pids []int
+	for _, s := range o.Status.ContainerStatuses {
+		_, id, _ := strings.Cut(s.ContainerID, "://")
+		of, err := processesOf(dir, id)
+		if err != nil {
+			return fmt.Errorf("container %s of pod %s: %w", s.Name, o.Name, err)
+		}
+		pids = append(pids, of...)
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill process %d of pod %s: %w", pid, o.Name, err)
+		}
+	}
+	return nil
+}
+
+// processesOf are those of one container of a pod's directory.
+func processesOf(dir, container string) ([]int, error) {
+	var all []int
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.Name() != "cgroup.procs" || !strings.Contains(path, container) {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, word := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil {
+				return err
+			}
+			all = append(all, pid)
+		}
+		return nil
+	})
+	if err == nil && (container == "" || len(all) == 0) {
+		err = errors.New("no process of it runs")
+	}
+	return all, err
 }

@@ -2,10 +2,8 @@ package kind
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,144 +19,165 @@ const waypointAdmin = 15200
 // waypointHealth is where kubelet asks whether a waypoint is ready (Istio's template).
 const waypointHealth = 15021
 
-// waypoint is how the topology's waypoint is asked.
-type waypoint struct {
-	pod    *pod
+// replica is how a pod that is a waypoint's is asked.
+type replica struct {
 	client *api.Client
 	stop   func()
+	// restarts is how often its container had been started when it was killed.
+	restarts int32
 }
 
-func (w *waypoint) close() {
-	if w == nil {
-		return
-	}
-	w.client.Close()
-	w.stop()
+func (r *replica) close() {
+	r.client.Close()
+	r.stop()
 }
 
-// makeWaypoint makes a Gateway of which istiod makes the pod.
-func (c *Cluster) makeWaypoint(ctx context.Context, p *pod) error {
-	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, cluster.Waypoint(c.namespace, p.spec.Name, "service")); err != nil {
-		return err
-	}
-	err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
-		list, err := c.client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{
-			LabelSelector: "gateway.networking.k8s.io/gateway-name=" + p.spec.Name,
-		})
-		if err != nil || len(list.Items) == 0 {
-			return "istiod has made no pod for the Gateway", err
-		}
-		o := &list.Items[0]
-		p.name = o.Name
-		if !ready(o) {
-			return "it is not ready " + lastWords(o), nil
-		}
-		return "", nil
-	})
+// makeWaypoints makes the waypoints of o that are not there yet.
+func (c *Cluster) makeWaypoints(ctx context.Context, o scenario.Objects) error {
+	added, err := c.gateways.add(c.topology, o)
 	if err != nil {
 		return err
 	}
-	if err := c.awaitPod(ctx, p, false); err != nil {
-		return err
+	for _, name := range added {
+		if err := c.makeGateway(ctx, name); err != nil {
+			return fmt.Errorf("waypoint %s: %w", name, err)
+		}
 	}
-	// It lives as long as the world.
-	address, stop, err := c.client.Forward(context.WithoutCancel(ctx), c.namespace, p.name, waypointAdmin)
-	if err != nil {
-		return err
-	}
-	c.waypoint = &waypoint{pod: p, client: api.NewClient(address), stop: stop}
 	return nil
 }
 
-func ready(o *corev1.Pod) bool {
-	for _, cond := range o.Status.Conditions {
-		if cond.Type == corev1.PodReady {
-			return cond.Status == corev1.ConditionTrue
-		}
+// reach makes a replica's admin API reachable, anew where it was before.
+func (c *Cluster) reach(ctx context.Context, name string) error {
+	if r := c.replicas[name]; r != nil {
+		r.close()
+		delete(c.replicas, name)
 	}
-	return false
+	// It lives as long as the world.
+	address, stop, err := c.client.Forward(context.WithoutCancel(ctx), c.namespace, c.pods[name].name, waypointAdmin)
+	if err != nil {
+		return err
+	}
+	c.replicas[name] = &replica{client: api.NewClient(address), stop: stop}
+	return nil
 }
 
-// confirmWaypoint returns when the waypoint's Envoy has the routes of all services
-// that pass it.
-func (c *Cluster) confirmWaypoint(ctx context.Context, o scenario.Objects) error {
-	if c.waypoint == nil {
-		return nil
+func (c *Cluster) replica(name string) (*replica, error) {
+	if r := c.replicas[name]; r != nil {
+		return r, nil
 	}
-	want := map[string]int{} // what the configuration must name
-	for _, s := range o.Services {
-		for _, r := range s.Routes {
-			for _, b := range r.Backends {
-				want[fmt.Sprintf("cluster %s.%s.svc.cluster.local", b.Service, c.namespace)]++
-				if len(r.Backends) > 1 {
-					want[fmt.Sprintf("%s.%s.svc.cluster.local=%d", b.Service, c.namespace, b.Weight)]++
-				}
-			}
-		}
+	return nil, fmt.Errorf("pod %s is no waypoint", name)
+}
+
+// killWaypoint ends all processes of a waypoint's containers by SIGKILL. Its pod keeps
+// its addresses; kubelet starts its container again.
+func (c *Cluster) killWaypoint(ctx context.Context, name string) error {
+	r, err := c.replica(name)
+	if err != nil {
+		return err
 	}
-	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
-		s, err := c.waypoint.client.Status(ctx, "")
-		switch {
-		case err != nil:
-			return "", err
-		case s.Source.Problem != "":
-			return "", errors.New("the waypoint: " + s.Source.Problem)
-		case !s.Ready:
-			return "the waypoint waits for " + s.Waiting, nil
+	o, err := c.client.CoreV1().Pods(c.namespace).Get(ctx, c.pods[name].name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("waypoint %s: %w", name, err)
+	}
+	r.restarts = restarts(o)
+	return killContainers(o)
+}
+
+// startWaypoint returns when a waypoint that was killed has the declared state, and the
+// agents send connections to it: kubelet starts it.
+func (c *Cluster) startWaypoint(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, applyTime)
+	defer cancel()
+	r, err := c.replica(name)
+	if err != nil {
+		return err
+	}
+	err = cluster.Await(ctx, func(ctx context.Context) (string, error) {
+		o, err := c.client.CoreV1().Pods(c.namespace).Get(ctx, c.pods[name].name, metav1.GetOptions{})
+		if err == nil && (restarts(o) == r.restarts || !ready(o)) {
+			return "waypoint " + name + " has not been started again " + lastWords(o), nil
 		}
-		text, err := c.waypoint.client.Get(ctx, "/config")
-		if err != nil {
-			return "", err
-		}
-		var config any
-		if err := json.Unmarshal(text, &config); err != nil {
-			return "", fmt.Errorf("read the waypoint's configuration: %w", err)
-		}
-		have := map[string]int{}
-		weights(config, have)
-		for what := range want {
-			if have[what] == 0 {
-				return "the waypoint's Envoy does not have " + what, nil
-			}
-		}
-		return "", nil
+		return "", err
 	})
+	if err == nil {
+		err = c.reach(ctx, name)
+	}
+	c.mu.Lock()
+	declared := c.objects
+	c.mu.Unlock()
+	if err == nil {
+		err = c.confirm(ctx, declared)
+	}
+	return err
 }
 
-// weights collects "host=weight" of all weighted clusters in a configuration, and
-// "cluster host" of those that Envoy may send to. Istio names a cluster "direction|port|subset|host".
-func weights(v any, into map[string]int) {
-	switch v := v.(type) {
-	case []any:
-		for _, one := range v {
-			weights(one, into)
-		}
-	case map[string]any:
-		// One that is warming yet would answer nobody.
-		if active, ok := v["dynamic_active_clusters"].([]any); ok {
-			for _, one := range active {
-				if m, ok := one.(map[string]any)["cluster"].(map[string]any); ok {
-					name, _ := m["name"].(string)
-					into["cluster "+name[strings.LastIndex(name, "|")+1:]]++
-				}
-			}
-		}
-		name, named := v["name"].(string)
-		weight, weighed := v["weight"].(float64)
-		if named && weighed {
-			name, _, _ = strings.Cut(name[strings.LastIndex(name, "|")+1:], ";")
-			into[fmt.Sprintf("%s=%d", name, int(weight))]++
-		}
-		for _, one := range v {
-			weights(one, into)
-		}
+func restarts(o *corev1.Pod) int32 {
+	n := int32(0)
+	for _, s := range o.Status.ContainerStatuses {
+		n += s.RestartCount
 	}
+	return n
+}
+
+// confirm returns when the waypoints and the agents have o.
+func (c *Cluster) confirm(ctx context.Context, o scenario.Objects) error {
+	if err := c.confirmWaypoints(ctx, o); err != nil {
+		return err
+	}
+	return c.confirmAgents(ctx, o) // behind Ambient there is none to ask
 }
 
 // Forwarded implements scenario.Forwarder.
 func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64, error) {
-	if c.waypoint == nil || c.waypoint.pod.spec.Name != pod {
-		return nil, fmt.Errorf("pod %s is no waypoint", pod)
+	r, err := c.replica(pod)
+	if err != nil {
+		return nil, err
 	}
-	return c.waypoint.client.Forwarded(ctx)
+	return r.client.Forwarded(ctx)
+}
+
+// confirmWaypoints returns when each replica's Envoy has the routes of all services that
+// pass it.
+func (c *Cluster) confirmWaypoints(ctx context.Context, o scenario.Objects) error {
+	for name := range c.replicas {
+		want := c.routes(o, c.gateways.of(name))
+		err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
+			return c.lacks(ctx, name, want)
+		})
+		if err != nil {
+			return fmt.Errorf("waypoint %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// lacks says what a replica's Envoy does not have yet; "" when it has all.
+func (c *Cluster) lacks(ctx context.Context, name string, want map[string]int) (string, error) {
+	r, err := c.replica(name)
+	if err != nil {
+		return "", err
+	}
+	s, err := r.client.Status(ctx, "")
+	switch {
+	case err != nil:
+		return "", err
+	case s.Source.Problem != "":
+		return "", errors.New(s.Source.Problem)
+	case !s.Ready:
+		return "it waits for " + s.Waiting, nil
+	}
+	text, err := r.client.Get(ctx, "/config")
+	if err != nil {
+		return "", err
+	}
+	have, err := routed(text)
+	if err != nil {
+		return "", err
+	}
+	for what := range want {
+		if have[what] == 0 {
+			return "its Envoy does not have " + what, nil
+		}
+	}
+	return "", nil
 }

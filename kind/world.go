@@ -59,38 +59,10 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 	if t.Family == scenario.Mapped {
 		at = netip.AddrFrom16(at.As16())
 	}
-	if err := c.namesProtocol(t); err != nil {
+	if err := namesProtocol(c.objects, t); err != nil {
 		return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 	}
 	return netip.AddrPortFrom(at, t.Port), nil
-}
-
-// namesProtocol refuses a target whose service declares the port for the other
-// protocol alone, which the workload API cannot say, and one of UDP that no service
-// declares: that is left to the network, where nobody says that it is not there.
-func (c *Cluster) namesProtocol(t scenario.Target) error {
-	if t.Service == "" {
-		return nil
-	}
-	udp, other := t.Protocol == scenario.UDP, false
-	for _, s := range c.objects.Services {
-		for _, p := range s.Ports {
-			if s.Name != t.Service || p.Port != t.Port {
-				continue
-			}
-			if (p.Protocol == scenario.UDP) == udp {
-				return nil
-			}
-			other = true
-		}
-	}
-	switch {
-	case other:
-		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
-	case udp:
-		return fmt.Errorf("%w: %s: nobody in the cluster's network says that a UDP port is not there", scenario.ErrNotExpressible, t)
-	}
-	return nil
 }
 
 // Exec implements scenario.World.
@@ -99,25 +71,11 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 	if err != nil {
 		return nil, err
 	}
-	if err := c.besideKubeProxy(pod, l.To.Addr().Unmap()); err != nil {
-		return nil, err
-	}
 	conns, err := c.witness.Run(ctx, c.launcher(p), l, seen)
 	if err != nil {
 		return conns, fmt.Errorf("traffic from %s: %w", pod, err)
 	}
 	return conns, nil
-}
-
-// besideKubeProxy refuses what scenarios expect of a pod outside the mesh that asks
-// for a service: elsewhere nobody serves it there.
-func (c *Cluster) besideKubeProxy(pod string, to netip.Addr) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.managed[pod] || !c.vips.holds(to) {
-		return nil
-	}
-	return fmt.Errorf("%w: pod %s is not in the mesh and asks for a service: kube-proxy serves it", scenario.ErrNotExpressible, pod)
 }
 
 func (c *Cluster) startServer(ctx context.Context, p *pod) error {
@@ -172,6 +130,10 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 		return c.killAgent(ctx, a.Node)
 	case scenario.StartAgent:
 		return c.startAgent(ctx, a.Node)
+	case scenario.KillWaypoint:
+		return c.killWaypoint(ctx, a.Pod)
+	case scenario.StartWaypoint:
+		return c.startWaypoint(ctx, a.Pod)
 	}
-	return fmt.Errorf("%w: the kind world cannot %s", scenario.ErrNotExpressible, a)
+	return doable(a)
 }

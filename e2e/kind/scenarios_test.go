@@ -34,8 +34,22 @@ func bounded(s scenario.Scenario) scenario.Scenario {
 	return s
 }
 
-var _ = Describe("scenario", Label("scenario"), func() {
+// here are the scenarios that a cluster can have; elsewhere says of the others why not.
+// They are no specs of this suite, and not counted: netsim has them.
+func here() (specs []scenario.Scenario, elsewhere []string) {
 	for _, s := range scenario.All() {
+		if err := kind.Expressible(s); err != nil {
+			elsewhere = append(elsewhere, s.Name+": "+err.Error())
+			continue
+		}
+		specs = append(specs, s)
+	}
+	return specs, elsewhere
+}
+
+var _ = Describe("scenario", Label("scenario"), func() {
+	specs, _ := here()
+	for _, s := range specs {
 		var labels Labels
 		if slices.Contains(smokes, s.Name) {
 			labels = Label(smoke)

@@ -57,6 +57,11 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 	Expect(client.Reach(ctx)).To(Succeed())
 	nodes := must(client.CoreV1().Nodes().List(ctx, metav1.ListOptions{}))
+	_, elsewhere := here()
+	for _, one := range elsewhere {
+		say("not of this suite: %s", one)
+		AddReportEntry("not of this suite", one)
+	}
 	dualStack = slices.ContainsFunc(nodes.Items, func(n corev1.Node) bool { return len(n.Spec.PodCIDRs) > 1 })
 })
 

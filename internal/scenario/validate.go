@@ -107,8 +107,8 @@ func (s Scenario) eachObjects(visit func(path string, o Objects)) {
 	}
 }
 
-// allObjects returns the first objects and those that actions apply.
-func (s Scenario) allObjects() []Objects {
+// AllObjects returns the first objects and those that actions apply.
+func (s Scenario) AllObjects() []Objects {
 	var all []Objects
 	s.eachObjects(func(_ string, o Objects) { all = append(all, o) })
 	return all
@@ -117,7 +117,7 @@ func (s Scenario) allObjects() []Objects {
 // services are those that have an address to ask for.
 func (s Scenario) services() map[string]bool {
 	names := map[string]bool{}
-	for _, o := range s.allObjects() {
+	for _, o := range s.AllObjects() {
 		for _, svc := range o.Services {
 			names[svc.Name] = names[svc.Name] || !svc.Headless
 		}

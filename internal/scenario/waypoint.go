@@ -32,7 +32,7 @@ func (o Objects) HandOff(name string) (codec string, port uint16) {
 // HandOffPorts are those of a waypoint at any time of the scenario.
 func (s Scenario) HandOffPorts(name string) []uint16 {
 	var all []uint16
-	for _, o := range s.allObjects() {
+	for _, o := range s.AllObjects() {
 		_, port := o.HandOff(name)
 		all = append(all, port)
 	}
@@ -59,7 +59,7 @@ func (o Objects) WaypointNames() []string {
 func (s Scenario) WaypointPods(name string) []string {
 	is := s.Topology.waypoints()
 	var all []string
-	for _, o := range s.allObjects() {
+	for _, o := range s.AllObjects() {
 		pods, _ := o.WaypointPods(name, func(pod string) bool { return is[pod] })
 		all = append(all, pods...)
 	}

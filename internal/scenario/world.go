@@ -45,6 +45,13 @@ type Forwarder interface {
 	Forwarded(ctx context.Context, pod string) (map[string]uint64, error)
 }
 
+// Adapter is a World in which something else becomes of what the mesh leaves alone than
+// a scenario says: where nobody else serves a service's address, the asked address refuses.
+type Adapter interface {
+	// Adapt returns s with what becomes there of connections that the mesh leaves alone.
+	Adapt(s Scenario) (Scenario, error)
+}
+
 // Opener makes a world for a topology.
 type Opener func(ctx context.Context, t Topology) (World, error)
 

@@ -149,6 +149,14 @@ func run(ctx context.Context, s scenario.Scenario, o Options, seed uint64, r *re
 		return 0, fmt.Errorf("open %s: %w", o.World, err)
 	}
 	defer func() { err = errors.Join(err, world.Close()) }()
+	if a, other := world.(scenario.Adapter); other {
+		if s, err = a.Adapt(s); err == nil {
+			err = s.Validate()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("adapt to %s: %w", o.World, err)
+		}
+	}
 	if err := world.Apply(ctx, s.Objects); err != nil {
 		return 0, meshError{fmt.Errorf("apply the first objects: %w", err)}
 	}

@@ -73,6 +73,10 @@ func expressible(s scenario.Service, unready []string, w World) error {
 // byEntries reports whether the endpoints are WorkloadEntries, and not Pods.
 func byEntries(s scenario.Service) bool { return weighed(s) || ownTargets(s) }
 
+// Selects reports whether the service is one of Kubernetes that selects Pods: such a one
+// is served by the cluster itself, too.
+func Selects(s scenario.Service) bool { return !byEntries(s) && !s.Headless }
+
 // asEntry reports whether the service is a ServiceEntry.
 func asEntry(s scenario.Service, w World) bool {
 	return !inside(w.Services[s.Name], w.Ranges) || ownTargets(s)

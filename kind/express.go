@@ -1,0 +1,212 @@
+package kind
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/scenario/kube"
+)
+
+// Expressible reports what no cluster can do of a scenario, whichever it is; nil where
+// there is nothing. What this or that cluster cannot do, for want of a family or of
+// nodes, comes out when the scenario runs.
+func Expressible(s scenario.Scenario) error {
+	if err := expressible(s.Topology); err != nil {
+		return err
+	}
+	for _, o := range s.AllObjects() {
+		if err := declarable(s.Topology, o); err != nil {
+			return err
+		}
+	}
+	if err := sameReplicas(s); err != nil {
+		return err
+	}
+	now := s.Objects
+	for i, ph := range s.Phases {
+		for _, a := range slices.Concat(ph.Before, ph.During) {
+			if err := doable(a); err != nil {
+				return fmt.Errorf("phase %d: %w", i+1, err)
+			}
+		}
+		now = after(now, ph.Before)
+		then := after(now, ph.During)
+		for j, l := range ph.Loads {
+			err := askable(now, l, l.Want)
+			if err == nil && l.Then != nil {
+				err = askable(then, l, *l.Then)
+			}
+			if err != nil {
+				return fmt.Errorf("phase %d: load %d: %w", i+1, j+1, err)
+			}
+		}
+		now = then
+	}
+	return nil
+}
+
+// after is what is declared when actions have been done.
+func after(o scenario.Objects, done []scenario.Action) scenario.Objects {
+	for _, a := range done {
+		if apply, is := a.(scenario.Apply); is {
+			o = apply.Objects
+		}
+	}
+	return o
+}
+
+// expressible says what this world cannot do of a topology.
+func expressible(t scenario.Topology) error {
+	if t.Mesh != scenario.Duomesh {
+		return fmt.Errorf("%w: mesh %s: kube-proxy serves every pod of a cluster", scenario.ErrNotExpressible, t.Mesh)
+	}
+	for _, n := range t.Nodes {
+		if n.Place != (scenario.Place{}) {
+			return fmt.Errorf("%w: node %s: where it stands is the cluster's to say", scenario.ErrNotExpressible, n.Name)
+		}
+		for _, p := range n.Pods {
+			if p.Addresses > 1 || p.Family == scenario.IPv4 || p.Family == scenario.IPv6 {
+				return fmt.Errorf("%w: pod %s: a cluster's pods have one address of each of its families", scenario.ErrNotExpressible, p.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// declarable says what no cluster can have of objects, or this world not of its own.
+func declarable(t scenario.Topology, o scenario.Objects) error {
+	waypoints := t.Waypoints()
+	for _, p := range o.Unready {
+		if slices.Contains(waypoints, p) {
+			return fmt.Errorf("%w: waypoint %s is not ready: its own program says that it is", scenario.ErrNotExpressible, p)
+		}
+	}
+	for _, w := range o.Waypoints {
+		nodes := map[string]string{}
+		for _, p := range w.Pods {
+			node := nodeOf(t, p)
+			if other, taken := nodes[node]; taken {
+				return fmt.Errorf("%w: waypoint %s: %s and %s are on one node, and the pods of a Deployment are not told apart there",
+					scenario.ErrNotExpressible, w.Name, other, p)
+			}
+			nodes[node] = p
+		}
+	}
+	for _, s := range o.Services {
+		if b := s.Balance; b.Mode != intent.Any && (b.Mode != intent.Strict || !slices.Equal(b.Prefer, []intent.Scope{intent.ScopeNode})) {
+			return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
+		}
+	}
+	_, err := kube.Render(o, imagined(t, o))
+	return err
+}
+
+func nodeOf(t scenario.Topology, pod string) string {
+	for _, n := range t.Nodes {
+		if slices.ContainsFunc(n.Pods, func(p scenario.Pod) bool { return p.Name == pod }) {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// imagined is a cluster that has given addresses to everything.
+func imagined(t scenario.Topology, o scenario.Objects) kube.World {
+	ipv4, ipv6 := netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")
+	w := kube.World{
+		Namespace: "imagined", Services: map[string][]netip.Addr{}, Pods: map[string]kube.Pod{}, Ranges: []netip.Prefix{ipv4, ipv6},
+	}
+	a := addresses{ipv4: ipv4, ipv6: ipv6, numbers: map[string]uint32{}, given: map[string][]netip.Addr{}}
+	for _, s := range o.Services {
+		w.Services[s.Name], _ = a.of(s) // the prefixes hold enough
+	}
+	pod := []netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:10:244::2")}
+	for _, n := range t.Nodes {
+		for _, p := range n.Pods {
+			w.Pods[p.Name] = kube.Pod{Addresses: pod, Ports: p.Ports}
+		}
+	}
+	return w
+}
+
+// sameReplicas refuses waypoints that become others while a scenario runs.
+func sameReplicas(s scenario.Scenario) error {
+	all := gateways{}
+	for _, o := range s.AllObjects() {
+		if _, err := all.add(s.Topology, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// doable says which actions this world cannot carry out.
+func doable(a scenario.Action) error {
+	switch a.(type) {
+	case scenario.Apply, scenario.Enrol, scenario.Leave, scenario.StopServer,
+		scenario.KillAgent, scenario.StartAgent, scenario.KillWaypoint, scenario.StartWaypoint:
+		return nil
+	}
+	return fmt.Errorf("%w: on a cluster nobody can %s", scenario.ErrNotExpressible, a)
+}
+
+// askable says what cannot come out on a cluster as a load wants it.
+func askable(o scenario.Objects, l scenario.Load, w scenario.Want) error {
+	if l.To.Service == "" {
+		return nil
+	}
+	if err := namesProtocol(o, l.To); err != nil {
+		return err
+	}
+	if w.Outcome != scenario.RefusedByPeer {
+		return nil
+	}
+	// Left alone, and so kube-proxy's.
+	switch s, _, there := portOf(o, l.To); {
+	case l.To.Protocol == scenario.UDP || !there:
+		return fmt.Errorf("%w: %s: nobody in a cluster's network says that a port is not there", scenario.ErrNotExpressible, l.To)
+	case l.Requests > 0:
+		return fmt.Errorf("%w: %s: HTTP outside the mesh is not judged", scenario.ErrNotExpressible, l.To)
+	case !kube.Selects(s):
+		return fmt.Errorf("%w: %s: kube-proxy does not know its endpoints", scenario.ErrNotExpressible, l.To)
+	}
+	return nil
+}
+
+// namesProtocol refuses a target whose service declares the port for the other
+// protocol alone, which the workload API cannot say, and one of UDP that no service
+// declares: that is left to the network, where nobody says that it is not there.
+func namesProtocol(o scenario.Objects, t scenario.Target) error {
+	if t.Service == "" {
+		return nil
+	}
+	if _, _, there := portOf(o, t); there {
+		return nil
+	}
+	other := t
+	if other.Protocol = scenario.UDP; t.Protocol == scenario.UDP {
+		other.Protocol = scenario.TCP
+	}
+	switch _, _, there := portOf(o, other); {
+	case there:
+		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
+	case t.Protocol == scenario.UDP:
+		return fmt.Errorf("%w: %s: nobody in a cluster's network says that a UDP port is not there", scenario.ErrNotExpressible, t)
+	}
+	return nil
+}
+
+// portOf is the service and port that a target names, of its protocol.
+func portOf(o scenario.Objects, t scenario.Target) (scenario.Service, scenario.Port, bool) {
+	for _, s := range o.Services {
+		for _, p := range s.Ports {
+			if s.Name == t.Service && p.Port == t.Port && (p.Protocol == scenario.UDP) == (t.Protocol == scenario.UDP) {
+				return s, p, true
+			}
+		}
+	}
+	return scenario.Service{}, scenario.Port{}, false
+}
