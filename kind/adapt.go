@@ -9,7 +9,9 @@ import (
 var _ scenario.Adapter = (*Cluster)(nil)
 
 // Adapt implements scenario.Adapter: a pod outside the mesh that asks for a service is
-// served by kube-proxy, which rewrites its packets and not its socket.
+// served by kube-proxy, which rewrites its packets and not its socket. Its node keeps what
+// it has rewritten for a while, and gives another port to a connection between the same
+// two ends, whether the mesh makes it or kube-proxy.
 func (c *Cluster) Adapt(s scenario.Scenario) (scenario.Scenario, error) {
 	if err := Expressible(s); err != nil {
 		return s, err
@@ -35,7 +37,41 @@ func adapt(s scenario.Scenario) scenario.Scenario {
 		}
 		now = then
 	}
+	for _, ph := range s.Phases {
+		for j := range ph.Loads {
+			if l := &ph.Loads[j]; slices.ContainsFunc(l.From, func(p string) bool { return rewritten(s, p) }) {
+				anyPort(l)
+			}
+		}
+	}
 	return s
+}
+
+// rewritten reports whether kube-proxy rewrites connections of a pod at any time, beside
+// such as nobody does.
+func rewritten(s scenario.Scenario, pod string) bool {
+	ways := map[scenario.Via]bool{}
+	for _, ph := range s.Phases {
+		for _, l := range ph.Loads {
+			if !slices.Contains(l.From, pod) || l.To.Service == "" {
+				continue
+			}
+			ways[l.Want.Via] = true
+			if l.Then != nil {
+				ways[l.Then.Via] = true
+			}
+		}
+	}
+	return ways[scenario.ViaDNAT] && ways[scenario.ViaSocket]
+}
+
+func anyPort(l *scenario.Load) {
+	l.Want.AnyPort = true
+	if l.Then != nil {
+		w := *l.Then
+		w.AnyPort = true
+		l.Then = &w
+	}
 }
 
 // leftAlone is what becomes of connections that the mesh leaves alone, where w says that

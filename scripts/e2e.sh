@@ -5,11 +5,13 @@
 #
 #   RUN        specs to run, a regular expression; default all
 #   LABELS     specs to run by label, in ginkgo's form; smoke is what CI runs
+#   KIND_IP_FAMILY  ipv4 or dual, default dual: what needs IPv6 runs, too
 #   E2E_KEEP   anything: leave the cluster
 #   E2E_WHERE_POSSIBLE  anything: a machine on which no cluster can be made is NOT RUN
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/kind-lib.sh
 
+export KIND_IP_FAMILY=${KIND_IP_FAMILY:-dual}
 export DUOMESH_OUT=$repo/out/e2e
 mkdir -p "$DUOMESH_OUT"
 exports=$(scripts/controlplane.sh env)

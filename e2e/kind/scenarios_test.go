@@ -1,6 +1,7 @@
 package kind
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -65,4 +66,18 @@ var _ = Describe("scenario", Label("scenario"), func() {
 			say("%s: %d connections judged by %v in %s", r.Scenario, r.Connections, r.Providers, r.Elapsed.Round(time.Second))
 		}, SpecTimeout(8*time.Minute))
 	}
+
+	It("a pod outside the mesh that is redirected all the same does not pass: the control", func(ctx SpecContext) {
+		s, there := scenario.Find("managed/bystander/500")
+		Expect(there).To(BeTrue())
+		r := verify.Run(ctx, s, verify.Options{World: "kind", Open: func(ctx context.Context, t scenario.Topology) (scenario.World, error) {
+			w, err := kind.Opener(config())(ctx, t)
+			if err != nil {
+				return nil, err
+			}
+			return w, w.Do(ctx, scenario.Enrol{Pod: "bystander"})
+		}}, 1)
+		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
+		Expect(explain(r)).To(ContainSubstring("fail: fortio:80/IPv4: the socket's peer is as declared: 500 of 500"))
+	}, SpecTimeout(4*time.Minute))
 })

@@ -257,6 +257,10 @@ type Want struct {
 	// stay exact. It is for requests that no weight shares: a waypoint then gives
 	// each to the endpoint with fewer outstanding, so shares follow the load.
 	Unweighed bool
+	// AnyPort: the server may see the client's address with another port. A node that
+	// tracks connections gives it one where the pair of both ends is still taken by an
+	// earlier connection that it has rewritten.
+	AnyPort bool `yaml:"anyPort"`
 	// Port is the port on which the server must have been reached; Ports are those of
 	// pods where another one must.
 	Port  uint16

@@ -145,6 +145,60 @@ func TestEachRuleRefuses(t *testing.T) {
 	}
 }
 
+// leftAlone is the evidence of one connection that kube-proxy's kind of rules serve: the
+// socket and its first packet have the asked address, the server's link has its own.
+func leftAlone() evidence {
+	e := good()
+	e.loads[0].load.Want.Via = scenario.ViaDNAT
+	line := &e.ledger.active[socket{"client", 70}][0]
+	line.Peer, line.Wire[0].Dst = vip, vip
+	e.ledger.Lines = []probe.Line{*line, e.ledger.Lines[1]}
+	return e
+}
+
+// TestLeftAlone: a pod outside the mesh that was redirected all the same must not pass,
+// and neither one whose connection somebody has rewritten in the socket or on its link.
+func TestLeftAlone(t *testing.T) {
+	if r := verdictOf(leftAlone()); r.Verdict != report.Pass || r.Connections != 1 {
+		t.Fatalf("%d connections judged, %s: %+v", r.Connections, r.Verdict, r.Failed())
+	}
+	renumbered, elsewhere := leftAlone(), leftAlone()
+	for e, peer := range map[*evidence]string{&renumbered: "10.0.0.2:1024", &elsewhere: "10.0.0.3:40000"} {
+		e.served[7][0].Peer = netip.MustParseAddrPort(peer)
+		e.ledger.passive[socket{"v1", 71}][0].Peer = e.served[7][0].Peer
+	}
+	strict := renumbered
+	renumbered.loads = []*loadEvidence{{load: renumbered.loads[0].load, asked: vip, conns: renumbered.loads[0].conns}}
+	renumbered.loads[0].load.Want.AnyPort, elsewhere.loads[0].load.Want.AnyPort = true, true
+	if r := verdictOf(renumbered); r.Verdict != report.Pass {
+		t.Errorf("another port where it may be: %s: %+v", r.Verdict, r.Failed())
+	}
+	redirected := good()
+	redirected.loads[0].load.Want.Via = scenario.ViaDNAT
+	socketAlone := leftAlone()
+	socketAlone.ledger.active[socket{"client", 70}][0].Peer = server
+	packetAlone := leftAlone()
+	packetAlone.ledger.active[socket{"client", 70}][0].Wire[0].Dst = server
+	for name, c := range map[string]struct {
+		e      evidence
+		checks []string
+	}{
+		"redirected by the mesh": {redirected, []string{"the socket's peer is as declared", "the first packet went as declared", "packets of client to 10.96.0.1:80"}},
+		"another port":           {strict, []string{"the server sees the client's own address"}},
+		"another address":        {elsewhere, []string{"the server sees the client's own address"}},
+		"another peer":           {socketAlone, []string{"the socket's peer is as declared"}},
+		"rewritten on its way":   {packetAlone, []string{"the first packet went as declared"}},
+	} {
+		r := verdictOf(c.e)
+		for _, check := range c.checks {
+			found := slices.ContainsFunc(r.Failed(), func(f report.Check) bool { return strings.Contains(f.Name, check) })
+			if r.Verdict != report.Fail || !found {
+				t.Errorf("%s: verdict %s, want %q to fail: %+v", name, r.Verdict, check, r.Failed())
+			}
+		}
+	}
+}
+
 // A pod that reaches itself has no packet on its link, and no other pod may lack one.
 func TestHairpin(t *testing.T) {
 	hairpin := func() evidence {
