@@ -79,23 +79,30 @@ func familyOf(at netip.Addr) scenario.Family {
 
 // targets are where a port of a service leads callers of a node, at one of its addresses.
 func (c *Cluster) targets(o scenario.Objects, s scenario.Service, port scenario.Port, at netip.Addr, node string) targets {
-	total, to := 0.0, targets{}
+	near, far := targets{}, targets{}
 	for _, e := range s.Endpoints {
 		p := c.pods[e.Pod]
 		target := targetOf(e, port, p.spec)
 		if target == 0 || !chosen(o, s, e) {
 			continue
 		}
-		if s.Balance.Mode == intent.Strict && p.node != node { // by node: declarable refuses others
-			continue
+		to := near
+		if s.Balance.Mode != intent.Any && p.node != node { // by node: declarable refuses others
+			to = far
 		}
-		total += float64(e.Weight)
 		to[netip.AddrPortFrom(of(familyOf(at), p.addrs), target)] += float64(e.Weight)
 	}
-	for at := range to {
-		to[at] /= total
+	if s.Balance.Mode == intent.Failover && len(near) == 0 {
+		near = far
 	}
-	return to
+	total := 0.0
+	for _, weight := range near {
+		total += weight
+	}
+	for at := range near {
+		near[at] /= total
+	}
+	return near
 }
 
 // missing says what an agent lacks, or has too much; "" when nothing.

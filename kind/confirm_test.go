@@ -32,6 +32,24 @@ func TestTargetsOfANode(t *testing.T) {
 	}
 }
 
+// TestTargetsOfTheOtherNode: where nobody on the caller's own is ready.
+func TestTargetsOfTheOtherNode(t *testing.T) {
+	v1, v2 := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("10.244.2.2")
+	c := &Cluster{pods: map[string]*pod{"v1": {node: "a", addrs: []netip.Addr{v1}}, "v2": {node: "b", addrs: []netip.Addr{v2}}}}
+	s := scenario.Service{Endpoints: []scenario.Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}}}
+	s.Balance = scenario.Balance{Mode: intent.Failover, Prefer: []intent.Scope{intent.ScopeNode}}
+	port, at := scenario.Port{Port: 80, Target: 8080}, netip.MustParseAddr("10.96.64.1")
+	one, two := netip.AddrPortFrom(v1, 8080), netip.AddrPortFrom(v2, 8080)
+	for _, when := range []struct {
+		unready []string
+		want    targets
+	}{{nil, targets{one: 1}}, {[]string{"v1"}, targets{two: 1}}, {[]string{"v2"}, targets{one: 1}}, {[]string{"v1", "v2"}, targets{}}} {
+		if got := c.targets(scenario.Objects{Unready: when.unready}, s, port, at, "a"); !maps.Equal(got, when.want) {
+			t.Errorf("not ready %v: %v, want %v", when.unready, got, when.want)
+		}
+	}
+}
+
 // TestTargetsOfPorts: a pod that has no port of the name, or is not ready, is left out.
 func TestTargetsOfPorts(t *testing.T) {
 	v1, v2, v3 := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("10.244.2.2"), netip.MustParseAddr("10.244.2.3")

@@ -96,9 +96,12 @@ func declarable(t scenario.Topology, o scenario.Objects) error {
 		}
 	}
 	for _, s := range o.Services {
-		if b := s.Balance; b.Mode != intent.Any && (b.Mode != intent.Strict || !slices.Equal(b.Prefer, []intent.Scope{intent.ScopeNode})) {
-			return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
+		b := s.Balance
+		if byNode := len(b.Prefer) > 0 && b.Prefer[len(b.Prefer)-1] == intent.ScopeNode; b.Mode == intent.Any ||
+			byNode && b.Mode == intent.Strict && len(b.Prefer) == 1 || byNode && b.Mode == intent.Failover && len(t.Nodes) < 3 {
+			continue // of two nodes the other one is the next, wherever it stands
 		}
+		return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
 	}
 	_, err := kube.Render(o, imagined(t, o))
 	return err

@@ -19,6 +19,7 @@ func All() []Scenario {
 		fiftyPorts(),
 		weightLimits(),
 		localityFailover(),
+		localityFailoverNode(),
 		localityStrict(),
 		localityScopes(),
 		headless(),

@@ -148,6 +148,34 @@ func localityFailover() Scenario {
 	}
 }
 
+// nearNode is a service whose callers are sent to their own node, or where nobody is ready
+// there to another.
+func nearNode(unready ...string) Objects {
+	o := onNode(unready...)
+	o.Services[0].Balance = allPlaces().Services[0].Balance
+	return o
+}
+
+func localityFailoverNode() Scenario {
+	s := localityStrict()
+	client3 := func() []Load { return alone("client3", "fortio", IPv6, "v2") }
+	back := redirected(map[string]float64{"v1": 1})
+	returns := Load{
+		From: []string{"client"}, To: fortio(IPv4), Connections: 10 * few,
+		Want: redirected(map[string]float64{"v2": 1}), Then: &back,
+	}
+	s.Name = "locality/failover/node"
+	s.Summary = "callers are sent to the endpoint of their own node, where that is not ready to the other's, and back to their own under load"
+	s.Objects = nearNode()
+	s.Phases = []Phase{
+		{Loads: append(alone("client", "fortio", IPv4, "v1"), client3()...)},
+		{Before: []Action{Apply{nearNode("v1")}}, Loads: append(alone("client", "fortio", IPv4, "v2"), client3()...)},
+		{Loads: []Load{returns}, During: []Action{Apply{nearNode()}}},
+		{Before: []Action{Apply{nearNode("v1", "v2")}}, Loads: nobody("fortio")},
+	}
+	return s
+}
+
 // onNode is a service whose callers are sent to their own node or nowhere.
 func onNode(unready ...string) Objects {
 	s := answering("fortio", Dual, each("v1", "v2")...)
