@@ -73,34 +73,61 @@ func (g gateways) of(pod string) string {
 }
 
 // makeGateway makes a Gateway, of which istiod makes a Deployment with a pod for each
-// replica on its node.
+// replica on its node. One that is to have none has one at first: istiod gives a Gateway
+// its address then, and names it to nobody before.
 func (c *Cluster) makeGateway(ctx context.Context, name string) error {
 	g := c.gateways[name]
-	settings, err := c.deployment(name, g)
-	if err != nil {
-		return err
-	}
-	config := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"deployment": settings},
-	}}
-	config.SetName("waypoint-" + name)
-	config.SetNamespace(c.namespace)
 	o := cluster.Waypoint(c.namespace, name, "service")
-	parameters := map[string]any{"group": "", "kind": "ConfigMap", "name": config.GetName()}
+	parameters := map[string]any{"group": "", "kind": "ConfigMap", "name": settingsOf(name)}
 	if err := unstructured.SetNestedField(o.Object, parameters, "spec", "infrastructure", "parametersRef"); err != nil {
 		return err
 	}
 	if g.codec != scenario.OriginalDst {
 		o.SetAnnotations(map[string]string{handoffAnnotation: g.codec})
 	}
-	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, config, o); err != nil {
+	replicas := max(len(g.pods), 1)
+	settings, err := c.settings(name, g, replicas)
+	if err != nil {
 		return err
 	}
-	return c.awaitGateway(ctx, name, g)
+	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, settings, o); err != nil {
+		return err
+	}
+	pods, err := c.awaitGateway(ctx, o, replicas)
+	if err != nil {
+		return err
+	}
+	if len(g.pods) > 0 {
+		return c.takeReplicas(ctx, g, pods)
+	}
+	if settings, err = c.settings(name, g, 0); err != nil {
+		return err
+	}
+	if err := c.client.Apply(ctx, cluster.ApplyOptions{}, settings); err != nil {
+		return err
+	}
+	_, err = c.awaitGateway(ctx, o, 0)
+	return err
+}
+
+// settingsOf names the ConfigMap of a Gateway.
+func settingsOf(gateway string) string { return "waypoint-" + gateway }
+
+func (c *Cluster) settings(name string, g gateway, replicas int) (*unstructured.Unstructured, error) {
+	text, err := c.deployment(name, g, replicas)
+	if err != nil {
+		return nil, err
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"deployment": text},
+	}}
+	o.SetName(settingsOf(name))
+	o.SetNamespace(c.namespace)
+	return o, nil
 }
 
 // deployment is what istiod lays over the Deployment of a Gateway.
-func (c *Cluster) deployment(name string, g gateway) (string, error) {
+func (c *Cluster) deployment(name string, g gateway, replicas int) (string, error) {
 	pod := map[string]any{}
 	if len(g.pods) > 0 {
 		var nodes []string
@@ -124,43 +151,52 @@ func (c *Cluster) deployment(name string, g gateway) (string, error) {
 		}}
 	}
 	text, err := json.Marshal(map[string]any{"spec": map[string]any{
-		"replicas": len(g.pods), "template": map[string]any{"spec": pod},
+		"replicas": replicas, "template": map[string]any{"spec": pod},
 	}})
 	return string(text), err
 }
 
-// awaitGateway returns when a Gateway has the pods that it is to have, and they are
-// ready; each is then the pod of the topology of its node.
-func (c *Cluster) awaitGateway(ctx context.Context, name string, g gateway) error {
-	var pods []corev1.Pod
-	err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
-		d, err := c.client.AppsV1().Deployments(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: gatewayLabel + "=" + name})
-		if err != nil || len(d.Items) == 0 {
-			return "istiod has made no Deployment for Gateway " + name, err
-		}
+// awaitGateway returns the pods of a Gateway when it has an address and as many as it is
+// to have, and they are ready.
+func (c *Cluster) awaitGateway(ctx context.Context, gateway *unstructured.Unstructured, replicas int) (pods []corev1.Pod, err error) {
+	name := gateway.GetName()
+	known, err := c.client.Resource(gateway)
+	if err != nil {
+		return nil, err
+	}
+	err = cluster.Await(ctx, func(ctx context.Context) (string, error) {
 		list, err := c.client.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: gatewayLabel + "=" + name})
 		if err != nil {
 			return "", err
 		}
 		pods = list.Items
-		if len(pods) != len(g.pods) {
-			return fmt.Sprintf("Gateway %s has %d pods, not %d", name, len(pods), len(g.pods)), nil
+		if len(pods) != replicas {
+			return fmt.Sprintf("Gateway %s has %d pods, not %d", name, len(pods), replicas), nil
 		}
 		for i := range pods {
 			if !ready(&pods[i]) {
 				return "pod " + pods[i].Name + " is not ready " + lastWords(&pods[i]), nil
 			}
 		}
+		o, err := known.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		if at, _, _ := unstructured.NestedSlice(o.Object, "status", "addresses"); len(at) == 0 {
+			return "istiod has given Gateway " + name + " no address", nil
+		}
 		return "", nil
 	})
-	if err != nil {
-		return err
-	}
+	return pods, err
+}
+
+// takeReplicas makes each of a Gateway's pods the pod of the topology of its node.
+func (c *Cluster) takeReplicas(ctx context.Context, g gateway, pods []corev1.Pod) error {
 	for _, replica := range g.pods {
 		p := c.pods[replica]
 		at := slices.IndexFunc(pods, func(o corev1.Pod) bool { return o.Spec.NodeName == c.nodes[p.node] })
 		if at < 0 {
-			return fmt.Errorf("no pod of Gateway %s is on node %s", name, c.nodes[p.node])
+			return fmt.Errorf("no replica is on node %s", c.nodes[p.node])
 		}
 		p.name = pods[at].Name
 		if err := c.awaitPod(ctx, p, false); err != nil {

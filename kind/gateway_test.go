@@ -57,9 +57,9 @@ func TestDeploymentOfAGateway(t *testing.T) {
 		nodes: map[string]string{"a": "worker", "b": "worker2"},
 		pods:  map[string]*pod{"w1": {node: "a"}, "w2": {node: "b"}},
 	}
-	spec := func(g gateway) map[string]any {
+	spec := func(g gateway, replicas int) map[string]any {
 		t.Helper()
-		text, err := c.deployment("pair", g)
+		text, err := c.deployment("pair", g, replicas)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestDeploymentOfAGateway(t *testing.T) {
 		}
 		return all["spec"]
 	}
-	two := spec(gateway{[]string{"w1", "w2"}, scenario.ProxyV2})
+	two := spec(gateway{[]string{"w1", "w2"}, scenario.ProxyV2}, 2)
 	text, _ := json.Marshal(two)
 	for _, want := range []string{
 		`"replicas":2`, `"values":["worker","worker2"]`, `"topologyKey":"kubernetes.io/hostname"`,
@@ -79,7 +79,7 @@ func TestDeploymentOfAGateway(t *testing.T) {
 			t.Errorf("no %s in %s", want, text)
 		}
 	}
-	none := spec(gateway{nil, scenario.OriginalDst})
+	none := spec(gateway{nil, scenario.OriginalDst}, 0)
 	want := map[string]any{"replicas": 0.0, "template": map[string]any{"spec": map[string]any{}}}
 	if !reflect.DeepEqual(none, want) {
 		t.Errorf("no replica: %v", none)
