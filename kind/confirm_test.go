@@ -81,7 +81,7 @@ func TestTargetsOfPorts(t *testing.T) {
 // TestWhereAFrontendLeads: a waypoint's replicas, or the endpoints, and never one for the
 // other.
 func TestWhereAFrontendLeads(t *testing.T) {
-	at := netip.MustParseAddrPort("10.244.1.2:15029")
+	at, other := netip.MustParseAddrPort("10.244.1.2:15029"), netip.MustParseAddrPort("10.244.2.2:15029")
 	have := api.Frontend{Exit: "redirect-waypoint", Targets: []api.Target{{Address: at, Share: 1}}}
 	refuses := api.Frontend{Exit: "refuse-no-waypoint"}
 	for _, c := range []struct {
@@ -90,6 +90,9 @@ func TestWhereAFrontendLeads(t *testing.T) {
 		same bool
 	}{
 		{way{targets{at: 1}, true}, have, true},
+		{way{targets{at: .5, other: .5}, true}, have, true}, // the near one
+		{way{targets{other: 1}, true}, have, false},
+		{way{targets{at: .5, other: .5}, false}, api.Frontend{Exit: "redirect", Targets: have.Targets}, false},
 		{way{targets{at: 1}, false}, have, false},
 		{way{targets{}, true}, have, false},
 		{way{targets{}, true}, refuses, true},
