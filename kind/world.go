@@ -25,7 +25,7 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	defer c.mu.Unlock()
 	var probed []uint16
 	if p.spec.Waypoint {
-		probed = []uint16{waypointHealth}
+		probed = []uint16{waypointHealth, waypointAdmin}
 	}
 	return scenario.PodHandle{
 		Probed: probed, Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,

@@ -6,6 +6,7 @@ import (
 
 	"github.com/duomesh/duomesh/internal/probe"
 	"github.com/duomesh/duomesh/internal/report"
+	"github.com/duomesh/duomesh/internal/scenario"
 )
 
 // TestProbedPorts: that somebody asks whether a pod is well is no connection of a
@@ -21,6 +22,31 @@ func TestProbedPorts(t *testing.T) {
 		}}
 		if r := verdictOf(e); r.Verdict != want {
 			t.Errorf("port %d: %s, want %s: %v", port, r.Verdict, want, r.Failed())
+		}
+	}
+}
+
+// TestForwardedPorts: what the world itself asks inside a waypoint's network is not the
+// waypoint's; what the waypoint asks is held to have gone where it was asked for.
+func TestForwardedPorts(t *testing.T) {
+	at := netip.MustParseAddrPort
+	for name, c := range map[string]struct {
+		line probe.Line
+		want report.Verdict
+	}{
+		"the world's question":           {probe.Line{Peer: at("127.0.0.1:15200")}, report.Pass},
+		"at another port":                {probe.Line{Peer: at("127.0.0.1:15201")}, report.Fail},
+		"at another address":             {probe.Line{Peer: at("10.0.1.2:15200")}, report.Fail},
+		"redirected to the same port":    {probe.Line{Asked: vip, Peer: at("127.0.0.1:15200")}, report.Fail},
+		"the waypoint's own, left alone": {probe.Line{Asked: server, Peer: server}, report.Pass},
+	} {
+		e := good()
+		e.pods["w"] = scenario.PodHandle{Name: "w", Probed: []uint16{15200}}
+		e.replicas = map[string]map[netip.Addr]string{"w": {netip.MustParseAddr("10.0.1.9"): "w"}}
+		c.line.Pod, c.line.Cookie, c.line.Role = "w", 99, probe.RoleActive
+		e.ledger.active[socket{"w", 99}] = []probe.Line{c.line}
+		if got := e.checkWaypoints(0)[0]; got.Verdict != c.want {
+			t.Errorf("%s: %s, want %s: %s", name, got.Verdict, c.want, got.Detail)
 		}
 	}
 }
