@@ -74,7 +74,7 @@ func Opener(cfg Config) scenario.Opener {
 // Open makes a namespace with the pods of a topology, and returns when they run and
 // those that are to be managed are. Close takes it away.
 func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err error) {
-	if err := errors.Join(cfg.check(), expressible(t)); err != nil {
+	if err := errors.Join(cfg.check(), buildable(t)); err != nil {
 		return nil, err
 	}
 	run := int(runs.Add(1))

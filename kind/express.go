@@ -14,7 +14,7 @@ import (
 // there is nothing. What this or that cluster cannot do, for want of a family or of
 // nodes, comes out when the scenario runs.
 func Expressible(s scenario.Scenario) error {
-	if err := expressible(s.Topology); err != nil {
+	if err := buildable(s.Topology); err != nil {
 		return err
 	}
 	for _, o := range s.AllObjects() {
@@ -58,8 +58,8 @@ func after(o scenario.Objects, done []scenario.Action) scenario.Objects {
 	return o
 }
 
-// expressible says what this world cannot do of a topology.
-func expressible(t scenario.Topology) error {
+// buildable says what this world cannot do of a topology.
+func buildable(t scenario.Topology) error {
 	if t.Mesh != scenario.Duomesh {
 		return fmt.Errorf("%w: mesh %s: kube-proxy serves every pod of a cluster", scenario.ErrNotExpressible, t.Mesh)
 	}
