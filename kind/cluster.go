@@ -72,7 +72,8 @@ func Opener(cfg Config) scenario.Opener {
 }
 
 // Open makes a namespace with the pods of a topology, and returns when they run and
-// those that are to be managed are. Close takes it away.
+// those that are to be managed are; waypoints come with what is declared. Close takes it
+// away.
 func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err error) {
 	if err := errors.Join(cfg.check(), buildable(t)); err != nil {
 		return nil, err
@@ -216,8 +217,8 @@ func namedPorts(p scenario.Pod) []any {
 	return all
 }
 
-// awaitPod returns when a pod runs and is ready, is found on this machine, and when it is to be
-// managed has been confirmed.
+// awaitPod returns when a pod runs and is ready, is found on this machine, and when it is
+// to be managed has been confirmed.
 func (c *Cluster) awaitPod(ctx context.Context, p *pod, managed bool) error {
 	var uid string
 	err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
