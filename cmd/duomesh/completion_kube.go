@@ -2,18 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
 // completionTime bounds how long somebody who types waits for a cluster.
-const completionTime = 2 * time.Second
+const completionTime = 3 * time.Second
 
 // ofCluster asks the cluster that the flags and the environment name; nobody answers where
 // none is named.
@@ -39,53 +38,66 @@ func ofCluster(cmd *cobra.Command, ask func(context.Context, *cluster.Client, st
 	return all
 }
 
-// namesOf are those of a kind's objects, in the namespace that the flags name where they
+// inList is what is read of an object of any kind.
+type inList struct {
+	Metadata struct{ Name, Namespace string }
+	Spec     struct{ GatewayClassName string }
+}
+
+// objectsAt are the objects at a path of the API. What a cluster knows is not discovered
+// before, which takes seconds.
+func objectsAt(ctx context.Context, c *cluster.Client, path ...string) ([]inList, error) {
+	text, err := c.CoreV1().RESTClient().Get().AbsPath(path...).SetHeader("Accept", "application/json").DoRaw(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Items []inList }
+	return list.Items, json.Unmarshal(text, &list)
+}
+
+// namesOf are those of objects of a kind, in the namespace that the flags name where they
 // are in one.
-func namesOf(cmd *cobra.Command, kind string, inNamespace bool) []string {
+func namesOf(cmd *cobra.Command, resource string, inNamespace bool) []string {
 	return ofCluster(cmd, func(ctx context.Context, c *cluster.Client, namespace string) ([]string, error) {
-		if !inNamespace {
-			namespace = metav1.NamespaceAll
+		path := []string{"/api/v1", resource}
+		if inNamespace {
+			path = []string{"/api/v1/namespaces", namespace, resource}
 		}
-		list, err := c.List(ctx, &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": kind}}, namespace, "")
+		list, err := objectsAt(ctx, c, path...)
 		var all []string
-		for i := range list {
-			all = append(all, list[i].GetName())
+		for _, o := range list {
+			all = append(all, o.Metadata.Name)
 		}
 		return all, err
 	})
 }
 
-func namespaces(cmd *cobra.Command, _ []string) []string   { return namesOf(cmd, "Namespace", false) }
-func clusterNodes(cmd *cobra.Command, _ []string) []string { return namesOf(cmd, "Node", false) }
-func services(cmd *cobra.Command, _ []string) []string     { return namesOf(cmd, "Service", true) }
+func namespaces(cmd *cobra.Command, _ []string) []string   { return namesOf(cmd, "namespaces", false) }
+func clusterNodes(cmd *cobra.Command, _ []string) []string { return namesOf(cmd, "nodes", false) }
+func services(cmd *cobra.Command, _ []string) []string     { return namesOf(cmd, "services", true) }
 
 // allPods are NAMESPACE/NAME.
 func allPods(cmd *cobra.Command) []string {
 	return ofCluster(cmd, func(ctx context.Context, c *cluster.Client, _ string) ([]string, error) {
-		list, err := c.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return nil, err
-		}
+		list, err := objectsAt(ctx, c, "/api/v1/pods")
 		var all []string
-		for i := range list.Items {
-			all = append(all, list.Items[i].Namespace+"/"+list.Items[i].Name)
+		for _, o := range list {
+			all = append(all, o.Metadata.Namespace+"/"+o.Metadata.Name)
 		}
-		return all, nil
+		return all, err
 	})
 }
 
 func clusterWaypoints(cmd *cobra.Command, _ []string) []string {
-	return ofCluster(cmd, func(ctx context.Context, c *cluster.Client, namespace string) (all []string, err error) {
-		list, err := c.List(ctx, cluster.Waypoint("", "", ""), namespace, "")
-		if err != nil {
-			return nil, err
-		}
-		for i := range list {
-			if classOf(&list[i]) == cluster.WaypointClass {
-				all = append(all, list[i].GetName())
+	return ofCluster(cmd, func(ctx context.Context, c *cluster.Client, namespace string) ([]string, error) {
+		list, err := objectsAt(ctx, c, "/apis", gatewayGroup, "v1/namespaces", namespace, "gateways")
+		var all []string
+		for _, o := range list {
+			if o.Spec.GatewayClassName == cluster.WaypointClass {
+				all = append(all, o.Metadata.Name)
 			}
 		}
-		return all, nil
+		return all, err
 	})
 }
 
@@ -98,7 +110,7 @@ func enrollable(cmd *cobra.Command, args []string) []string {
 	case "namespace", "namespaces", "ns":
 		return namespaces(cmd, nil)
 	case "pod", "pods", "po":
-		return namesOf(cmd, "Pod", true)
+		return namesOf(cmd, "pods", true)
 	}
 	return nil
 }
@@ -117,7 +129,7 @@ func nodeNames(cmd *cobra.Command, _ []string) []string {
 // namespace that is named.
 func podsToName(cmd *cobra.Command, args []string) []string {
 	if cmd.Flag("namespace") != nil {
-		return append(simulatedPods(cmd, args), namesOf(cmd, "Pod", true)...)
+		return append(simulatedPods(cmd, args), namesOf(cmd, "pods", true)...)
 	}
 	return append(simulatedPods(cmd, args), allPods(cmd)...)
 }

@@ -78,8 +78,8 @@ func replaceAgent(ctx context.Context, node string) {
 	kubectl(ctx, "delete", "pods", "-n", system, "-l", "app.kubernetes.io/name=duomesh-agent", "--field-selector=spec.nodeName="+node)
 }
 
-// answers is the heading under which duomesh status has what the agent of a node says.
-func answers(node string) string { return " NODE " + strings.ToUpper(node) + " " }
+// heading is that under which duomesh status has what the agent of a node says.
+func heading(node string) string { return " NODE " + strings.ToUpper(node) + " " }
 
 // told are the events about a pod.
 func told(ctx context.Context, namespace, pod string) string {
@@ -150,7 +150,7 @@ var _ = Describe("a node whose kernel is not supported", Label("unsupported"), O
 
 			status := fails(ctx, "bin/duomesh", "status", "--kubeconfig", os.Getenv("KUBECONFIG"))
 			Expect(status).To(MatchRegexp("the agent of node " + goes + " does not answer: it does not run: .*duomesh-agent: node " + goes + ": .*" + says))
-			Expect(status).To(And(ContainSubstring(answers(stays)), ContainSubstring("the kernel is as applied")))
+			Expect(status).To(And(ContainSubstring(heading(stays)), ContainSubstring("the kernel is as applied")))
 			if os.Getenv("DUOMESH_E2E_OWN") != "" {
 				Expect(fails(ctx, "bin/duomesh", "install", "--timeout=20s", "--set", "image.tag="+tag())).To(
 					MatchRegexp(`agents are ready\n  node ` + goes + `: .*\n.*it ended, and said last: duomesh-agent: node ` + goes + `: .*` + says))
@@ -198,6 +198,6 @@ var _ = Describe("a node whose kernel is not supported", Label("unsupported"), O
 		Expect(agentOn(ctx, goes, ".metadata.name")).To(Equal(was), "the pod of the agent")
 		inside(ctx, namespace, "there-after")
 		Eventually(ctx, func() string { return annotation(ctx, "there-before") }, patience).Should(Equal("enabled"))
-		Expect(program(ctx, nil, "bin/duomesh", "status", "--kubeconfig", os.Getenv("KUBECONFIG"))).To(ContainSubstring(answers(goes)))
+		Expect(program(ctx, nil, "bin/duomesh", "status", "--kubeconfig", os.Getenv("KUBECONFIG"))).To(ContainSubstring(heading(goes)))
 	}, SpecTimeout(9*time.Minute))
 })
