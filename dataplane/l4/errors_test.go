@@ -43,8 +43,8 @@ func TestUnsupportedKernel(t *testing.T) {
 			t.Errorf("a kernel that has it is said to lack %s", k.Lacks)
 		}
 	}
-	for _, other := range []error{unix.EPERM, unix.ENOMEM, errors.New("other"), nil} {
-		if got := unsupportedKernel(other, Options{}); got != other {
+	for _, other := range []error{unix.EPERM, unix.ENOMEM, errors.New("other")} {
+		if got := unsupportedKernel(other, Options{}); errors.As(got, new(KernelError)) || !errors.Is(got, other) {
 			t.Errorf("%v was made %v", other, got)
 		}
 	}

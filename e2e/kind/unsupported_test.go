@@ -52,16 +52,15 @@ func onNode(ctx context.Context, node, command string) {
 	Expect(err).NotTo(HaveOccurred(), "on node %s: %s", node, out)
 }
 
-// fails runs one of the repository's programs, which ends with code 1, and returns what
-// it says.
-func fails(ctx context.Context, path string, args ...string) string {
+// fails runs the command, which ends with code 1, and returns what it says.
+func fails(ctx context.Context, args ...string) string {
 	GinkgoHelper()
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := exec.CommandContext(ctx, "bin/duomesh", args...)
 	cmd.Dir = repository
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
-	Expect(errors.As(err, &exit)).To(BeTrue(), "%s %v: %v: %s", path, args, err, out)
-	Expect(exit.ExitCode()).To(Equal(1), "%s %v: %s", path, args, out)
+	Expect(errors.As(err, &exit)).To(BeTrue(), "duomesh %v: %v: %s", args, err, out)
+	Expect(exit.ExitCode()).To(Equal(1), "duomesh %v: %s", args, out)
 	return string(out)
 }
 
@@ -148,11 +147,11 @@ var _ = Describe("a node whose kernel is not supported", Label("unsupported"), O
 			}, patience).Should(MatchRegexp("(?m)^duomesh-agent: node " + goes + ": open engine: Linux .* " + says))
 			startAsking(ctx, namespace, "there-after", goes)
 
-			status := fails(ctx, "bin/duomesh", "status", "--kubeconfig", os.Getenv("KUBECONFIG"))
+			status := fails(ctx, "status", "--kubeconfig", os.Getenv("KUBECONFIG"))
 			Expect(status).To(MatchRegexp("the agent of node " + goes + " does not answer: it does not run: .*duomesh-agent: node " + goes + ": .*" + says))
 			Expect(status).To(And(ContainSubstring(heading(stays)), ContainSubstring("the kernel is as applied")))
 			if os.Getenv("DUOMESH_E2E_OWN") != "" {
-				Expect(fails(ctx, "bin/duomesh", "install", "--timeout=20s", "--set", "image.tag="+tag())).To(
+				Expect(fails(ctx, "install", "--timeout=20s", "--set", "image.tag="+tag())).To(
 					MatchRegexp(`agents are ready\n  node ` + goes + `: .*\n.*it ended, and said last: duomesh-agent: node ` + goes + `: .*` + says))
 			}
 		}))
@@ -183,10 +182,10 @@ var _ = Describe("a node whose kernel is not supported", Label("unsupported"), O
 			return strings.Contains(agentOn(ctx, stays, ".spec.containers[0].args"), "--log-level=debug") &&
 				agentOn(ctx, stays, ".status.containerStatuses[0].ready") == "true"
 		}
-		Expect(fails(ctx, "bin/duomesh", install...)).To(MatchRegexp(`\n  node ` + goes + `: (.*\n)+  \d more wait for these, and go on as they are: --set maxUnavailable=2 `))
+		Expect(fails(ctx, install...)).To(MatchRegexp(`\n  node ` + goes + `: (.*\n)+  \d more wait for these, and go on as they are: --set maxUnavailable=2 `))
 		Expect(replaced(ctx)).To(BeFalse(), "the agent of node %s was replaced, beside one that is not ready", stays)
 		allAnswered(load(ctx, namespace, func(ctx context.Context) {
-			Expect(fails(ctx, "bin/duomesh", append(install, "--set", "maxUnavailable=2")...)).To(ContainSubstring("\n  node " + goes + ": "))
+			Expect(fails(ctx, append(install, "--set", "maxUnavailable=2")...)).To(ContainSubstring("\n  node " + goes + ": "))
 			Eventually(ctx, replaced, patience).Should(BeTrue(), "the agent of node %s is the new one", stays)
 		}))
 	}, SpecTimeout(6*time.Minute))
