@@ -43,7 +43,7 @@ func TestDecide(t *testing.T) {
 		}, mode("Kmesh"), false, "it is an istiod"},
 		"an app of its name": {func(p *corev1.Pod) { p.Labels = map[string]string{"app": "istiod"} }, mode("Kmesh"), true, "namespace shop has label"},
 		"our own":            {func(p *corev1.Pod) { p.Namespace = "duomesh-system" }, mode("Kmesh"), false, "agent's own namespace"},
-		"it has ended": {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, mode("Kmesh"), false, "it has ended"},
+		"it has ended":       {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, mode("Kmesh"), false, "it has ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-0"}}

@@ -66,4 +66,6 @@ func unsupportedKernel(err error, o Options) error {
 	return k
 }
 
-func lacking(err error) bool { return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS) }
+func lacking(err error) bool {
+	return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS)
+}
