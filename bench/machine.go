@@ -58,15 +58,19 @@ func parseIdle(stat string) (idleTime, error) {
 	return t, nil
 }
 
-// idleBusy looks at the machine for a second while nothing of ours runs, and
-// returns the share that was busy.
+// idleLook is how long the machine is looked at: programs that work in bursts, as those of
+// a cluster do, work several times in it.
+const idleLook = 3 * time.Second
+
+// idleBusy looks at the machine while nothing of ours runs, and returns the share that
+// was busy.
 func idleBusy(ctx context.Context) (float64, error) {
 	before, err := readIdle()
 	if err != nil {
 		return 0, err
 	}
 	start := time.Now()
-	if err := until(ctx, start.Add(time.Second)); err != nil {
+	if err := until(ctx, start.Add(idleLook)); err != nil {
 		return 0, err
 	}
 	after, err := readIdle()

@@ -15,24 +15,21 @@ const (
 	maxDisturbed = 0.10
 )
 
-// limits are how busy others may keep the machine in a valid run.
-type limits struct {
-	// foreign is the share of the machine from which on a trial counts as disturbed,
-	// however much the plan lets others have before it is made again.
-	foreign float64
-	// idleBusy is the share that may be busy while nothing of ours runs. Trials cannot
-	// show a neighbour that is always there: their quietest is as disturbed as all others.
-	idleBusy float64
-}
+// maxForeign is the share of the machine from which on a trial counts as disturbed,
+// however much the plan lets others have before it is made again.
+const maxForeign = 0.05
 
-// limitsOf leaves room for what is always at work in a cluster: its API server, etcd,
-// kubelets and controllers are there in every trial of every variant, and a cluster
-// without them is none. Interleaving keeps them out of the ratios, intervals show them.
-func limitsOf(w plan.World) limits {
+// maxIdleBusy is the share of the machine that others may use while nothing of ours runs.
+// Trials cannot show a neighbour that is always there: their quietest is as disturbed as
+// all others. A cluster's API server, etcd, kubelets and controllers are such a neighbour,
+// of every variant alike, and a cluster without them is none: there the limit leaves room
+// for them. They lengthen what is measured, so that ratios come out nearer to 1 than on a
+// machine without a cluster.
+func maxIdleBusy(w plan.World) float64 {
 	if w == plan.Kubernetes {
-		return limits{foreign: 0.10, idleBusy: 0.30}
+		return 0.30
 	}
-	return limits{foreign: 0.05, idleBusy: 0.10}
+	return 0.10
 }
 
 // slowedOnPurpose is the check that a run with a handicap does not pass.
@@ -70,10 +67,10 @@ func checks(r Run, s Summary) []report.Check {
 		checkBlocks(s),
 		checkAnswers(kept),
 		checkConnections(kept),
-		checkQuiet(s.Noise, limitsOf(s.Plan.World)),
+		checkQuiet(s.Noise),
 	}
 	if r.End != nil {
-		all = append(all, checkIdle(s.Noise, limitsOf(s.Plan.World)))
+		all = append(all, checkIdle(s.Noise, maxIdleBusy(s.Plan.World)))
 	}
 	if h := r.Head.Plan.Handicap; h != nil {
 		all = append(all, report.Check{
@@ -106,17 +103,17 @@ func checkBlocks(s Summary) report.Check {
 
 // checkQuiet makes a run on a busy machine inconclusive: nothing is wrong with
 // what was measured, but its figures say more of the neighbours.
-func checkQuiet(n Noise, l limits) report.Check {
+func checkQuiet(n Noise) report.Check {
 	kept := n.Trials - n.Repeated
 	return orInconclusive(report.Checkf("the machine was ours", float64(n.Disturbed) <= maxDisturbed*float64(kept),
 		"%d of %d kept trials were disturbed by others (%.0f %% of the machine or more), at most %.0f %% wanted",
-		n.Disturbed, kept, 100*l.foreign, 100*maxDisturbed))
+		n.Disturbed, kept, 100*maxForeign, 100*maxDisturbed))
 }
 
 // checkIdle finds the neighbour that is always there.
-func checkIdle(n Noise, l limits) report.Check {
-	return orInconclusive(report.Checkf("the machine was idle before the run", n.IdleBusy <= l.idleBusy,
-		"%.1f %% of it was busy while nothing of ours ran, at most %.0f %% wanted", 100*n.IdleBusy, 100*l.idleBusy))
+func checkIdle(n Noise, most float64) report.Check {
+	return orInconclusive(report.Checkf("the machine was idle before the run", n.IdleBusy <= most,
+		"%.1f %% of it was busy while nothing of ours ran, at most %.0f %% wanted", 100*n.IdleBusy, 100*most))
 }
 
 func orInconclusive(c report.Check) report.Check {

@@ -184,7 +184,7 @@ func noiseOf(r Run) Noise {
 		if f >= r.Head.Plan.ForeignLimit {
 			n.Kept++
 		}
-		if f >= limitsOf(r.Head.Plan.World).foreign {
+		if f >= maxForeign {
 			n.Disturbed++
 		}
 		foreign = append(foreign, f)

@@ -26,7 +26,11 @@ const gatewayLabel = "gateway.networking.k8s.io/gateway-name"
 const touchedAnnotation = "duomesh.io/touched"
 
 // announcePatience is how long istiod may take to say where a Gateway with a ready pod is.
-const announcePatience = 5 * time.Second
+// Each time after that it has twice as long, up to announceMost: it may be away.
+const (
+	announcePatience = 5 * time.Second
+	announceMost     = 2 * time.Minute
+)
 
 // announcer touches Gateways whose pods are ready and of which istiod does not say where
 // they are. istiod writes a Gateway's addresses once, when it finds them, and drops what it
@@ -40,6 +44,7 @@ type announcer struct {
 	log      *slog.Logger
 	queue    workqueue.TypedDelayingInterface[types.NamespacedName]
 	patience time.Duration
+	waits    map[types.NamespacedName]time.Duration // of those that were touched; run's own
 }
 
 // newAnnouncer makes the informer of pods tell of those that become ready.
@@ -47,6 +52,7 @@ func newAnnouncer(c clients, shared informers.SharedInformerFactory, log *slog.L
 	pods := shared.Core().V1().Pods()
 	a := &announcer{
 		gateways: c.dynamic.Resource(gatewayKind), pods: pods.Lister(), log: log, patience: patience,
+		waits: map[types.NamespacedName]time.Duration{},
 		queue: workqueue.NewTypedDelayingQueue[types.NamespacedName](),
 	}
 	_, err := pods.Informer().AddEventHandler(handler(func(o any) {
@@ -82,12 +88,14 @@ func (a *announcer) stop() { a.queue.ShutDown() }
 // look touches a Gateway that is nowhere, and comes back to it.
 func (a *announcer) look(ctx context.Context, name types.NamespacedName) error {
 	if is, err := a.served(name); err != nil || !is {
+		delete(a.waits, name)
 		return err
 	}
 	gateways := a.gateways.Namespace(name.Namespace)
 	g, err := gateways.Get(ctx, name.Name, metav1.GetOptions{})
 	if err != nil {
 		if gone(err) {
+			delete(a.waits, name)
 			return nil
 		}
 		a.queue.AddAfter(name, a.patience)
@@ -98,9 +106,12 @@ func (a *announcer) look(ctx context.Context, name types.NamespacedName) error {
 		return errors.New("its status has no list of addresses")
 	}
 	if len(addresses) > 0 {
+		delete(a.waits, name)
 		return nil
 	}
-	a.queue.AddAfter(name, a.patience)
+	wait := max(a.patience, min(2*a.waits[name], announceMost))
+	a.waits[name] = wait
+	a.queue.AddAfter(name, wait)
 	a.log.Warn("istiod does not say where a Gateway is whose pod is ready: the Gateway is touched", "gateway", name)
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, touchedAnnotation, time.Now().UTC().Format(time.RFC3339Nano))
 	_, err = gateways.Patch(ctx, name.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"context"
 	"log/slog"
 	"slices"
 	"testing"
@@ -105,13 +106,14 @@ func TestAnnounceAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared.Start(t.Context().Done())
-	shared.Start(t.Context().Done())
+	bound, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	done := make(chan struct{})
 	go func() { a.run(t.Context()); close(done) }()
 	for range 2 {
 		select {
 		case <-changes.ResultChan():
-		case <-t.Context().Done():
+		case <-bound.Done():
 			t.Fatal("it was not touched again")
 		}
 	}
