@@ -100,7 +100,7 @@ func (f askFlags) agents(ctx context.Context, pod string) ([]desk, error) {
 // agentDesk is the agent that runs in a pod, or is to.
 func agentDesk(c *cluster.Client, p *corev1.Pod) desk {
 	return desk{
-		node: p.Spec.NodeName, nobody: "the agent of node " + p.Spec.NodeName + " does not answer",
+		node: p.Spec.NodeName, nobody: silence(p),
 		reach: func(ctx context.Context) (api.Place, func(), error) {
 			if why := down(p); why != "" {
 				return api.Place{}, nil, errors.New("it does not run: " + why)
@@ -109,6 +109,17 @@ func agentDesk(c *cluster.Client, p *corev1.Pod) desk {
 			return api.Place{Address: address}, stop, err
 		},
 	}
+}
+
+// silence is what to say of an agent that does not answer: one that was started anew a
+// moment ago will not end otherwise than the one before.
+func silence(p *corev1.Pod) string {
+	text := "the agent of node " + p.Spec.NodeName + " does not answer"
+	starting := slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil && !s.Ready })
+	if said := lastWords(p); said != "" && starting {
+		text += ": it does not run: it is tried again; it ended, and said last: " + said
+	}
+	return text
 }
 
 // nodeOf is where a pod runs: NAME, of the context's namespace, or NAMESPACE/NAME.

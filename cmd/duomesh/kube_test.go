@@ -177,6 +177,33 @@ func TestInstallSaysWhy(t *testing.T) {
 	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=8s")
 }
 
+// An agent that has ended and is tried again at this moment does not answer for the reason
+// for which it ended; one that serves again has nothing to say of that.
+func TestSilence(t *testing.T) {
+	pod := func(ready bool, last string) *corev1.Pod {
+		s := corev1.ContainerStatus{Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+		if last != "" {
+			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Message: last}
+		}
+		p := &corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{s}}}
+		p.Spec.NodeName = "n"
+		return p
+	}
+	const plain = "the agent of node n does not answer"
+	for _, c := range []struct {
+		pod  *corev1.Pod
+		want string
+	}{
+		{pod(false, "duomesh-agent: no BPF"), plain + ": it does not run: it is tried again; it ended, and said last: duomesh-agent: no BPF"},
+		{pod(true, "duomesh-agent: no BPF"), plain},
+		{pod(false, ""), plain},
+	} {
+		if got := silence(c.pod); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
 // A node whose agent never gets ready can keep the others from the new one: that is said.
 func TestHeldUp(t *testing.T) {
 	daemonset := func(most intstr.IntOrString, desired, updated, unavailable int32) *appsv1.DaemonSet {
