@@ -33,6 +33,7 @@ type Cluster struct {
 	topology  scenario.Topology
 	pods      map[string]*pod
 	nodes     map[string]string     // Kubernetes' names, by the topology's
+	sites     map[string]site       // where they stand, by the same
 	agents    []agent               // of the nodes that have pods
 	proxies   map[string]*NodeProxy // by Kubernetes' name of the node; nil but behind Ambient
 	vips      addresses
@@ -81,6 +82,7 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	run := int(runs.Add(1))
 	c := &Cluster{
 		cfg: cfg, exe: cfg.Exe, client: cfg.Client, topology: t, pods: map[string]*pod{}, nodes: map[string]string{},
+		sites:     map[string]site{},
 		namespace: fmt.Sprintf("duomesh-world-%d-%d", os.Getpid(), run),
 		vips:      newAddresses(cfg.Services, cfg.Services6, run),
 		labels:    map[string]map[string]string{}, managed: map[string]bool{}, known: map[string]bool{},
@@ -123,9 +125,11 @@ func (c *Cluster) chooseNodes(ctx context.Context) error {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	var names []string
+	sites := map[string]site{}
 	for _, n := range list.Items {
 		if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoSchedule }) {
 			names = append(names, n.Name)
+			sites[n.Name] = siteOf(n)
 		}
 	}
 	slices.Sort(names)
@@ -133,7 +137,7 @@ func (c *Cluster) chooseNodes(ctx context.Context) error {
 		return fmt.Errorf("%w: %d nodes: the cluster has %d that take pods", scenario.ErrNotExpressible, len(c.topology.Nodes), len(names))
 	}
 	for i, n := range c.topology.Nodes {
-		c.nodes[n.Name] = names[i]
+		c.nodes[n.Name], c.sites[n.Name] = names[i], sites[names[i]]
 	}
 	return nil
 }

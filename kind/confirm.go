@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/cluster"
@@ -20,7 +22,7 @@ type targets map[netip.AddrPort]float64
 // way is where a frontend leads.
 type way struct {
 	to       targets
-	waypoint bool // to are replicas of one, of which the near ones are enough; none: it refuses
+	waypoint bool // to are replicas of one; none: it refuses
 }
 
 // confirmAgents returns when every agent sends connections to all services, those of
@@ -51,7 +53,7 @@ func (c *Cluster) frontends(o scenario.Objects, s scenario.Service, node string)
 		for _, port := range s.Ports {
 			frontend := netip.AddrPortFrom(at, port.Port).String()
 			if s.Waypoint != "" && port.Protocol != scenario.UDP {
-				all[frontend] = way{c.handOffs(o, s.Waypoint, at), true}
+				all[frontend] = way{c.handOffs(o, s.Waypoint, at, node), true}
 				continue
 			}
 			all[frontend] = way{c.targets(o, s, port, at, node), false}
@@ -60,14 +62,46 @@ func (c *Cluster) frontends(o scenario.Objects, s scenario.Service, node string)
 	return all
 }
 
-// handOffs are the replicas of a waypoint for callers of one of its services' addresses.
-func (c *Cluster) handOffs(o scenario.Objects, waypoint string, at netip.Addr) targets {
-	to, pods := targets{}, c.gateways[waypoint].pods
+// handOffs are the replicas of a waypoint for callers of a node, at one of the addresses of
+// its services. istiod's Service of a Gateway prefers the near ones: those of the caller's
+// zone where there are any, else of its region, else all.
+func (c *Cluster) handOffs(o scenario.Objects, waypoint string, at netip.Addr, node string) targets {
+	var near []string
+	best := 0
+	for _, p := range c.gateways[waypoint].pods {
+		shared := c.sites[node].shared(c.sites[c.pods[p].node])
+		if shared > best {
+			best, near = shared, nil
+		}
+		if shared == best {
+			near = append(near, p)
+		}
+	}
+	to := targets{}
 	_, port := o.HandOff(waypoint)
-	for _, p := range pods {
-		to[netip.AddrPortFrom(of(familyOf(at), c.pods[p].addrs), port)] = 1 / float64(len(pods))
+	for _, p := range near {
+		to[netip.AddrPortFrom(of(familyOf(at), c.pods[p].addrs), port)] = 1 / float64(len(near))
 	}
 	return to
+}
+
+// site is where a node stands, by its labels; what it does not say is one place.
+type site struct{ region, zone string }
+
+func siteOf(n corev1.Node) site {
+	return site{n.Labels[corev1.LabelTopologyRegion], n.Labels[corev1.LabelTopologyZone]}
+}
+
+// shared is how near two nodes are: 2 in one zone, 1 in one region alone, else 0. A zone's
+// name says something within its region.
+func (s site) shared(other site) int {
+	switch {
+	case s.region != other.region:
+		return 0
+	case s.zone != other.zone:
+		return 1
+	}
+	return 2
 }
 
 func familyOf(at netip.Addr) scenario.Family {
@@ -145,13 +179,6 @@ func differ(want way, have api.Frontend) string {
 		got[t.Address] += t.Share
 	}
 	same := maps.EqualFunc(want.to, got, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
-	if want.waypoint {
-		// Which of them are near is for the Service that istiod makes of the Gateway to say.
-		same = (len(got) > 0) == (len(want.to) > 0)
-		for at := range got {
-			same = same && want.to[at] > 0
-		}
-	}
 	if !same {
 		return fmt.Sprintf("it leads to %v, not to %v (%s)", got, want.to, have.Exit)
 	}

@@ -3,7 +3,12 @@ package kind
 import (
 	"maps"
 	"net/netip"
+	"os"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
@@ -78,11 +83,81 @@ func TestTargetsOfPorts(t *testing.T) {
 	}
 }
 
+// TestReplicasOfANode: those of the caller's zone where there are any, else of its region,
+// else all; all where nodes do not say where they stand.
+func TestReplicasOfANode(t *testing.T) {
+	w1, w2, w3 := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("10.244.2.2"), netip.MustParseAddr("10.244.3.2")
+	c := &Cluster{
+		pods: map[string]*pod{
+			"w1": {node: "a", addrs: []netip.Addr{w1}}, "w2": {node: "b", addrs: []netip.Addr{w2}}, "w3": {node: "c", addrs: []netip.Addr{w3}},
+		},
+		gateways: gateways{
+			"all": {pods: []string{"w1", "w2", "w3"}}, "pair": {pods: []string{"w1", "w2"}}, "proxied": {pods: []string{"w1"}}, "nobody": {},
+		},
+	}
+	o := scenario.Objects{Waypoints: []scenario.Waypoint{{Name: "proxied", Codec: scenario.ProxyV2}}}
+	one, two, three := netip.AddrPortFrom(w1, 15029), netip.AddrPortFrom(w2, 15029), netip.AddrPortFrom(w3, 15029)
+	zoned := map[string]site{"a": {"r1", "a"}, "b": {"r1", "b"}, "c": {"r1", "b"}, "d": {"r1", "d"}, "e": {"r2", "a"}}
+	regions := map[string]site{"a": {"r1", "z"}, "b": {"r2", "z"}, "c": {"r2", "y"}, "d": {"r1", "x"}, "e": {}}
+	const third = 1.0 / 3
+	for _, when := range []struct {
+		sites          map[string]site
+		node, waypoint string
+		want           targets
+	}{
+		{zoned, "a", "pair", targets{one: 1}},
+		{zoned, "b", "pair", targets{two: 1}},
+		{zoned, "b", "all", targets{two: .5, three: .5}},
+		{zoned, "d", "all", targets{one: third, two: third, three: third}},
+		{zoned, "e", "pair", targets{one: .5, two: .5}}, // a zone of the same name, in another region
+		{zoned, "b", "proxied", targets{netip.AddrPortFrom(w1, 15039): 1}},
+		{zoned, "a", "nobody", targets{}},
+		{regions, "a", "all", targets{one: 1}},
+		{regions, "d", "all", targets{one: 1}}, // its region alone
+		{regions, "b", "all", targets{two: 1}},
+		{regions, "e", "all", targets{one: third, two: third, three: third}},
+		{map[string]site{}, "a", "pair", targets{one: .5, two: .5}},
+	} {
+		c.sites = when.sites
+		if got := c.handOffs(o, when.waypoint, netip.MustParseAddr("10.96.64.1"), when.node); !maps.Equal(got, when.want) {
+			t.Errorf("node %s, waypoint %s: %v, want %v", when.node, when.waypoint, got, when.want)
+		}
+	}
+}
+
+// TestSitesOfThisCluster: the nodes of cluster.yaml stand where the scenarios of a cluster
+// count on: its workers in two zones of one region.
+func TestSitesOfThisCluster(t *testing.T) {
+	text, err := os.ReadFile("cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made struct {
+		Nodes []struct {
+			Role   string
+			Labels map[string]string
+		}
+	}
+	if err := yaml.Unmarshal(text, &made); err != nil {
+		t.Fatal(err)
+	}
+	var workers []site
+	for _, n := range made.Nodes {
+		if n.Role == "worker" {
+			workers = append(workers, siteOf(corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: n.Labels}}))
+		}
+	}
+	if len(workers) != 2 || workers[0].shared(workers[1]) != 1 {
+		t.Errorf("the workers stand at %+v", workers)
+	}
+}
+
 // TestWhereAFrontendLeads: a waypoint's replicas, or the endpoints, and never one for the
 // other.
 func TestWhereAFrontendLeads(t *testing.T) {
 	at, other := netip.MustParseAddrPort("10.244.1.2:15029"), netip.MustParseAddrPort("10.244.2.2:15029")
 	have := api.Frontend{Exit: "redirect-waypoint", Targets: []api.Target{{Address: at, Share: 1}}}
+	both := api.Frontend{Exit: "redirect-waypoint", Targets: []api.Target{{Address: at, Share: .5}, {Address: other, Share: .5}}}
 	refuses := api.Frontend{Exit: "refuse-no-waypoint"}
 	for _, c := range []struct {
 		want way
@@ -90,7 +165,9 @@ func TestWhereAFrontendLeads(t *testing.T) {
 		same bool
 	}{
 		{way{targets{at: 1}, true}, have, true},
-		{way{targets{at: .5, other: .5}, true}, have, true}, // the near one
+		{way{targets{at: .5, other: .5}, true}, both, true},
+		{way{targets{at: .5, other: .5}, true}, have, false}, // the other one is never used
+		{way{targets{at: 1}, true}, both, false},             // it is too far
 		{way{targets{other: 1}, true}, have, false},
 		{way{targets{at: .5, other: .5}, false}, api.Frontend{Exit: "redirect", Targets: have.Targets}, false},
 		{way{targets{at: 1}, false}, have, false},
