@@ -105,6 +105,10 @@ var _ = Describe("a waypoint broken from outside", Label("netsim"), func() {
 		})}, "requests: share of v1", SpecTimeout(5*time.Minute)),
 		Entry("no replica, and no engine either", "l7/no-replica/500", brokenWorld{sabotage: detach("mesh_connect4")},
 			"the first packet went as declared", SpecTimeout(5*time.Minute)),
+		Entry("a replica that nobody is told of", "l7/two-replicas/90-10", brokenWorld{told: func(o scenario.Objects) scenario.Objects {
+			o.Waypoints = []scenario.Waypoint{{Name: "pair", Pods: []string{"waypoint"}}}
+			return o
+		}}, "some to replica waypoint2", SpecTimeout(5*time.Minute)),
 		Entry("a backend dialled around the waypoint", "l7/header/200", brokenWorld{watched: aroundTheWaypoint},
 			"every connection that servers saw was made by a client", SpecTimeout(5*time.Minute)),
 		Entry("a node that sends what is for the waypoint past it", "l7/header/200", brokenWorld{

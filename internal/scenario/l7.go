@@ -227,14 +227,17 @@ func l7Bystander() Scenario {
 func l7TwoReplicas() Scenario {
 	t := l7pair()
 	t.Nodes[0].Pods = append(t.Nodes[0].Pods, Pod{Name: "waypoint2", Waypoint: true})
+	t.Nodes[1].Pods = append(t.Nodes[1].Pods, Pod{Name: "client3", Managed: true})
 	objects := routed(IPv4, 90, 10)
 	objects.Waypoints = []Waypoint{{Name: "pair", Pods: []string{"waypoint", "waypoint2"}}}
 	objects.Services[0].Waypoint = "pair"
 	load := kept(IPv4, map[string]float64{"v1": .9, "v2": .1})
-	load.Connections, load.Requests, load.Want.Waypoint = 600, gateConnections/600, "pair"
+	// One on each node: the near replica may be all that a caller is sent to.
+	load.From, load.Connections, load.Requests = []string{"client", "client3"}, 600, gateConnections/600
+	load.Want.Waypoint, load.Want.Replicas = "pair", objects.Waypoints[0].Pods
 	return Scenario{
 		Name:     "l7/two-replicas/90-10",
-		Summary:  "two replicas of one waypoint, one on the clients' own node, take the connections",
+		Summary:  "two replicas of one waypoint, each on the node of a client, take the connections, and each takes some",
 		Topology: t, Objects: objects,
 		Phases: []Phase{{Loads: []Load{load}}},
 	}

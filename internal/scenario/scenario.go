@@ -267,6 +267,9 @@ type Want struct {
 	Ports map[string]uint16
 	// Waypoint is the one that connections pass, with ViaWaypoint.
 	Waypoint string
+	// Replicas are pods of it that each must have taken some of the connections, which
+	// may come to any.
+	Replicas []string
 }
 
 // Outcome is what the application sees.

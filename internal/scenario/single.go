@@ -11,7 +11,8 @@ const singles = 4
 const atOnce = 10
 
 // Single makes a scenario small: a few connections of each client pod, one after
-// the other. Shares of some connections are not judged then, what is changed under
+// the other. Shares of some connections, and which replica of a waypoint takes them, are
+// not judged then, what is changed under
 // load is changed between two loads, and a churn is a few changes; everything else
 // stays. It is for kernels that are emulated, where thousands would take too long.
 func Single(s Scenario) Scenario {
@@ -46,7 +47,7 @@ func (l Load) small(want Want) Load {
 	l.Connections, l.Workers = singles*len(l.From), 1
 	l.Requests = min(l.Requests, singles)
 	l.Want, l.Then, l.Interrupted = want, nil, false
-	l.Want.Unweighed = true
+	l.Want.Unweighed, l.Want.Replicas = true, nil
 	return l
 }
 

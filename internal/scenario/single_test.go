@@ -21,7 +21,7 @@ func TestSingleKeepsEveryScenarioValid(t *testing.T) {
 		for i, ph := range small.Phases {
 			for j, l := range ph.Loads {
 				loads++
-				if l.Connections != singles*len(l.From) || !l.Want.Unweighed || l.Then != nil {
+				if l.Connections != singles*len(l.From) || !l.Want.Unweighed || len(l.Want.Replicas) > 0 || l.Then != nil {
 					t.Errorf("scenario %s: phase %d: load %d is not small: %+v", s.Name, i+1, j+1, l)
 				}
 			}

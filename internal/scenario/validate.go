@@ -41,6 +41,9 @@ func (s Scenario) problems() []error {
 		for j, l := range ph.Loads {
 			path := fmt.Sprintf("phases[%d].loads[%d]", i, j)
 			err := l.validate(pods, s.Topology.addresses(), s.services())
+			if err == nil {
+				err = s.validateReplicas(l)
+			}
 			if l.Then != nil && len(ph.During) == 0 {
 				err = atf("then", "then without anything during the phase")
 			}

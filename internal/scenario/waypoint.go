@@ -143,6 +143,33 @@ func (o Objects) validateRoutes(svc Service) error {
 	return nil
 }
 
+// tellingConnections is how many connections say something of a replica that takes none.
+const tellingConnections = 100
+
+// validateReplicas reports what makes no sense of the replicas that loads are to reach.
+func (s Scenario) validateReplicas(l Load) error {
+	for i, w := range l.wants() {
+		path := []string{"want", "then"}[i] + ".replicas"
+		switch {
+		case len(w.Replicas) == 0:
+			continue
+		case w.Outcome != Connected || w.Via != ViaWaypoint || l.To.Protocol == UDP:
+			return atf(path, "replicas are those of a waypoint that TCP connections pass")
+		case l.Then != nil:
+			return atf(path, "replicas: a change concerns the load, and who took what before it is not told apart")
+		case l.Connections < tellingConnections:
+			return atf(path, "replicas: %d connections, that each takes some needs at least %d", l.Connections, tellingConnections)
+		}
+		pods := s.WaypointPods(w.Waypoint)
+		for k, p := range w.Replicas {
+			if !slices.Contains(pods, p) {
+				return atf(fmt.Sprintf("%s[%d]", path, k), "replica %s is no pod of waypoint %s", p, w.Waypoint)
+			}
+		}
+	}
+	return nil
+}
+
 // MaxRequests bounds the requests of one load: all are kept for the verdict.
 const MaxRequests = 1_000_000
 

@@ -49,6 +49,9 @@ func (g group) judge(missing witnesses) []report.Check {
 		// Of servers that are silent, hold has told which connections are theirs.
 		checks = append(checks, missing.limit(g.hold(r), r.needs&kernel))
 	}
+	for _, c := range g.checkReplicas() {
+		checks = append(checks, missing.limit(c, kernel))
+	}
 	checks = append(checks, g.checkHarness())
 	if len(g.wants) == 1 && g.wants[0].Outcome == scenario.Connected && !g.byRequest {
 		check := scenario.CheckSplit

@@ -163,18 +163,10 @@ func ruleEntered(f fact, w scenario.Want) string {
 	if w.MayFail() || w.Outcome != scenario.Connected {
 		return ""
 	}
-	at, _ := f.replica(w)
-	pod := f.seen.replicas[w.Waypoint][at.Addr()]
-	for s, lines := range f.seen.ledger.passive {
-		if s.pod != pod {
-			continue
-		}
-		for _, l := range lines {
-			if plain(l.Peer) == plain(f.Local) && plain(l.Local) == at {
-				return ""
-			}
-		}
+	if f.taker(w) != "" {
+		return ""
 	}
+	at, _ := f.replica(w)
 	return fmt.Sprintf("no line of %s for a connection from %s to %s", w.Waypoint, f.Local, at)
 }
 
