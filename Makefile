@@ -48,7 +48,7 @@ test-kernel: preflight-test-kernel
 	scripts/ensure-packages.sh test-kernel
 	scripts/test-kernel.sh $(ARGS)
 
-## e2e: run the suite of a real cluster: kind of both families, istiod, the agents (root; RUN=Regexp LABELS=smoke KIND_IP_FAMILY=ipv4 choose; KUBECONFIG uses yours)
+## e2e: run the suite of a real cluster: kind (of both families where the machine has IPv6), istiod, the agents (root; RUN=Regexp LABELS=smoke KIND_IP_FAMILY=ipv4 choose; KUBECONFIG uses yours)
 e2e: export RUN := $(RUN)
 e2e: export LABELS := $(LABELS)
 e2e: preflight-e2e

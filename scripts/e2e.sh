@@ -5,17 +5,22 @@
 #
 #   RUN        specs to run, a regular expression; default all
 #   LABELS     specs to run by label, in ginkgo's form; smoke is what CI runs
-#   KIND_IP_FAMILY  ipv4 or dual, default dual: what needs IPv6 runs, too
+#   KIND_IP_FAMILY  ipv4 or dual; default dual, that what needs IPv6 runs, too, or ipv4
+#              on a machine without IPv6
 #   E2E_KEEP   anything: leave the cluster
 #   E2E_WHERE_POSSIBLE  anything: a machine on which no cluster can be made is NOT RUN
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . scripts/kind-lib.sh
 
-export KIND_IP_FAMILY=${KIND_IP_FAMILY:-dual}
 export DUOMESH_OUT=$repo/out/e2e
 mkdir -p "$DUOMESH_OUT"
 exports=$(scripts/controlplane.sh env)
 eval "$exports"
+# has_ipv6 succeeds where this machine has IPv6 and it is not switched off.
+has_ipv6() {
+	grep -qs . /proc/net/if_inet6 && [ "$(cat /proc/sys/net/ipv6/conf/all/disable_ipv6)" -eq 0 ]
+}
+
 runner=$(mktemp)
 finish() {
 	rm -f "$runner"
@@ -29,6 +34,11 @@ if [ -z "${KUBECONFIG:-}" ]; then
 	if reach && running; then
 		die "cluster $cluster is there already: KUBECONFIG=$kubeconfig make e2e runs on it and leaves it; make kind-down removes it"
 	fi
+	if [ -z "${KIND_IP_FAMILY:-}" ] && ! has_ipv6; then
+		note "this machine has no IPv6: the cluster is made with IPv4 alone, and what needs IPv6 is NOT RUN"
+		KIND_IP_FAMILY=ipv4
+	fi
+	export KIND_IP_FAMILY=${KIND_IP_FAMILY:-dual}
 	made=yes
 	scripts/envoy.sh >/dev/null
 	section images scripts/images.sh
