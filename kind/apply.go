@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -86,10 +87,24 @@ func (c *Cluster) render(o scenario.Objects) (kube.Rendered, error) {
 		w.Services[s.Name] = at
 	}
 	for name, p := range c.pods {
-		w.Pods[name] = kube.Pod{Addresses: p.addrs, Ports: p.spec.Ports}
+		w.Pods[name] = kubePod(p.spec, p.addrs)
 	}
 	return kube.Render(o, w)
 }
+
+// kubePod is a pod as objects are to know it, which has these addresses: those of a
+// family alone that is declared with that.
+func kubePod(p scenario.Pod, addrs []netip.Addr) kube.Pod {
+	known := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !hasFamily(p, a) })
+	return kube.Pod{Addresses: known, Ports: p.Ports, Partly: len(known) < len(addrs)}
+}
+
+// hasFamily reports whether a pod is declared with addresses of the family of another.
+func hasFamily(p scenario.Pod, at netip.Addr) bool {
+	return !ofOneFamily(p) || p.Family == familyOf(at)
+}
+
+func ofOneFamily(p scenario.Pod) bool { return p.Family == scenario.IPv4 || p.Family == scenario.IPv6 }
 
 // declare applies what changed, labels pods, and deletes what is gone at last, so
 // that no service is without endpoints meanwhile.

@@ -117,7 +117,7 @@ func (c *Cluster) targets(o scenario.Objects, s scenario.Service, port scenario.
 	for _, e := range s.Endpoints {
 		p := c.pods[e.Pod]
 		target := targetOf(e, port, p.spec)
-		if target == 0 || !chosen(o, s, e) {
+		if target == 0 || !chosen(o, s, e) || !hasFamily(p.spec, at) {
 			continue
 		}
 		to := near

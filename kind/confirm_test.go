@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"reflect"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/scenario"
+	"github.com/duomesh/duomesh/internal/scenario/kube"
 )
 
 // TestTargetsOfANode: with a policy of the node the caller's own endpoints alone are
@@ -51,6 +53,46 @@ func TestTargetsOfTheOtherNode(t *testing.T) {
 	}{{nil, targets{one: 1}}, {[]string{"v1"}, targets{two: 1}}, {[]string{"v2"}, targets{one: 1}}, {[]string{"v1", "v2"}, targets{}}} {
 		if got := c.targets(scenario.Objects{Unready: when.unready}, s, port, at, "a"); !maps.Equal(got, when.want) {
 			t.Errorf("not ready %v: %v, want %v", when.unready, got, when.want)
+		}
+	}
+}
+
+// TestTargetsOfAFamily: a pod that is declared with one family is known by that alone,
+// whatever the cluster has given it.
+func TestTargetsOfAFamily(t *testing.T) {
+	four, six := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:10:244::2")
+	other4, other6 := netip.MustParseAddr("10.244.2.3"), netip.MustParseAddr("fd00:10:244::3")
+	c := &Cluster{pods: map[string]*pod{
+		"v1": {addrs: []netip.Addr{four, six}, spec: scenario.Pod{Family: scenario.IPv4}},
+		"v2": {addrs: []netip.Addr{four, six}, spec: scenario.Pod{Family: scenario.IPv6}},
+		"v3": {addrs: []netip.Addr{other4, other6}},
+	}}
+	s := scenario.Service{Endpoints: []scenario.Endpoint{{Pod: "v1", Weight: 1}, {Pod: "v2", Weight: 1}, {Pod: "v3", Weight: 1}}}
+	port := scenario.Port{Port: 80, Target: 8080}
+	for at, want := range map[string]targets{
+		"10.96.64.1": {netip.AddrPortFrom(four, 8080): .5, netip.AddrPortFrom(other4, 8080): .5},
+		"fd00:96::1": {netip.AddrPortFrom(six, 8080): .5, netip.AddrPortFrom(other6, 8080): .5},
+	} {
+		if got := c.targets(scenario.Objects{}, s, port, netip.MustParseAddr(at), "a"); !maps.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", at, got, want)
+		}
+	}
+	s.Endpoints = s.Endpoints[1:2]
+	if got := c.targets(scenario.Objects{}, s, port, netip.MustParseAddr("10.96.64.1"), "a"); len(got) > 0 {
+		t.Errorf("the other family alone: %v", got)
+	}
+	for _, p := range []struct {
+		spec  scenario.Pod
+		addrs []netip.Addr
+		want  kube.Pod
+	}{
+		{c.pods["v1"].spec, []netip.Addr{four, six}, kube.Pod{Addresses: []netip.Addr{four}, Partly: true}},
+		{c.pods["v1"].spec, []netip.Addr{four}, kube.Pod{Addresses: []netip.Addr{four}}},
+		{c.pods["v2"].spec, []netip.Addr{four}, kube.Pod{Addresses: []netip.Addr{}, Partly: true}},
+		{scenario.Pod{Family: scenario.Dual}, []netip.Addr{four, six}, kube.Pod{Addresses: []netip.Addr{four, six}}},
+	} {
+		if got := kubePod(p.spec, p.addrs); !reflect.DeepEqual(got, p.want) {
+			t.Errorf("%s of %v: %+v, want %+v", p.spec.Family, p.addrs, got, p.want)
 		}
 	}
 }

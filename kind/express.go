@@ -1,6 +1,7 @@
 package kind
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,9 +11,10 @@ import (
 	"github.com/duomesh/duomesh/internal/scenario/kube"
 )
 
-// Expressible reports what no cluster can do of a scenario, whichever it is; nil where
-// there is nothing. What this or that cluster cannot do, for want of a family or of
-// nodes, comes out when the scenario runs.
+// Expressible reports what of a scenario cannot be shown on any cluster: what Kubernetes
+// has not, or what this package has no means to make or to judge on it; nil where there is
+// nothing. What this or that cluster cannot do, for want of a family or of nodes, comes out
+// when the scenario runs.
 func Expressible(s scenario.Scenario) error {
 	if err := buildable(s.Topology); err != nil {
 		return err
@@ -22,7 +24,7 @@ func Expressible(s scenario.Scenario) error {
 			return err
 		}
 	}
-	if err := sameReplicas(s); err != nil {
+	if err := errors.Join(sameReplicas(s), serversAlone(s)); err != nil {
 		return err
 	}
 	now := s.Objects
@@ -35,9 +37,9 @@ func Expressible(s scenario.Scenario) error {
 		now = after(now, ph.Before)
 		then := after(now, ph.During)
 		for j, l := range ph.Loads {
-			err := askable(now, l, l.Want)
+			err := askable(s.Topology, now, l, l.Want)
 			if err == nil && l.Then != nil {
-				err = askable(then, l, *l.Then)
+				err = askable(s.Topology, then, l, *l.Then)
 			}
 			if err != nil {
 				return fmt.Errorf("phase %d: load %d: %w", i+1, j+1, err)
@@ -60,23 +62,27 @@ func after(o scenario.Objects, done []scenario.Action) scenario.Objects {
 
 // buildable says what this world cannot do of a topology.
 func buildable(t scenario.Topology) error {
-	if t.Mesh != scenario.Duomesh {
-		return fmt.Errorf("%w: mesh %s: kube-proxy serves every pod of a cluster", scenario.ErrNotExpressible, t.Mesh)
+	switch t.Mesh {
+	case scenario.NoMesh:
+		return fmt.Errorf("%w: mesh %s: kube-proxy answers for every service of a cluster", scenario.ErrNotExpressible, t.Mesh)
+	case scenario.DNAT:
+		return fmt.Errorf("%w: mesh %s: on a cluster that is kube-proxy, which knows no weights and is judged here for pods outside the mesh alone",
+			scenario.ErrNotExpressible, t.Mesh)
 	}
 	for _, n := range t.Nodes {
 		if n.Place != (scenario.Place{}) {
-			return fmt.Errorf("%w: node %s: where it stands is the cluster's to say", scenario.ErrNotExpressible, n.Name)
+			return fmt.Errorf("%w: node %s: a place: this world takes a cluster's nodes wherever they stand", scenario.ErrNotExpressible, n.Name)
 		}
 		for _, p := range n.Pods {
-			if p.Addresses > 1 || p.Family == scenario.IPv4 || p.Family == scenario.IPv6 {
-				return fmt.Errorf("%w: pod %s: a cluster's pods have one address of each of its families", scenario.ErrNotExpressible, p.Name)
+			if p.Addresses > 1 {
+				return fmt.Errorf("%w: pod %s: a pod of Kubernetes has one address of each family", scenario.ErrNotExpressible, p.Name)
 			}
 		}
 	}
 	return nil
 }
 
-// declarable says what no cluster can have of objects, or this world not of its own.
+// declarable says what no cluster can have of objects, or this world cannot give it.
 func declarable(t scenario.Topology, o scenario.Objects) error {
 	waypoints := t.Waypoints()
 	for _, p := range o.Unready {
@@ -89,7 +95,7 @@ func declarable(t scenario.Topology, o scenario.Objects) error {
 		for _, p := range w.Pods {
 			node := nodeOf(t, p)
 			if other, taken := nodes[node]; taken {
-				return fmt.Errorf("%w: waypoint %s: %s and %s are on one node, and the pods of a Deployment are not told apart there",
+				return fmt.Errorf("%w: waypoint %s: %s and %s are on one node, where this world does not tell the pods of a Deployment apart",
 					scenario.ErrNotExpressible, w.Name, other, p)
 			}
 			nodes[node] = p
@@ -101,7 +107,7 @@ func declarable(t scenario.Topology, o scenario.Objects) error {
 			byNode && b.Mode == intent.Strict && len(b.Prefer) == 1 || byNode && b.Mode == intent.Failover && len(t.Nodes) < 3 {
 			continue // of two nodes the other one is the next, wherever it stands
 		}
-		return fmt.Errorf("%w: service %s: locality %s %v: where its nodes stand is the cluster's to say", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
+		return fmt.Errorf("%w: service %s: locality %s %v: this world knows of places that a node is one", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
 	}
 	_, err := kube.Render(o, imagined(t, o))
 	return err
@@ -129,7 +135,7 @@ func imagined(t scenario.Topology, o scenario.Objects) kube.World {
 	pod := []netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:10:244::2")}
 	for _, n := range t.Nodes {
 		for _, p := range n.Pods {
-			w.Pods[p.Name] = kube.Pod{Addresses: pod, Ports: p.Ports}
+			w.Pods[p.Name] = kubePod(p, pod)
 		}
 	}
 	return w
@@ -146,6 +152,28 @@ func sameReplicas(s scenario.Scenario) error {
 	return nil
 }
 
+// serversAlone refuses pods of one family that are more than endpoints: as clients, or asked
+// for themselves, they have the cluster's other family, too.
+func serversAlone(s scenario.Scenario) error {
+	for _, n := range s.Topology.Nodes {
+		for _, p := range n.Pods {
+			if !ofOneFamily(p) {
+				continue
+			}
+			alone := !p.Managed && !p.Waypoint
+			for _, ph := range s.Phases {
+				for _, l := range ph.Loads {
+					alone = alone && !slices.Contains(l.From, p.Name) && l.To.Pod != p.Name
+				}
+			}
+			if !alone {
+				return fmt.Errorf("%w: pod %s: but as an endpoint of a service it has all families of a cluster", scenario.ErrNotExpressible, p.Name)
+			}
+		}
+	}
+	return nil
+}
+
 // doable says which actions this world cannot carry out.
 func doable(a scenario.Action) error {
 	switch a.(type) {
@@ -153,11 +181,11 @@ func doable(a scenario.Action) error {
 		scenario.KillAgent, scenario.StartAgent, scenario.KillWaypoint, scenario.StartWaypoint:
 		return nil
 	}
-	return fmt.Errorf("%w: on a cluster nobody can %s", scenario.ErrNotExpressible, a)
+	return fmt.Errorf("%w: this world cannot %s on a cluster", scenario.ErrNotExpressible, a)
 }
 
 // askable says what cannot come out on a cluster as a load wants it.
-func askable(o scenario.Objects, l scenario.Load, w scenario.Want) error {
+func askable(t scenario.Topology, o scenario.Objects, l scenario.Load, w scenario.Want) error {
 	if l.To.Service == "" {
 		return nil
 	}
@@ -170,18 +198,20 @@ func askable(o scenario.Objects, l scenario.Load, w scenario.Want) error {
 	// Left alone, and so kube-proxy's.
 	switch s, _, there := portOf(o, l.To); {
 	case l.To.Protocol == scenario.UDP || !there:
-		return fmt.Errorf("%w: %s: nobody in a cluster's network says that a port is not there", scenario.ErrNotExpressible, l.To)
+		return fmt.Errorf("%w: %s: whether anybody says that a port is not there is for the cluster's network to say", scenario.ErrNotExpressible, l.To)
 	case l.Requests > 0:
-		return fmt.Errorf("%w: %s: HTTP outside the mesh is not judged", scenario.ErrNotExpressible, l.To)
-	case !kube.Selects(s):
+		return fmt.Errorf("%w: %s: HTTP outside the mesh is not judged yet", scenario.ErrNotExpressible, l.To)
+	case !kube.Selects(s, imagined(t, o)):
 		return fmt.Errorf("%w: %s: kube-proxy does not know its endpoints", scenario.ErrNotExpressible, l.To)
+	case s.Balance.Mode != intent.Any:
+		return fmt.Errorf("%w: %s: kube-proxy has a locality of its own, which is not judged yet", scenario.ErrNotExpressible, l.To)
 	}
 	return nil
 }
 
 // namesProtocol refuses a target whose service declares the port for the other
 // protocol alone, which the workload API cannot say, and one of UDP that no service
-// declares: that is left to the network, where nobody says that it is not there.
+// declares: that is left to the network, which may drop it without a word.
 func namesProtocol(o scenario.Objects, t scenario.Target) error {
 	if t.Service == "" {
 		return nil
@@ -197,7 +227,7 @@ func namesProtocol(o scenario.Objects, t scenario.Target) error {
 	case there:
 		return fmt.Errorf("%w: %s: istiod's workload API names no protocol, the port is there for both", scenario.ErrNotExpressible, t)
 	case t.Protocol == scenario.UDP:
-		return fmt.Errorf("%w: %s: nobody in a cluster's network says that a UDP port is not there", scenario.ErrNotExpressible, t)
+		return fmt.Errorf("%w: %s: whether anybody says that a UDP port is not there is for the cluster's network to say", scenario.ErrNotExpressible, t)
 	}
 	return nil
 }

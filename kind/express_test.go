@@ -9,7 +9,7 @@ import (
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
-// elsewhere are the named scenarios that no cluster can have. A scenario that is added
+// elsewhere are the named scenarios that cannot be shown on a cluster. A scenario that is added
 // to them, or taken out, is so on purpose: docs/scenarios.md says why.
 var elsewhere = []string{
 	"addresses/several/25-25-50",
@@ -17,7 +17,6 @@ var elsewhere = []string{
 	"baseline/dnat-udp/90-10",
 	"baseline/dnat/90-10",
 	"baseline/no-mesh/500",
-	"clusterip/one-family-each/50-50",
 	"locality/failover/levels",
 	"locality/strict/scopes",
 	"udp/churn-and-kills/100000",
@@ -38,23 +37,33 @@ func TestWhichScenariosAreNetsimsAlone(t *testing.T) {
 	}
 	slices.Sort(got)
 	if !slices.Equal(got, elsewhere) {
-		t.Errorf("no cluster can have %v, want %v", got, elsewhere)
+		t.Errorf("on no cluster can be shown %v, want %v", got, elsewhere)
 	}
 }
 
-// TestWhatNoClusterCanHave: each of it is refused, and what is beside it is not.
-func TestWhatNoClusterCanHave(t *testing.T) {
+// TestWhatCannotBeShown: each of it is refused, and what is beside it is not.
+func TestWhatCannotBeShown(t *testing.T) {
 	change := func(name string, change func(*scenario.Scenario)) error {
 		s := named(t, name)
 		change(&s)
 		return Expressible(s)
 	}
 	const plain, outside, l7 = "clusterip/weight/90-10", "managed/bystander/500", "l7/two-replicas/90-10"
+	const families = "clusterip/one-family-each/50-50"
 	for what, err := range map[string]error{
 		"another mesh":           change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.NoMesh }),
 		"a place":                change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Zone = "z" }),
 		"several addresses":      change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Addresses = 2 }),
-		"a pod of one family":    change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Family = scenario.IPv6 }),
+		"a client of one family": change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Family = scenario.IPv6 }),
+		"one family, asked for itself": change(plain, func(s *scenario.Scenario) {
+			s.Topology.Nodes[0].Pods[3].Family = scenario.IPv4
+			s.Phases[0].Loads[0].To = scenario.Target{Pod: "v1", Port: 8080, Family: scenario.IPv6}
+		}),
+		"one family, not ready":              change(families, func(s *scenario.Scenario) { s.Objects.Unready = []string{"v1"} }),
+		"outside, an endpoint of one family": change(outside, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[3].Family = scenario.IPv4 }),
+		"outside, a locality": change(outside, func(s *scenario.Scenario) {
+			s.Objects.Services[0].Balance = scenario.Balance{Mode: intent.Strict, Prefer: []intent.Scope{intent.ScopeNode}}
+		}),
 		"a pod that is recycled": change(plain, func(s *scenario.Scenario) { s.Phases[0].Before = []scenario.Action{scenario.Recycle{Pod: "v1"}} }),
 		"an endpoint by name":    change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Endpoints[0].ByName = true }),
 		"a failover by zone":     change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Balance.Mode = intent.Failover }),
@@ -71,7 +80,7 @@ func TestWhatNoClusterCanHave(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	for _, name := range []string{plain, outside, l7} {
+	for _, name := range []string{plain, outside, l7, families} {
 		if err := change(name, func(*scenario.Scenario) {}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

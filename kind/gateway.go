@@ -41,7 +41,7 @@ func (g gateways) add(t scenario.Topology, o scenario.Objects) ([]string, error)
 		next := gateway{slices.Sorted(slices.Values(w.Pods)), codec}
 		if have, there := g[w.Name]; there {
 			if !slices.Equal(have.pods, next.pods) || have.codec != next.codec {
-				return nil, fmt.Errorf("%w: waypoint %s gets other replicas, or another codec, on the way", scenario.ErrNotExpressible, w.Name)
+				return nil, fmt.Errorf("%w: waypoint %s gets other replicas, or another codec, on the way: this world makes each once", scenario.ErrNotExpressible, w.Name)
 			}
 			continue
 		}

@@ -5,7 +5,8 @@
 // Pods by a label. Kubernetes knows no weights: where they differ, each endpoint is a
 // WorkloadEntry with its weight and address, which the Service selects instead of the
 // Pod. A service with an address outside the cluster's ranges is a ServiceEntry, and so
-// is one whose endpoints have target ports of their own that have no name. One with a
+// is one whose endpoints have target ports of their own that have no name. One of whose
+// pods less is to be known than Kubernetes knows has WorkloadEntries, too. One with a
 // waypoint has the label that names it, and its routes are an HTTPRoute; the waypoint is
 // a Gateway, where the world does not make it itself.
 package kube
@@ -41,6 +42,9 @@ type Pod struct {
 	Addresses []netip.Addr
 	// Ports are the numbers of its ports that have a name.
 	Ports map[string]uint16
+	// Partly is set where Kubernetes' Pod has other addresses, too, which services are not
+	// to know.
+	Partly bool
 }
 
 // Rendered is one declared state.
@@ -88,7 +92,7 @@ func (r *Rendered) service(s scenario.Service, unready []string, w World) error 
 		}
 		r.add(route)
 	}
-	if !byEntries(s) {
+	if !byEntries(s, w) {
 		for _, e := range s.Endpoints {
 			if e.Weight > 0 {
 				r.label(e.Pod, s.Name)

@@ -61,9 +61,9 @@ func expressible(s scenario.Service, unready []string, w World) error {
 		switch {
 		case e.ByName:
 			return fmt.Errorf("%w: endpoint %s by name: nobody answers for it", scenario.ErrNotExpressible, e.Pod)
-		case byEntries(s) && slices.Contains(unready, e.Pod):
+		case byEntries(s, w) && slices.Contains(unready, e.Pod):
 			return fmt.Errorf("%w: endpoint %s: a WorkloadEntry is always ready", scenario.ErrNotExpressible, e.Pod)
-		case byEntries(s) && s.Balance.Mode != intent.Any:
+		case byEntries(s, w) && s.Balance.Mode != intent.Any:
 			return fmt.Errorf("%w: endpoint %s: a WorkloadEntry is on no node", scenario.ErrNotExpressible, e.Pod)
 		}
 	}
@@ -71,11 +71,14 @@ func expressible(s scenario.Service, unready []string, w World) error {
 }
 
 // byEntries reports whether the endpoints are WorkloadEntries, and not Pods.
-func byEntries(s scenario.Service) bool { return weighed(s) || ownTargets(s) }
+func byEntries(s scenario.Service, w World) bool {
+	partly := slices.ContainsFunc(s.Endpoints, func(e scenario.Endpoint) bool { return w.Pods[e.Pod].Partly })
+	return weighed(s) || ownTargets(s) || partly
+}
 
 // Selects reports whether the service is one of Kubernetes that selects Pods: such a one
 // is served by the cluster itself, too.
-func Selects(s scenario.Service) bool { return !byEntries(s) && !s.Headless }
+func Selects(s scenario.Service, w World) bool { return !byEntries(s, w) && !s.Headless }
 
 // asEntry reports whether the service is a ServiceEntry.
 func asEntry(s scenario.Service, w World) bool {

@@ -46,6 +46,32 @@ func TestLocality(t *testing.T) {
 	}
 }
 
+// TestPartlyKnownPods: of a pod that has more addresses than services are to know those
+// that they are make entries, and so do the others of its service: no Pod is selected.
+func TestPartlyKnownPods(t *testing.T) {
+	o := one("dual", scenario.Endpoint{Pod: "v1", Weight: 1}, scenario.Endpoint{Pod: "v2", Weight: 1})
+	w := world()
+	if o := o.Services[0]; byEntries(o, w) || !Selects(o, w) {
+		t.Error("pods that are known whole are no entries")
+	}
+	v1 := w.Pods["v1"]
+	v1.Addresses, v1.Partly = v1.Addresses[:1], true
+	w.Pods["v1"] = v1
+	r, err := Render(o, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"Service/dual":             map[string]any{},
+		"WorkloadEntry/dual-v1-v4": map[string]any{"address": "10.1.1.1", "weight": int64(1)},
+		"WorkloadEntry/dual-v2-v4": map[string]any{"address": "10.2.1.1", "weight": int64(1)},
+		"WorkloadEntry/dual-v2-v6": map[string]any{"address": "fd00:10:0:2::100", "weight": int64(1)},
+	}
+	if d := cmp.Diff(want, shown(r.Objects, "address", "weight")); d != "" || len(r.Labels) > 0 || Selects(o.Services[0], w) {
+		t.Errorf("labels %v: %s", r.Labels, d)
+	}
+}
+
 func TestHeadlessAndUnready(t *testing.T) {
 	o := one("alone", scenario.Endpoint{Pod: "v1", Weight: 1})
 	o.Services[0].Headless, o.Services[0].PublishNotReady = true, true
