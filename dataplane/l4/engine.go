@@ -89,7 +89,7 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open engine: %w", unsupportedKernel(err, o)), e.undo())
+			err = errors.Join(fmt.Errorf("open engine: %w", unsupportedKernel(err, needed(o))), e.undo())
 		}
 	}()
 	if err := isCgroup2(h.Cgroup); err != nil {

@@ -46,26 +46,39 @@ func needed(o Options) []kernel.Feature {
 	return all
 }
 
-// unsupportedKernel makes a KernelError of what says that the kernel has no such thing;
-// any other error stays as it is.
-func unsupportedKernel(err error, o Options) error {
-	if !lacking(err) {
+// unsupportedKernel makes a KernelError of what says that the kernel has no such thing, and
+// of what it refuses without a reason where a needed feature is missing. Any other error
+// stays as it is.
+func unsupportedKernel(err error, needs []kernel.Feature) error {
+	if !lacking(err) && !refused(err) {
 		return err
 	}
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return fmt.Errorf("read kernel release: %w", err)
-	}
-	k := KernelError{Release: unix.ByteSliceToString(name.Release[:]), Err: err}
-	for _, f := range needed(o) {
+	k := KernelError{Err: err}
+	for _, f := range needs {
 		if lacking(f.Probe()) {
 			k.Lacks, k.Since = f.Name, f.Since
 			break
 		}
 	}
+	if k.Lacks == "" && !lacking(err) {
+		return err
+	}
+	var name unix.Utsname
+	if uname := unix.Uname(&name); uname != nil {
+		return errors.Join(err, fmt.Errorf("read kernel release: %w", uname))
+	}
+	k.Release = unix.ByteSliceToString(name.Release[:])
 	return k
 }
 
+// lacking errors say that the kernel has no such thing.
 func lacking(err error) bool {
 	return errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS)
+}
+
+// refused errors may say it: EINVAL is a kernel's word for a type of map, a helper or a hook
+// that it does not know, and that of a verifier which is too old for a program, as EACCES
+// (a field of the context) and E2BIG (its length) are.
+func refused(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)
 }

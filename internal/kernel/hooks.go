@@ -114,7 +114,7 @@ func hookFeature(name, since string, spec ebpf.ProgramSpec) Feature {
 			Programs: map[string]*ebpf.ProgramSpec{try: &spec},
 		}, ebpf.CollectionOptions{Cache: types})
 		if err != nil {
-			return err
+			return unknown(err)
 		}
 		defer coll.Close()
 		g, err := NewGround()
@@ -127,6 +127,17 @@ func hookFeature(name, since string, spec ebpf.ProgramSpec) Feature {
 		}
 		return errors.Join(err, g.Close())
 	}}
+}
+
+// unknown tells a kernel that does not know a program's type or hook from one that finds
+// fault with the program: the former says no more than EINVAL, before its verifier, which
+// would name the fault, has read an instruction.
+func unknown(err error) error {
+	var verifier *ebpf.VerifierError
+	if !errors.Is(err, unix.EINVAL) || errors.As(err, &verifier) && len(verifier.Log) > 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 }
 
 // pass is what a program returns to let everything go on as without it.

@@ -24,7 +24,7 @@ const compatibilityTail = `
 | lacking | what happens |
 |---|---|
 | set_retval (before 5.18) | a refused connection gets EPERM instead of ECONNREFUSED |
-| cgroup getpeername (before 5.8) | the engine does not open with the default options, naming it; with HidePeer it does |
+| cgroup getpeername (before 5.8), cgroup sock_release (before 5.9) | the engine does not open with the default options, naming it; with HidePeer it does |
 | netns cookie (before 5.14) | pods cannot be enrolled: the engine refuses, naming it |
 | sock_destroy (before 6.5) | a connected UDP socket keeps the endpoint that it has, also one that has left, until it is closed |
 | counts of missed kprobes and tracepoints (before 6.7) | where the judge has nothing better than these, it says so and its verdicts are inconclusive |
