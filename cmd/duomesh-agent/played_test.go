@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// played is an older kernel, as far as bpf(2) tells: the first command, type of map, hook
+// and helper that it does not know, and what it answers then.
+type played struct {
+	answer                         unix.Errno
+	commands, maps, hooks, helpers uint32
+}
+
+// notice and verdict are struct seccomp_notif and struct seccomp_notif_resp of
+// linux/seccomp.h.
+type notice struct {
+	id         uint64
+	pid, flags uint32
+	number     int32
+	arch       uint32
+	at         uint64
+	args       [6]uint64
+}
+
+type verdict struct {
+	id    uint64
+	value int64
+	errno int32
+	flags uint32
+}
+
+// play has this process's kernel answer bpf(2) as k does, as long as the process lasts. A
+// filter of system calls cannot read what their arguments point to; this process can.
+func (k played) play() error {
+	const number = 0 // its offset in struct seccomp_data
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		return fmt.Errorf("play an older kernel: %w", errno)
+	}
+	memory, err := os.Open("/proc/self/mem")
+	if err != nil {
+		return fmt.Errorf("play an older kernel: %w", err)
+	}
+	go func() {
+		runtime.LockOSThread() // it waits most of the time
+		if err := k.answerAll(fd, memory); err != nil {
+			fmt.Fprintln(os.Stderr, "play an older kernel:", err)
+			os.Exit(exitUsage)
+		}
+	}()
+	return nil
+}
+
+func (k played) answerAll(fd uintptr, memory *os.File) error {
+	for {
+		n := notice{}
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n)))
+		if errno == unix.EINTR || errno == unix.ENOENT {
+			continue // who has called is gone
+		}
+		if errno != 0 {
+			return fmt.Errorf("receive: %w", errno)
+		}
+		v := verdict{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+		known, err := k.knows(uint32(n.args[0]), memory, int64(n.args[1]))
+		if err != nil {
+			return err
+		}
+		if !known {
+			v.flags, v.errno = 0, -int32(k.answer)
+		}
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&v)))
+		if errno != 0 && errno != unix.ENOENT {
+			return fmt.Errorf("answer: %w", errno)
+		}
+	}
+}
+
+// knows reports whether k knows all that a command of bpf(2) asks for. The offsets are of
+// union bpf_attr.
+func (k played) knows(command uint32, memory *os.File, attr int64) (bool, error) {
+	var err error
+	word := func(at int64) uint32 {
+		var b [4]byte
+		_, failed := memory.ReadAt(b[:], at)
+		err = errors.Join(err, failed)
+		return binary.NativeEndian.Uint32(b[:])
+	}
+	known := command < k.commands
+	switch {
+	case !known:
+	case command == unix.BPF_MAP_CREATE:
+		known = word(attr) < k.maps // map_type
+	case command == unix.BPF_PROG_LOAD:
+		known = word(attr+68) < k.hooks // expected_attach_type
+		instructions := int64(word(attr+8)) | int64(word(attr+12))<<32
+		for i := range int64(word(attr + 4)) {
+			at := instructions + 8*i
+			// A call of a helper: opcode 0x85, source register 0.
+			if op := word(at); op&0xff == 0x85 && op>>12&0xf == 0 && word(at+4) >= k.helpers {
+				known = false
+			}
+		}
+	}
+	return known, err
+}
