@@ -23,12 +23,12 @@ func (c *Cluster) Pod(name string) (scenario.PodHandle, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var probed []uint16
+	var probed, forwarded []uint16
 	if p.spec.Waypoint {
-		probed = []uint16{waypointHealth, waypointAdmin}
+		probed, forwarded = []uint16{waypointHealth}, []uint16{waypointAdmin}
 	}
 	return scenario.PodHandle{
-		Probed: probed, Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,
+		Probed: probed, Forwarded: forwarded, Name: name, Node: p.node, Netns: p.place.netns, Cgroup: p.place.cgroup,
 		IPv4: of(scenario.IPv4, p.addrs), IPv6: of(scenario.IPv6, p.addrs),
 		Addresses: slices.Clone(p.addrs), Links: slices.Clone(p.place.links), Managed: c.managed[name],
 	}, nil
@@ -59,7 +59,10 @@ func (c *Cluster) Resolve(t scenario.Target) (netip.AddrPort, error) {
 	if t.Family == scenario.Mapped {
 		at = netip.AddrFrom16(at.As16())
 	}
-	if err := namesProtocol(c.objects, t); err != nil {
+	c.mu.Lock()
+	declared := c.objects
+	c.mu.Unlock()
+	if err := namesProtocol(declared, t); err != nil {
 		return netip.AddrPort{}, fmt.Errorf("resolve: %w", err)
 	}
 	return netip.AddrPortFrom(at, t.Port), nil

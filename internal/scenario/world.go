@@ -72,6 +72,9 @@ type PodHandle struct {
 	// Probed are the ports at which the world itself asks whether the pod is well, as
 	// kubelet does: no client of a scenario does.
 	Probed []uint16
+	// Forwarded are the ports of the pod's loopback at which the world itself asks it, as a
+	// forwarded port does.
+	Forwarded []uint16
 }
 
 // LinkEnd is one end of a pod's link.

@@ -41,12 +41,32 @@ func TestForwardedPorts(t *testing.T) {
 		"the waypoint's own, left alone": {probe.Line{Asked: server, Peer: server}, report.Pass},
 	} {
 		e := good()
-		e.pods["w"] = scenario.PodHandle{Name: "w", Probed: []uint16{15200}}
+		e.pods["w"] = scenario.PodHandle{Name: "w", Forwarded: []uint16{15200}}
 		e.replicas = map[string]map[netip.Addr]string{"w": {netip.MustParseAddr("10.0.1.9"): "w"}}
 		c.line.Pod, c.line.Cookie, c.line.Role = "w", 99, probe.RoleActive
 		e.ledger.active[socket{"w", 99}] = []probe.Line{c.line}
 		if got := e.checkWaypoints(0)[0]; got.Verdict != c.want {
 			t.Errorf("%s: %s, want %s: %s", name, got.Verdict, c.want, got.Detail)
+		}
+	}
+}
+
+// TestForwardedArrivals: such a question arrives at the pod's loopback; whoever comes to
+// that port from elsewhere is somebody else.
+func TestForwardedArrivals(t *testing.T) {
+	for at, want := range map[string]report.Verdict{
+		"127.0.0.1:15200": report.Pass, "[::1]:15200": report.Pass, "[::ffff:127.0.0.1]:15200": report.Pass,
+		"127.0.0.1:15021": report.Fail, "10.0.1.2:15200": report.Fail,
+	} {
+		e := good()
+		h := e.pods["v1"]
+		h.Forwarded = []uint16{15200}
+		e.pods["v1"] = h
+		e.ledger.passive[socket{"v1", 99}] = []probe.Line{{
+			Pod: "v1", Cookie: 99, Role: probe.RolePassive, Local: netip.MustParseAddrPort(at),
+		}}
+		if r := verdictOf(e); r.Verdict != want {
+			t.Errorf("%s: %s, want %s: %v", at, r.Verdict, want, r.Failed())
 		}
 	}
 }

@@ -204,7 +204,7 @@ func (e *evidence) made(id uint64, c servedConn) bool {
 // entered reports whether lines of a waypoint's socket are of client connections.
 func (e *evidence) entered(s socket, lines []probe.Line) bool {
 	for _, l := range lines {
-		if slices.Contains(e.pods[s.pod].Probed, l.Local.Port()) {
+		if slices.Contains(e.pods[s.pod].Probed, l.Local.Port()) || e.isForwarded(s.pod, l.Local) {
 			continue
 		}
 		if e.cut(s.pod) || e.cut(e.replicaAt(l.Peer.Addr().Unmap())) {
@@ -336,7 +336,11 @@ func (e *evidence) checkWaypoints(missing witnesses) []report.Check {
 // port makes it: inside the pod's network and outside its cgroup, where nobody sees what
 // was asked.
 func (e *evidence) worlds(pod string, l probe.Line) bool {
-	return !l.Asked.IsValid() && l.Peer.Addr().Unmap().IsLoopback() && slices.Contains(e.pods[pod].Probed, l.Peer.Port())
+	return !l.Asked.IsValid() && e.isForwarded(pod, l.Peer)
+}
+
+func (e *evidence) isForwarded(pod string, at netip.AddrPort) bool {
+	return at.Addr().Unmap().IsLoopback() && slices.Contains(e.pods[pod].Forwarded, at.Port())
 }
 
 func (e *evidence) checkForwarded() []report.Check {
