@@ -2,6 +2,7 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -75,7 +76,10 @@ var _ = Describe("scenario", Label("scenario"), func() {
 			if err != nil {
 				return nil, err
 			}
-			return w, w.Do(ctx, scenario.Enrol{Pod: "bystander"})
+			if err := w.Do(ctx, scenario.Enrol{Pod: "bystander"}); err != nil {
+				return nil, errors.Join(err, w.Close())
+			}
+			return w, nil
 		}}, 1)
 		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
 		Expect(explain(r)).To(ContainSubstring("fail: fortio:80/IPv4: the socket's peer is as declared: 500 of 500"))
