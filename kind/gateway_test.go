@@ -102,6 +102,9 @@ func TestProcessesOfAContainer(t *testing.T) {
 	if err != nil || !slices.Equal(got, []int{8, 9, 10}) {
 		t.Errorf("%v: %v", got, err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "cri-two.scope", "cgroup.procs"), []byte("0\n11\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, none := range []string{"two", "three", ""} {
 		if got, err := processesOf(dir, none); err == nil {
 			t.Errorf("container %q: %v and no error", none, got)

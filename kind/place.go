@@ -222,6 +222,9 @@ func processesOf(dir, container string) ([]int, error) {
 			if err != nil {
 				return err
 			}
+			if pid < 2 { // 0 is how the kernel names one of another PID namespace, and to a signal whoever sends it
+				return fmt.Errorf("%s: process %d is none that can be told from here", path, pid)
+			}
 			all = append(all, pid)
 		}
 		return nil

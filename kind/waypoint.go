@@ -38,8 +38,11 @@ func (c *Cluster) makeWaypoints(ctx context.Context, o scenario.Objects) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range added {
+	for i, name := range added {
 		if err := c.makeGateway(ctx, name); err != nil {
+			for _, none := range added[i:] {
+				delete(c.gateways, none) // who applies again makes them
+			}
 			return fmt.Errorf("waypoint %s: %w", name, err)
 		}
 	}
