@@ -7,18 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
 )
 
 // garbage deletes what belongs to a Gateway that is gone, as Kubernetes' collector does:
@@ -28,76 +30,166 @@ import (
 type garbage struct {
 	client kubernetes.Interface
 	log    *slog.Logger
-	// lives reports whether an owner of something in a namespace is there.
-	lives func(ctx context.Context, namespace string, owner metav1.OwnerReference) bool
+	// gateway reads a Gateway; nil is one that is gone.
+	gateway func(context.Context, gatewayID) (metav1.Object, error)
 	// release lets a Gateway go that waits until nothing belongs to it.
 	release func(ctx context.Context, gateway metav1.Object) error
+	// watch tells of Gateways.
+	watch cache.SharedIndexInformer
+	queue workqueue.TypedRateLimitingInterface[gatewayID]
+}
+
+// gatewayID is a Gateway, and not another one of its name.
+type gatewayID struct {
+	types.NamespacedName
+	uid types.UID
+}
+
+// A Gateway that cannot go yet, and one whose belongings cannot, is looked at again after
+// soon, and then after twice the time, up to late.
+const (
+	garbageSoon = 20 * time.Millisecond
+	garbageLate = 5 * time.Second
+)
+
+func newGarbage(client kubernetes.Interface, log *slog.Logger) *garbage {
+	return &garbage{client: client, log: log, queue: workqueue.NewTypedRateLimitingQueue(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[gatewayID](garbageSoon, garbageLate))}
 }
 
 // watchGarbage makes the informers tell of what is made or changed, and of Gateways that
 // go.
-func watchGarbage(life context.Context, c clients, shared informers.SharedInformerFactory, log *slog.Logger) error {
-	g := garbage{client: c.client, log: log, lives: c.lives, release: c.release}
-	seen := func(o any) { g.see(life, o) }
-	work := cache.ResourceEventHandlerFuncs{AddFunc: seen, UpdateFunc: func(_, o any) { seen(o) }}
-	var errs []error
-	var stores []cache.Store
+func watchGarbage(c clients, shared informers.SharedInformerFactory, log *slog.Logger) (*garbage, error) {
+	g := newGarbage(c.client, log)
+	g.gateway, g.release = c.gateway, c.release
+	g.watch = dynamicinformer.NewFilteredDynamicInformer(c.dynamic, gatewayKind, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	_, err := g.watch.AddEventHandler(handler(g.seeGateway))
+	errs := []error{err}
+	work := cache.ResourceEventHandlerFuncs{AddFunc: g.see, UpdateFunc: func(_, o any) { g.see(o) }}
 	for _, informer := range []cache.SharedIndexInformer{
 		shared.Apps().V1().Deployments().Informer(), shared.Core().V1().Services().Informer(),
 		shared.Core().V1().ServiceAccounts().Informer(),
 	} {
 		_, err := informer.AddEventHandler(work)
 		errs = append(errs, err)
-		stores = append(stores, informer.GetStore())
 	}
-	gateways := dynamicinformer.NewFilteredDynamicInformer(c.dynamic, gatewayKind, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
-	_, err := gateways.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { g.seeGoing(life, o, stores) },
-		UpdateFunc: func(_, o any) { g.seeGoing(life, o, stores) },
-		DeleteFunc: func(o any) { g.seeGone(life, o, stores) },
-	})
-	if errs = append(errs, err); errors.Join(errs...) == nil {
-		go gateways.RunWithContext(life)
-	}
-	return errors.Join(errs...)
+	return g, errors.Join(errs...)
 }
+
+// run looks at Gateways until stop, and watches them until ctx ends.
+func (g *garbage) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if g.watch != nil {
+		wg.Go(func() { g.watch.RunWithContext(ctx) })
+	}
+	for {
+		id, ended := g.queue.Get()
+		if ended {
+			return
+		}
+		again, err := g.look(ctx, id)
+		if err != nil && ctx.Err() == nil {
+			g.log.Warn("a Gateway that goes, or what belonged to it, cannot go yet", "gateway", id.NamespacedName, "error", err)
+		}
+		if again {
+			g.queue.AddRateLimited(id)
+		} else {
+			g.queue.Forget(id)
+		}
+		g.queue.Done(id)
+	}
+}
+
+func (g *garbage) stop() { g.queue.ShutDown() }
 
 // gatewayKind is what istiod makes waypoints of.
 var gatewayKind = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gateways"}
 
-// seeGoing lets a Gateway go that was deleted in the foreground, after what belongs to it.
-func (g garbage) seeGoing(ctx context.Context, o any, stores []cache.Store) {
-	gateway, ok := o.(metav1.Object)
-	if !ok || gateway.GetDeletionTimestamp() == nil || !slices.Contains(gateway.GetFinalizers(), metav1.FinalizerDeleteDependents) {
-		return
-	}
-	var errs []error
-	for _, o := range belongings(gateway, stores) {
-		if err := g.remove(ctx, o, o.(metav1.Object)); err != nil && !gone(err) {
-			errs = append(errs, err)
-		}
-	}
-	err := errors.Join(errs...)
-	if err == nil {
-		err = g.release(ctx, gateway)
-	}
-	if err != nil && ctx.Err() == nil && !gone(err) {
-		g.log.Warn("a Gateway that is being deleted cannot go", "gateway", gateway.GetName(), "error", err)
+// seeGateway has a Gateway looked at that goes or has gone.
+func (g *garbage) seeGateway(o any) {
+	if gateway, ok := o.(metav1.Object); ok {
+		g.queue.Add(gatewayID{types.NamespacedName{Namespace: gateway.GetNamespace(), Name: gateway.GetName()}, gateway.GetUID()})
 	}
 }
 
-// belongings are what a Gateway is the owner of.
-func belongings(gateway metav1.Object, stores []cache.Store) []any {
-	var all []any
-	for _, s := range stores {
-		for _, o := range s.List() {
-			meta, ok := o.(metav1.Object)
-			if ok && slices.ContainsFunc(meta.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == gateway.GetUID() }) {
-				all = append(all, o)
-			}
+// see has the Gateways looked at that an object belongs to.
+func (g *garbage) see(o any) {
+	meta, ok := o.(metav1.Object)
+	if !ok || meta.GetDeletionTimestamp() != nil {
+		return
+	}
+	for _, owner := range meta.GetOwnerReferences() {
+		if of, err := schema.ParseGroupVersion(owner.APIVersion); err == nil && of.Group == gatewayKind.Group && owner.Kind == "Gateway" {
+			g.queue.Add(gatewayID{types.NamespacedName{Namespace: meta.GetNamespace(), Name: owner.Name}, owner.UID})
 		}
 	}
-	return all
+}
+
+// look deletes what belongs to a Gateway that is gone, or that was deleted in the foreground:
+// that one goes after it. Whether to look again is said also without an error: what was asked
+// to go may take its time, and istiod may have made it anew.
+func (g *garbage) look(ctx context.Context, id gatewayID) (again bool, err error) {
+	gateway, err := g.gateway(ctx, id)
+	if err != nil {
+		return true, fmt.Errorf("read it: %w", err)
+	}
+	if gateway != nil && (gateway.GetDeletionTimestamp() == nil || !slices.Contains(gateway.GetFinalizers(), metav1.FinalizerDeleteDependents)) {
+		return false, nil
+	}
+	left, err := g.belongings(ctx, id)
+	if err != nil {
+		return true, fmt.Errorf("list what belongs to it: %w", err)
+	}
+	var errs []error
+	for _, o := range left {
+		switch err := g.remove(ctx, o); {
+		case apierrors.IsConflict(err):
+			again = true // it is another one by now
+		case err != nil && !gone(err):
+			errs = append(errs, err)
+		}
+	}
+	switch err := errors.Join(errs...); {
+	case err != nil:
+		return true, err
+	case gateway == nil:
+		return again, nil
+	case len(left) > 0:
+		return true, nil
+	}
+	switch err := g.release(ctx, gateway); {
+	case err == nil, gone(err):
+		return false, nil
+	case apierrors.IsConflict(err):
+		return true, nil // it has changed
+	default:
+		return true, fmt.Errorf("release it: %w", err)
+	}
+}
+
+// belongings are what a Gateway is the owner of. The API server is asked: what an informer
+// has not heard of yet counts, too.
+func (g *garbage) belongings(ctx context.Context, id gatewayID) ([]metav1.Object, error) {
+	deployments, e1 := g.client.AppsV1().Deployments(id.Namespace).List(ctx, metav1.ListOptions{})
+	services, e2 := g.client.CoreV1().Services(id.Namespace).List(ctx, metav1.ListOptions{})
+	accounts, e3 := g.client.CoreV1().ServiceAccounts(id.Namespace).List(ctx, metav1.ListOptions{})
+	if err := errors.Join(e1, e2, e3); err != nil {
+		return nil, err
+	}
+	var all []metav1.Object
+	for i := range deployments.Items {
+		all = append(all, &deployments.Items[i])
+	}
+	for i := range services.Items {
+		all = append(all, &services.Items[i])
+	}
+	for i := range accounts.Items {
+		all = append(all, &accounts.Items[i])
+	}
+	return slices.DeleteFunc(all, func(o metav1.Object) bool {
+		return !slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == id.uid })
+	}), nil
 }
 
 // release takes the finalizer of a deletion in the foreground off a Gateway, and leaves
@@ -112,61 +204,30 @@ func (c clients) release(ctx context.Context, gateway metav1.Object) error {
 	}
 	_, err = c.dynamic.Resource(gatewayKind).Namespace(gateway.GetNamespace()).
 		Patch(ctx, gateway.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
-	if apierrors.IsConflict(err) {
-		return nil // it has changed: the informer tells of it again
-	}
 	return err
 }
 
-// seeGone looks at what belongs to a Gateway that has gone.
-func (g garbage) seeGone(ctx context.Context, o any, stores []cache.Store) {
-	if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
-		o = last.Obj
+// gateway reads a Gateway. An API server that does not know the kind says nothing of it.
+func (c clients) gateway(ctx context.Context, id gatewayID) (metav1.Object, error) {
+	found, err := c.dynamic.Resource(gatewayKind).Namespace(id.Namespace).Get(ctx, id.Name, metav1.GetOptions{})
+	switch {
+	case gone(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case found.GetUID() != id.uid:
+		return nil, nil
 	}
-	gateway, ok := o.(metav1.Object)
-	if !ok {
-		return
-	}
-	for _, o := range belongings(gateway, stores) {
-		g.see(ctx, o)
-	}
+	return found, nil
 }
 
-// see deletes an object whose Gateway is not there.
-func (g garbage) see(ctx context.Context, o any) {
-	meta, ok := o.(metav1.Object)
-	if !ok || meta.GetDeletionTimestamp() != nil {
-		return
+// remove deletes an object that is not being deleted.
+func (g *garbage) remove(ctx context.Context, o metav1.Object) error {
+	if o.GetDeletionTimestamp() != nil {
+		return nil
 	}
-	for _, owner := range meta.GetOwnerReferences() {
-		if owner.Kind != "Gateway" || g.lives(ctx, meta.GetNamespace(), owner) {
-			continue
-		}
-		if err := g.remove(ctx, o, meta); err != nil && ctx.Err() == nil && !gone(err) {
-			g.log.Warn("what belongs to a Gateway that is gone could not be deleted", "gateway", owner.Name, "error", err)
-		}
-		return
-	}
-}
-
-// lives reports whether an owner is there; an API server that does not answer has it.
-func (c clients) lives(ctx context.Context, namespace string, owner metav1.OwnerReference) bool {
-	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": owner.APIVersion, "kind": owner.Kind}}
-	o.SetNamespace(namespace)
-	r, err := c.objects.Resource(o)
-	if err != nil {
-		return true
-	}
-	found, err := r.Get(ctx, owner.Name, metav1.GetOptions{})
-	if err != nil {
-		return !gone(err)
-	}
-	return found.GetUID() == owner.UID
-}
-
-func (g garbage) remove(ctx context.Context, o any, meta metav1.Object) error {
-	only := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(meta.GetUID()))}
-	namespace, name := meta.GetNamespace(), meta.GetName()
+	only := metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(o.GetUID()))}
+	namespace, name := o.GetNamespace(), o.GetName()
 	var err error
 	switch o.(type) {
 	case *appsv1.Deployment:

@@ -1,9 +1,11 @@
 package controlplane
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 
@@ -30,7 +33,7 @@ spec:
 `
 
 // What kubectl delete --cascade=foreground, and duomesh waypoint delete, ask of a real API
-// server is done: the Gateway goes, and before it what belongs to it.
+// server is done: the Gateway goes, and before it what belongs to it, however long that takes.
 func TestForegroundDeletionOfAGateway(t *testing.T) {
 	server := kubetest.Start(t)
 	file := filepath.Join(t.TempDir(), "gateways.yaml")
@@ -52,7 +55,7 @@ func TestForegroundDeletionOfAGateway(t *testing.T) {
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "waypoint", OwnerReferences: []metav1.OwnerReference{
 			{APIVersion: "gateway.networking.k8s.io/v1", Kind: "Gateway", Name: "waypoint", UID: made.GetUID()},
-		}},
+		}, Finalizers: []string{"example.com/holds"}},
 		Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
 	}
 	if _, err := server.Client.CoreV1().Services("default").Create(ctx, service, metav1.CreateOptions{}); err != nil {
@@ -71,30 +74,59 @@ func TestForegroundDeletionOfAGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared := informers.NewSharedInformerFactory(server.Client, 0)
-	if err := watchGarbage(ctx, clients{client: objects, objects: objects, dynamic: dyn}, shared, slog.New(slog.DiscardHandler)); err != nil {
+	g, err := watchGarbage(clients{client: objects, objects: objects, dynamic: dyn}, shared, slog.New(slog.DiscardHandler))
+	if err != nil {
 		t.Fatal(err)
 	}
-	shared.Start(ctx.Done())
-	goes := func(what string, get func() error) {
+	looked := make(chan struct{})
+	read := g.gateway
+	g.gateway = func(ctx context.Context, id gatewayID) (metav1.Object, error) {
+		select {
+		case looked <- struct{}{}:
+		case <-ctx.Done():
+		}
+		return read(ctx, id)
+	}
+	life, end := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	defer g.stop()
+	wg.Go(func() { g.run(life) }) // before the others are told of anything
+	shared.Start(life.Done())
+	look := func() {
 		t.Helper()
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		late := time.After(time.Minute)
-		for {
-			err := get()
-			if apierrors.IsNotFound(err) {
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-late:
-				t.Fatalf("%s is still there: %v", what, err)
-			}
+		select {
+		case <-looked:
+		case <-time.After(time.Minute):
+			t.Fatal("it was not looked at")
 		}
 	}
-	goes("the Gateway", func() error { _, err := gateways.Get(ctx, "waypoint", metav1.GetOptions{}); return err })
-	goes("its Service", func() error {
-		_, err := server.Client.CoreV1().Services("default").Get(ctx, "waypoint", metav1.GetOptions{})
-		return err
-	})
+	services := server.Client.CoreV1().Services("default")
+	for range 4 { // the first asks the Service to go
+		look()
+	}
+	held, err := services.Get(ctx, "waypoint", metav1.GetOptions{})
+	if err != nil || held.DeletionTimestamp == nil {
+		t.Fatalf("its Service was not asked to go: %v", err)
+	}
+	if _, err := gateways.Get(ctx, "waypoint", metav1.GetOptions{}); err != nil {
+		t.Errorf("it has gone before its Service: %v", err)
+	}
+	if _, err := services.Patch(ctx, "waypoint", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		look()
+		_, err := gateways.Get(ctx, "waypoint", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := services.Get(ctx, "waypoint", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("its Service: %v", err)
+	}
 }

@@ -52,6 +52,7 @@ type kubelet struct {
 	shared informers.SharedInformerFactory
 	slices *endpointSlices
 	says   *announcer
+	waste  *garbage
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -74,11 +75,12 @@ func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, er
 	}
 	_, podErr := k.shared.Core().V1().Pods().Informer().AddEventHandler(work(k.seePod))
 	_, nsErr := k.shared.Core().V1().Namespaces().Informer().AddEventHandler(work(k.seeNamespace))
-	var sliceErr, sayErr error
+	var sliceErr, sayErr, wasteErr error
 	k.slices, sliceErr = newSlices(client, k.shared, log)
 	k.says, sayErr = newAnnouncer(c, k.shared, log, announcePatience)
-	if err := errors.Join(podErr, nsErr, sliceErr, sayErr, watchGarbage(life, c, k.shared, log), watchDeployments(life, client, k.shared, log)); err != nil {
-		cancel()
+	k.waste, wasteErr = watchGarbage(c, k.shared, log)
+	if err := errors.Join(podErr, nsErr, sliceErr, sayErr, wasteErr, watchDeployments(life, client, k.shared, log)); err != nil {
+		k.close()
 		return nil, fmt.Errorf("watch the API server: %w", err)
 	}
 	k.shared.Start(life.Done())
@@ -90,6 +92,7 @@ func openKubelet(ctx context.Context, c clients, log *slog.Logger) (*kubelet, er
 	}
 	k.wg.Go(func() { k.slices.run(life) })
 	k.wg.Go(func() { k.says.run(life) })
+	k.wg.Go(func() { k.waste.run(life) })
 	return k, nil
 }
 
@@ -101,6 +104,7 @@ func (k *kubelet) close() {
 	k.cancel()
 	k.slices.stop()
 	k.says.stop()
+	k.waste.stop()
 	k.shared.Shutdown()
 	k.wg.Wait()
 }
