@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"os"
 	"os/exec"
@@ -175,6 +176,23 @@ func TestInstallSaysWhy(t *testing.T) {
 		}
 	}
 	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=8s")
+}
+
+// A pod that is named without its namespace is one of the context's.
+func TestProbeOfTheContextsNamespace(t *testing.T) {
+	k := newKubeCLI(t)
+	c, err := clientcmd.LoadFromFile(k.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{"shop", ""} {
+		c.Contexts["x"].Namespace = where
+		if err := clientcmd.WriteToFile(*c, k.kubeconfig); err != nil {
+			t.Fatal(err)
+		}
+		k.want(2, "there is no pod "+cmp.Or(where, "default")+"/web in the cluster", "probe", "--kubeconfig", k.kubeconfig, "--pod", "web")
+		k.want(2, "there is no pod other/web in the cluster", "probe", "--kubeconfig", k.kubeconfig, "--pod", "other/web")
+	}
 }
 
 // An agent that has ended and is tried again at this moment does not answer for the reason

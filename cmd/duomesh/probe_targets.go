@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/probe"
@@ -96,7 +94,7 @@ func (f probeFlags) kubeTargets(ctx context.Context, files *openFiles) (targets 
 	for _, name := range f.pods {
 		namespace, pod, both := strings.Cut(name, "/")
 		if !both {
-			namespace, pod = metav1.NamespaceDefault, name
+			namespace, pod = client.Namespace, name
 		}
 		w, err := kind.Watch(ctx, client, namespace, pod)
 		if err != nil {
