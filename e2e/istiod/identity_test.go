@@ -80,12 +80,13 @@ var _ = Describe("rules that ask who a client is", Label(byWaypoint), func() {
 			tunnels[p] = tunnel(ctx, c, p)
 		}
 		served, equal, asked := 0, 0, 0
-		for _, rules := range principals {
-			policy := fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: who}\nspec:\n%s\n",
-				indented(onEcho+rules.spec))
+		for i, rules := range principals {
+			name := fmt.Sprintf("who-%d", i) // its own: the one before it may not be gone yet
+			policy := fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: %s}\nspec:\n%s\n",
+				name, indented(onEcho+rules.spec))
 			DeferCleanup(func() { Expect(remove(policy)).To(Succeed()) }) // where this one fails
 			Expect(plane.Stack().ApplyYAML(ctx, policy)).To(Succeed())
-			Expect(awaitTable(ctx, c, "waypoint", "policy[who]")).To(Succeed())
+			Expect(awaitTable(ctx, c, "waypoint", "policy["+name+"]")).To(Succeed())
 			for _, p := range people {
 				for _, method := range []string{"GET", "POST"} {
 					task := web.Task{Do: "http", URL: echoURL, Method: method, Count: 10}
