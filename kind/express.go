@@ -63,11 +63,14 @@ func after(o scenario.Objects, done []scenario.Action) scenario.Objects {
 // buildable says what this world cannot do of a topology.
 func buildable(t scenario.Topology) error {
 	switch t.Mesh {
+	case scenario.Duomesh:
 	case scenario.NoMesh:
 		return fmt.Errorf("%w: mesh %s: kube-proxy answers for every service of a cluster", scenario.ErrNotExpressible, t.Mesh)
 	case scenario.DNAT:
 		return fmt.Errorf("%w: mesh %s: on a cluster that is kube-proxy, which knows no weights and is judged here for pods outside the mesh alone",
 			scenario.ErrNotExpressible, t.Mesh)
+	default:
+		return fmt.Errorf("%w: mesh %s: it is none of this world's", scenario.ErrNotExpressible, t.Mesh)
 	}
 	for _, n := range t.Nodes {
 		if n.Place != (scenario.Place{}) {
@@ -167,7 +170,7 @@ func serversAlone(s scenario.Scenario) error {
 				}
 			}
 			if !alone {
-				return fmt.Errorf("%w: pod %s: but as an endpoint of a service it has all families of a cluster", scenario.ErrNotExpressible, p.Name)
+				return fmt.Errorf("%w: pod %s: one family: but for services that know it as an endpoint it has all of the cluster's", scenario.ErrNotExpressible, p.Name)
 			}
 		}
 	}

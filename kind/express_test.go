@@ -52,6 +52,8 @@ func TestWhatCannotBeShown(t *testing.T) {
 	const families = "clusterip/one-family-each/50-50"
 	for what, err := range map[string]error{
 		"another mesh":           change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.NoMesh }),
+		"an unknown mesh":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = "" }),
+		"rules of a node":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.DNAT }),
 		"a place":                change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Zone = "z" }),
 		"several addresses":      change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Addresses = 2 }),
 		"a client of one family": change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Family = scenario.IPv6 }),
