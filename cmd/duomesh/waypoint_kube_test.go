@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,26 @@ const (
 	servicePort = "{ports: [{port: 80}]}"
 	onePod      = "{containers: [{name: one, image: image}]}"
 )
+
+// A waypoint that is named and not there is listed as such; "none" names no waypoint.
+func TestWaypointThatIsNotThere(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	k.want(0, "there is no waypoint", "waypoint", "list")
+	k.apply(cluster.Waypoint("shop", "there", ""),
+		user("v1", "Service", "shop", "served", servicePort, map[string]string{useWaypoint: "there"}),
+		user("v1", "Service", "shop", "opted-out", servicePort, map[string]string{useWaypoint: "none"}))
+	if out := k.want(0, "shop/there", "waypoint", "list"); strings.Contains(out, notThere) || strings.Contains(out, "opted-out") {
+		t.Errorf("one is said not to be there:\n%s", out)
+	}
+	k.apply(user("v1", "Service", "shop", "orphan", servicePort, map[string]string{useWaypoint: "gone"}))
+	line := regexp.MustCompile(`shop/gone +│ ` + notThere + ` +│ 0/0 +│ orphan `)
+	if out := k.want(0, notThere, "waypoint", "list"); !line.MatchString(out) {
+		t.Errorf("it says\n%s", out)
+	}
+	k.want(0, "there is no waypoint", "waypoint", "list", "-n", "default")
+}
 
 // A waypoint is deleted when nothing names it, of whatever kind and namespace; what names
 // another one of the same name keeps its label.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -87,9 +88,31 @@ func listWaypoints(ctx context.Context, c *cluster.Client, only string) ([]liste
 		for _, u := range users[w.Namespace+"/"+w.Name] {
 			w.usedBy(u)
 		}
+		delete(users, w.Namespace+"/"+w.Name)
 		all = append(all, w)
 	}
-	return all, nil
+	return append(all, missingWaypoints(users, only)...), nil
+}
+
+// notThere is the state of a waypoint that is named and has no Gateway: istiod tells nodes
+// of services that name it as if they named none.
+const notThere = "not there: what names it is served without it"
+
+// missingWaypoints are those that are named by users, of one namespace or of all.
+func missingWaypoints(users map[string][]*unstructured.Unstructured, only string) []listedWaypoint {
+	var all []listedWaypoint
+	for _, full := range slices.Sorted(maps.Keys(users)) {
+		namespace, name, _ := strings.Cut(full, "/")
+		if name == "none" || only != "" && namespace != only { // none is Istio's word for no waypoint
+			continue
+		}
+		w := listedWaypoint{Namespace: namespace, Name: name, State: notThere}
+		for _, u := range users[full] {
+			w.usedBy(u)
+		}
+		all = append(all, w)
+	}
+	return all
 }
 
 func (w *listedWaypoint) usedBy(u *unstructured.Unstructured) {
