@@ -52,7 +52,10 @@ func objectsAt(ctx context.Context, c *cluster.Client, path ...string) ([]inList
 		return nil, err
 	}
 	var list struct{ Items []inList }
-	return list.Items, json.Unmarshal(text, &list)
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, err
+	}
+	return list.Items, nil
 }
 
 // namesOf are those of objects of a kind, in the namespace that the flags name where they

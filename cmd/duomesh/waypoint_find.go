@@ -58,11 +58,26 @@ func (f waypointFlags) ofCluster(cmd *cobra.Command, r replicaFlags, name string
 	if err != nil || is {
 		return is, err
 	}
-	onCluster := r.namespace != "" || r.cluster != (clusterFlags{}) && f.asking(r.cluster).simulated() == ""
-	if name == "" && onCluster {
-		return false, usagef("%swant the NAME of a waypoint of the cluster (duomesh waypoint list)", called(cmd))
+	if name != "" {
+		return false, nil
 	}
-	return false, nil
+	ask := f.asking(r.cluster)
+	onCluster := r.namespace != "" || r.cluster != (clusterFlags{}) && ask.simulated() == ""
+	if !onCluster && r.pod != "" && f.address == "" && f.cluster == "" && os.Getenv("KUBECONFIG") != "" {
+		s, err := ask.running()
+		if err != nil {
+			return false, err
+		}
+		onCluster = s == nil
+	}
+	if !onCluster {
+		return false, nil
+	}
+	want := "the NAME"
+	if cmd.Flag("waypoint") != nil {
+		want = "--waypoint with the NAME"
+	}
+	return false, usagef("%swant %s of a waypoint of the cluster (duomesh waypoint list)", called(cmd), want)
 }
 
 // waypointDesk is a waypoint that can be asked.

@@ -342,8 +342,10 @@ func TestWhichReplicas(t *testing.T) {
 			t.Errorf("%v: it asks others, too:\n%s", args, out)
 		}
 	}
-	for _, act := range []string{"status", "config", "stats"} {
-		wantExit(t, 2, "want the NAME of a waypoint", duomesh(t, "waypoint", act, "--namespace", "shop"))
+	for act, want := range map[string]string{"status": "the NAME", "config": "the NAME", "stats": "--waypoint with the NAME"} {
+		want = "want " + want + " of a waypoint of the cluster"
+		wantExit(t, 2, want, duomesh(t, "waypoint", act, "--namespace", "shop"))
+		k.want(2, want, "waypoint", act, "--pod", "waypoint-1", "--run-dir", t.TempDir())
 	}
 	wantExit(t, 2, "must be table, json or yaml", duomesh(t, "waypoint", "status", "-o", "xml"))
 }
