@@ -25,11 +25,12 @@ const gatewayLabel = "gateway.networking.k8s.io/gateway-name"
 // touchedAnnotation is set on a Gateway that istiod is to look at again.
 const touchedAnnotation = "duomesh.io/touched"
 
-// announcePatience is how long istiod may take to say where a Gateway with a ready pod is.
-// Each time after that it has twice as long, up to announceMost: it may be away.
+// announcePatience is how long istiod may take to say where a Gateway with a ready pod is;
+// after each touch it is twice as long, up to announceMost: an istiod that is away hears of
+// all of them when it is back, and says then where each is.
 const (
 	announcePatience = 5 * time.Second
-	announceMost     = 2 * time.Minute
+	announceMost     = time.Minute
 )
 
 // announcer touches Gateways whose pods are ready and of which istiod does not say where
@@ -42,9 +43,8 @@ type announcer struct {
 	gateways dynamic.NamespaceableResourceInterface
 	pods     corelisters.PodLister
 	log      *slog.Logger
-	queue    workqueue.TypedDelayingInterface[types.NamespacedName]
+	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	patience time.Duration
-	waits    map[types.NamespacedName]time.Duration // of those that were touched; run's own
 }
 
 // newAnnouncer makes the informer of pods tell of those that become ready.
@@ -52,8 +52,8 @@ func newAnnouncer(c clients, shared informers.SharedInformerFactory, log *slog.L
 	pods := shared.Core().V1().Pods()
 	a := &announcer{
 		gateways: c.dynamic.Resource(gatewayKind), pods: pods.Lister(), log: log, patience: patience,
-		waits: map[types.NamespacedName]time.Duration{},
-		queue: workqueue.NewTypedDelayingQueue[types.NamespacedName](),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](2*patience, announceMost)),
 	}
 	_, err := pods.Informer().AddEventHandler(handler(func(o any) {
 		if p, ok := o.(*corev1.Pod); ok && p.Labels[gatewayLabel] != "" && isReady(p) {
@@ -76,8 +76,14 @@ func (a *announcer) run(ctx context.Context) {
 		if ended {
 			return
 		}
-		if err := a.look(ctx, name); err != nil && ctx.Err() == nil {
+		again, err := a.look(ctx, name)
+		if err != nil && ctx.Err() == nil {
 			a.log.Warn("a Gateway without an address could not be touched", "gateway", name, "error", err)
+		}
+		if again {
+			a.queue.AddRateLimited(name)
+		} else {
+			a.queue.Forget(name)
 		}
 		a.queue.Done(name)
 	}
@@ -85,38 +91,31 @@ func (a *announcer) run(ctx context.Context) {
 
 func (a *announcer) stop() { a.queue.ShutDown() }
 
-// look touches a Gateway that is nowhere, and comes back to it.
-func (a *announcer) look(ctx context.Context, name types.NamespacedName) error {
+// look touches a Gateway that is nowhere, which is to be looked at again.
+func (a *announcer) look(ctx context.Context, name types.NamespacedName) (again bool, err error) {
 	if is, err := a.served(name); err != nil || !is {
-		delete(a.waits, name)
-		return err
+		return false, err
 	}
 	gateways := a.gateways.Namespace(name.Namespace)
 	g, err := gateways.Get(ctx, name.Name, metav1.GetOptions{})
 	if err != nil {
 		if gone(err) {
-			delete(a.waits, name)
-			return nil
+			return false, nil
 		}
-		a.queue.AddAfter(name, a.patience)
-		return fmt.Errorf("read it: %w", err)
+		return true, fmt.Errorf("read it: %w", err)
 	}
 	addresses, _, err := unstructured.NestedSlice(g.Object, "status", "addresses")
 	if err != nil {
-		return errors.New("its status has no list of addresses")
+		return false, errors.New("its status has no list of addresses")
 	}
 	if len(addresses) > 0 {
-		delete(a.waits, name)
-		return nil
+		return false, nil
 	}
-	wait := max(a.patience, min(2*a.waits[name], announceMost))
-	a.waits[name] = wait
-	a.queue.AddAfter(name, wait)
 	a.log.Warn("istiod does not say where a Gateway is whose pod is ready: the Gateway is touched", "gateway", name)
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, touchedAnnotation, time.Now().UTC().Format(time.RFC3339Nano))
 	_, err = gateways.Patch(ctx, name.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	if err != nil && !gone(err) {
-		return fmt.Errorf("patch it: %w", err)
+		return true, fmt.Errorf("patch it: %w", err)
 	}
-	return nil
+	return true, nil
 }

@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"context"
 	"log/slog"
 	"slices"
 	"testing"
@@ -64,8 +63,9 @@ func TestAnnounceGateways(t *testing.T) {
 	shared.Start(t.Context().Done())
 	shared.WaitForCacheSync(t.Context().Done())
 	for _, name := range []string{"lost", "starting", "known", "empty", "gone"} {
-		if err := a.look(t.Context(), types.NamespacedName{Namespace: "default", Name: name}); err != nil {
-			t.Errorf("%s: %v", name, err)
+		again, err := a.look(t.Context(), types.NamespacedName{Namespace: "default", Name: name})
+		if again != (name == "lost") || err != nil {
+			t.Errorf("%s: again %v, %v", name, again, err)
 		}
 	}
 	all, err := watch.Resource(gatewayKind).Namespace("default").List(t.Context(), metav1.ListOptions{})
@@ -106,16 +106,17 @@ func TestAnnounceAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared.Start(t.Context().Done())
-	bound, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	done := make(chan struct{})
 	go func() { a.run(t.Context()); close(done) }()
 	for range 2 {
 		select {
 		case <-changes.ResultChan():
-		case <-bound.Done():
+		case <-time.After(time.Minute):
 			t.Fatal("it was not touched again")
 		}
+	}
+	if got := a.queue.NumRequeues(types.NamespacedName{Namespace: "default", Name: "waypoint"}); got == 0 {
+		t.Error("it is looked at as often as before")
 	}
 	a.stop()
 	<-done
