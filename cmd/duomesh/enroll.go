@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
@@ -209,11 +210,6 @@ func (e enrolled) await(ctx context.Context, c *cluster.Client, in bool) error {
 func (e enrolled) concerns(p *corev1.Pod) bool {
 	_, has := p.Labels[modeLabel]
 	return p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil && !p.Spec.HostNetwork &&
-		p.Labels["gateway.istio.io/managed"] == "" && !isIstiod(p.Labels) && p.Annotations["sidecar.istio.io/status"] == "" &&
+		p.Labels["gateway.istio.io/managed"] == "" && !api.IsIstiod(p.Labels) && p.Annotations["sidecar.istio.io/status"] == "" &&
 		(!e.byNamespace || !has)
-}
-
-// isIstiod: a pod of the control plane is never managed, whatever the labels.
-func isIstiod(labels map[string]string) bool {
-	return labels["app"] == "istiod" && (labels["istio"] != "" || labels["istio.io/rev"] != "")
 }

@@ -64,7 +64,7 @@ func excluded(pod *corev1.Pod, own string) string {
 		return "it is in the agent's own namespace"
 	case pod.Labels[gatewayLabel] != "":
 		return "it is a gateway or waypoint"
-	case isIstiod(pod):
+	case api.IsIstiod(pod.Labels):
 		return "it is an istiod, by which the agents know what to do"
 	case hasSidecar(pod):
 		return "it has a sidecar"
@@ -72,12 +72,6 @@ func excluded(pod *corev1.Pod, own string) string {
 		return "it has ended"
 	}
 	return ""
-}
-
-// isIstiod reports whether a pod is of the control plane: were it managed, then after a
-// restart of everything it would wait for agents that wait for it.
-func isIstiod(pod *corev1.Pod) bool {
-	return pod.Labels["app"] == "istiod" && (pod.Labels["istio"] != "" || pod.Labels["istio.io/rev"] != "")
 }
 
 func hasSidecar(pod *corev1.Pod) bool {

@@ -67,3 +67,9 @@ func Release(ctx context.Context, socket string, s Sandbox) error {
 	_, err := ask(ctx, socket, r, files...)
 	return err
 }
+
+// IsIstiod reports by its labels whether a pod is of Istio's control plane. Such a one is
+// never managed: after a restart of everything it would wait for agents that wait for it.
+func IsIstiod(labels map[string]string) bool {
+	return labels["app"] == "istiod" && (labels["istio"] != "" || labels["istio.io/rev"] != "")
+}
