@@ -23,6 +23,7 @@ var playedKernels = map[string]played{
 	"without BPF": {answer: unix.ENOSYS},
 	"5.6":         {answer: unix.EINVAL, commands: unix.BPF_LINK_CREATE, maps: 27, hooks: 26, helpers: 119},
 	"5.8":         {answer: unix.EINVAL, commands: unix.BPF_LINK_DETACH, maps: 28, hooks: 34, helpers: 136},
+	"5.13":        {answer: unix.EINVAL, commands: 36, maps: 30, hooks: 39, helpers: 166, noCookies: true},
 	"this one":    {answer: unix.EINVAL, commands: 1000, maps: 1000, hooks: 1000, helpers: 1000},
 }
 
@@ -48,6 +49,7 @@ func TestUnsupportedKernel(t *testing.T) {
 		"without BPF": {"it has no BPF: ", "this kernel has no bpf system call"},
 		"5.6":         {"it has no cgroup connect, which Linux has since 5.7: ", "invalid argument"},
 		"5.8":         {"it has no cgroup sock_release, which Linux has since 5.9: ", "invalid argument"},
+		"5.13":        {"it has no netns cookie, which Linux has since 5.14: ", "SO_NETNS_COOKIE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe", "--source", "file:"+intent, "--cgroup", n.cgroup, "--bpffs", n.bpffs,

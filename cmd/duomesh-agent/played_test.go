@@ -12,10 +12,12 @@ import (
 )
 
 // played is an older kernel, as far as bpf(2) tells: the first command, type of map, hook
-// and helper that it does not know, and what it answers then.
+// and helper that it does not know, and what it answers then. noCookies is one that does not
+// know SO_NETNS_COOKIE either.
 type played struct {
 	answer                         unix.Errno
 	commands, maps, hooks, helpers uint32
+	noCookies                      bool
 }
 
 // notice and verdict are struct seccomp_notif and struct seccomp_notif_resp of
@@ -39,20 +41,28 @@ type verdict struct {
 // play has this process's kernel answer bpf(2) as k does, as long as the process lasts. A
 // filter of system calls cannot read what their arguments point to; this process can.
 func (k played) play() error {
-	const number = 0 // its offset in struct seccomp_data
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
+	const number, option = 0, 32 // their offsets in struct seccomp_data; option is the third argument's
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number}}
+	if k.noCookies {
+		program = append(program, []unix.SockFilter{
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_GETSOCKOPT, Jf: 3},
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: option},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SO_NETNS_COOKIE, Jf: 3},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOPROTOOPT)},
+		}...)
+	}
+	program = append(program, []unix.SockFilter{
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
+	}...)
 	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	const flags = unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&filter)))
 	if errno != 0 {
 		return fmt.Errorf("play an older kernel: %w", errno)
 	}
-	memory, err := os.Open("/proc/self/mem")
+	memory, err := os.OpenFile("/proc/self/mem", os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("play an older kernel: %w", err)
 	}
@@ -91,6 +101,11 @@ func (k played) answerAll(fd uintptr, memory *os.File) error {
 	}
 }
 
+// longestTrial is how many instructions a program has at most that tries a helper. Of longer
+// ones it is not played which helpers they may call: a verifier passes over calls that are
+// behind a switch which is off, as those of younger kernels are.
+const longestTrial = 8
+
 // knows reports whether k knows all that a command of bpf(2) asks for. The offsets are of
 // union bpf_attr.
 func (k played) knows(command uint32, memory *os.File, attr int64) (bool, error) {
@@ -101,6 +116,7 @@ func (k played) knows(command uint32, memory *os.File, attr int64) (bool, error)
 		err = errors.Join(err, failed)
 		return binary.NativeEndian.Uint32(b[:])
 	}
+	address := func(at int64) int64 { return int64(word(at)) | int64(word(at+4))<<32 }
 	known := command < k.commands
 	switch {
 	case !known:
@@ -108,13 +124,23 @@ func (k played) knows(command uint32, memory *os.File, attr int64) (bool, error)
 		known = word(attr) < k.maps // map_type
 	case command == unix.BPF_PROG_LOAD:
 		known = word(attr+68) < k.hooks // expected_attach_type
-		instructions := int64(word(attr+8)) | int64(word(attr+12))<<32
+		if word(attr+4) > longestTrial {
+			break
+		}
+		instructions := address(attr + 8)
 		for i := range int64(word(attr + 4)) {
 			at := instructions + 8*i
 			// A call of a helper: opcode 0x85, source register 0.
-			if op := word(at); op&0xff == 0x85 && op>>12&0xf == 0 && word(at+4) >= k.helpers {
-				known = false
+			op, helper := word(at), word(at+4)
+			if op&0xff != 0x85 || op>>12&0xf != 0 || helper < k.helpers {
+				continue
 			}
+			known = false
+			if word(attr+24) > 0 { // log_level: a verifier says why in log_buf
+				_, failed := memory.WriteAt(fmt.Appendf(nil, "invalid func unknown#%d\n\x00", helper), address(attr+32))
+				err = errors.Join(err, failed)
+			}
+			break
 		}
 	}
 	return known, err

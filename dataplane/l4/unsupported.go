@@ -43,7 +43,7 @@ func needed(o Options) []kernel.Feature {
 	if !o.HidePeer {
 		all = append(all, kernel.CgroupGetpeername, kernel.CgroupSockRelease)
 	}
-	return all
+	return append(all, kernel.NetnsCookies)
 }
 
 // unsupportedKernel makes a KernelError of what says that the kernel has no such thing, and
