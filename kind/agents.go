@@ -29,6 +29,19 @@ type agent struct {
 	client *api.Client
 }
 
+// wantAgents fails where there is none at all: pods that are to be managed would wait for
+// them in vain.
+func (c *Cluster) wantAgents(ctx context.Context) error {
+	list, err := c.client.AppsV1().DaemonSets(c.cfg.System).List(ctx, metav1.ListOptions{LabelSelector: agentLabel, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("look for the agents: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return fmt.Errorf("no agents in namespace %s of this cluster: duomesh install puts them there", c.cfg.System)
+	}
+	return nil
+}
+
 func (c *Cluster) findAgents(ctx context.Context) error {
 	for _, n := range c.topology.Nodes {
 		for _, spec := range n.Pods {

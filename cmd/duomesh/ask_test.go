@@ -94,12 +94,13 @@ func TestDiff(t *testing.T) {
 	c := cli{runDir: filepath.Join(t.TempDir(), "run")}
 	header := api.Header{Schema: api.AuditSchema, Version: api.Version}
 	same := fakeAdmin(t, map[string]any{"/audit": api.Audit{Header: header}})
-	other := fakeAdmin(t, map[string]any{"/audit": api.Audit{Header: header, Differences: []api.Difference{
+	other := fakeAdmin(t, map[string]any{"/audit": api.Audit{Header: header, Node: "node-b", Differences: []api.Difference{
 		{Map: "frontends", Entry: "10.9.0.1:80/TCP", Want: "a", Have: ""},
 	}}})
 	c.wantAsk(t, 0, "the kernel's maps are what was applied", "diff", "--admin", same)
 	c.wantAsk(t, 1, "map frontends, entry 10.9.0.1:80/TCP: applied a, the kernel has nothing", "diff", "--admin", other)
 	c.wantAsk(t, 1, `"entry": "10.9.0.1:80/TCP"`, "diff", "--admin", other, "-o", "json")
+	c.wantAsk(t, 1, `"node": "node-b"`, "diff", "--admin", other, "-o", "json")
 	c.wantAsk(t, 1, "ask admin API at 127.0.0.1:1: ", "diff", "--admin", "127.0.0.1:1")
 }
 
@@ -193,25 +194,33 @@ func TestOneThatIsDownHidesNoOther(t *testing.T) {
 	}
 }
 
-// One that does not answer soon lets nobody else wait: here each answers when all are asked.
-func TestAllAreAskedAtOnce(t *testing.T) {
-	admin := fakeAdmin(t, nil)
+// rendezvous returns what each of n calls, and which returns when all have.
+func rendezvous(n int) func(context.Context) error {
 	var asked sync.WaitGroup
-	var desks []desk
-	for _, node := range []string{"a", "b", "c"} {
-		desks = append(desks, desk{node: node, place: api.Place{Address: admin}})
-		asked.Add(1)
-	}
-	_, from, err := askAll(t.Context(), desks, func(ctx context.Context, _ *api.Client) (bool, error) {
+	asked.Add(n)
+	return func(ctx context.Context) error {
 		asked.Done()
 		all := make(chan struct{})
 		go func() { asked.Wait(); close(all) }()
 		select {
 		case <-all:
-			return true, nil
+			return nil
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return ctx.Err()
 		}
+	}
+}
+
+// One that does not answer soon lets nobody else wait: here each answers when all are asked.
+func TestAllAreAskedAtOnce(t *testing.T) {
+	admin := fakeAdmin(t, nil)
+	var desks []desk
+	for _, node := range []string{"a", "b", "c"} {
+		desks = append(desks, desk{node: node, place: api.Place{Address: admin}})
+	}
+	all := rendezvous(len(desks))
+	_, from, err := askAll(t.Context(), desks, func(ctx context.Context, _ *api.Client) (bool, error) {
+		return true, all(ctx)
 	})
 	if err != nil || len(from) != 3 || from[0].node != "a" || from[1].node != "b" || from[2].node != "c" {
 		t.Errorf("%+v, %v", from, err)

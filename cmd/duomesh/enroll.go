@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -202,9 +203,24 @@ func (e enrolled) await(ctx context.Context, c *cluster.Client, in bool) error {
 		if len(left) == 0 {
 			return "", nil
 		}
+		if err := installed(ctx, c); err != nil {
+			return "", fmt.Errorf("%s: its label is changed, but nobody heeds it: %w", e.what, err)
+		}
 		return fmt.Sprintf("%s: not confirmed for pods %s (duomesh status; kubectl describe pod says why in its events)",
 			e.what, strings.Join(left, ", ")), nil
 	})
+}
+
+// installed fails where a cluster has no agents, in no namespace.
+func installed(ctx context.Context, c *cluster.Client) error {
+	list, err := c.AppsV1().DaemonSets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: agentSelector, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("look for the agents: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return errors.New("this cluster has no agents: duomesh install puts them there")
+	}
+	return nil
 }
 
 func (e enrolled) concerns(p *corev1.Pod) bool {

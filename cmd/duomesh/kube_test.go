@@ -323,6 +323,8 @@ func TestEnrollLeavesOthersLabels(t *testing.T) {
 	}
 	p := k.makePod("shop", "web", "node", map[string]string{modeLabel: "ambient"}, runs)
 	k.want(1, "pod shop/web has label", "unenroll", "pod", "-n", "shop", p.Name)
+	k.want(1, "pod shop/web: its label is changed, but nobody heeds it: this cluster has no agents: duomesh install", "enroll", "pod", "-n", "shop", "--overwrite", p.Name)
+	k.installed("--namespace", "elsewhere", "--set", "waypoint.enabled=false")
 	k.want(1, "not confirmed for pods web", "enroll", "pod", "-n", "shop", "--overwrite", "--timeout=5s", p.Name)
 	if out := k.want(0, "pod shop/web is to be enrolled", "enroll", "pod", "-n", "shop", "--wait=false", p.Name); strings.Contains(out, "is enrolled") {
 		t.Errorf("what nobody has confirmed is said to be so: %s", out)
@@ -341,4 +343,34 @@ func TestNoCluster(t *testing.T) {
 	}
 	k.want(1, "the API server https://127.0.0.1:1 does not answer", "enroll", "namespace", "default")
 	k.want(2, "context \"other\" does not exist", "install", "--context", "other")
+}
+
+// A server that answers, but not to these credentials, is not looked for elsewhere.
+func TestStrangeCredentials(t *testing.T) {
+	k := newKubeCLI(t)
+	c, err := clientcmd.LoadFromFile(k.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.AuthInfos["u"].Token = "of another cluster"
+	if err := clientcmd.WriteToFile(*c, k.kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	if out := k.want(1, "does not take the kubeconfig's credentials", "status", "--kubeconfig", k.kubeconfig); strings.Contains(out, "does not answer") {
+		t.Errorf("a server that answers is said not to: %s", out)
+	}
+}
+
+// Scenarios do not wait for agents that nobody has installed.
+func TestVerifyWithoutAgents(t *testing.T) {
+	k := newKubeCLI(t)
+	for _, name := range []string{"node-a", "node-b"} {
+		k.makeNode(name, corev1.ConditionTrue)
+		// Nobody plays the controller that takes the taint of a new node away.
+		patch := []byte(`{"spec":{"taints":null}}`)
+		if _, err := k.Client.CoreV1().Nodes().Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.want(3, "no agents in namespace duomesh-system of this cluster: duomesh install puts them there", "verify", "clusterip/weight/90-10", "--kubeconfig", k.kubeconfig)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -45,6 +46,9 @@ func newWaypointStatsCmd(of *waypointFlags) *cobra.Command {
 			"that of this network namespace; with --waypoint of each replica of one on a Kubernetes cluster.",
 		Example: "  duomesh waypoint stats handoff\n  duomesh waypoint stats upstream_rq --waypoint waypoint -n default",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := regexp.Compile(first(args)); err != nil { // Envoy's are RE2, as Go's
+				return usagef("%s: %w", first(args), err)
+			}
 			out, question := cmd.OutOrStdout(), askCounters(first(args))
 			onKubernetes, err := of.ofCluster(cmd, f, name)
 			if err != nil {

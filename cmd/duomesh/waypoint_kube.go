@@ -75,6 +75,9 @@ func newWaypointApplyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := haveServices(ctx, c, f.namespace, services); err != nil {
+				return err
+			}
 			out, name := cmd.OutOrStdout(), waypointNamed(args)
 			if err := applyWaypoint(ctx, c, cluster.Waypoint(f.namespace, name, traffic), answersAsOurs); err != nil {
 				return err
@@ -95,6 +98,20 @@ func waypointNamed(args []string) string {
 		return name
 	}
 	return "waypoint"
+}
+
+// haveServices fails for a service that is not there, before anything is made.
+func haveServices(ctx context.Context, c *cluster.Client, namespace string, services []string) error {
+	for _, s := range services {
+		_, err := c.CoreV1().Services(namespace).Get(ctx, s, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("there is no service %s in namespace %s: nothing is made", s, namespace)
+		}
+		if err != nil {
+			return fmt.Errorf("look for service %s/%s: %w", namespace, s, err)
+		}
+	}
+	return nil
 }
 
 // use labels what is to go by way of a waypoint of its own namespace.

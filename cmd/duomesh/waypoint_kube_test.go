@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	agentapi "github.com/duomesh/duomesh/dataplane/agent/api"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
@@ -317,6 +318,25 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// A replica that does not answer soon lets no other wait: here each answers when all are asked.
+func TestReplicasAreAskedAtOnce(t *testing.T) {
+	pods, way := replicasOf(t)
+	all := rendezvous(len(pods))
+	got, err := askReplicas(t.Context(), pods, way, func(ctx context.Context, _ *api.Client, _ *replica) error { return all(ctx) })
+	if err != nil || len(got) != 3 || got[0].Pod != "a" || got[2].Pod != "silent" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Nothing is made for a service that is not there.
+func TestWaypointForNoService(t *testing.T) {
+	k := newKubeCLI(t)
+	k.defineKinds()
+	k.makeNamespace("shop")
+	k.want(1, "there is no service nosuch in namespace shop: nothing is made", "waypoint", "apply", "-n", "shop", "--service", "nosuch")
+	k.want(1, "there is no waypoint waypoint in namespace shop", "waypoint", "status", "waypoint", "-n", "shop")
+}
+
 // Which waypoint of a cluster, and which replica, is asked.
 func TestWhichReplicas(t *testing.T) {
 	k := newKubeCLI(t)
@@ -348,4 +368,5 @@ func TestWhichReplicas(t *testing.T) {
 		k.want(2, want, "waypoint", act, "--pod", "waypoint-1", "--run-dir", t.TempDir())
 	}
 	wantExit(t, 2, "must be table, json or yaml", duomesh(t, "waypoint", "status", "-o", "xml"))
+	wantExit(t, 2, "[: error parsing regexp", duomesh(t, "waypoint", "stats", "["))
 }

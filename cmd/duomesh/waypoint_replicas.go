@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/duomesh/duomesh/dataplane/l7"
@@ -125,19 +126,26 @@ func forwarded(c *cluster.Client) reach {
 	}
 }
 
-func askReplicas(ctx context.Context, pods []corev1.Pod, way reach, question replicaQuestion) (all []replica, failed error) {
+// askReplicas asks all at once, and returns what they say in the order of pods.
+func askReplicas(ctx context.Context, pods []corev1.Pod, way reach, question replicaQuestion) ([]replica, error) {
+	all, errs := make([]replica, len(pods)), make([]error, len(pods))
+	var g errgroup.Group
+	g.SetLimit(together)
 	for i := range pods {
-		p := &pods[i]
-		r := replica{Pod: p.Name, Node: p.Spec.NodeName}
-		if why := waiting(p); why != "" && p.Status.Phase != corev1.PodRunning {
-			r.Problem = why
-		} else if err := askReplica(ctx, p, way, &r, question); err != nil {
-			err = fmt.Errorf("pod %s (is its image %s duomesh-waypoint?): %w", p.Name, proxyImage(p), err)
-			r.Problem, failed = err.Error(), errors.Join(failed, err)
-		}
-		all = append(all, r)
+		g.Go(func() error {
+			p, r := &pods[i], &all[i]
+			r.Pod, r.Node = p.Name, p.Spec.NodeName
+			if why := waiting(p); why != "" && p.Status.Phase != corev1.PodRunning {
+				r.Problem = why
+			} else if err := askReplica(ctx, p, way, r, question); err != nil {
+				errs[i] = fmt.Errorf("pod %s (is its image %s duomesh-waypoint?): %w", p.Name, proxyImage(p), err)
+				r.Problem = errs[i].Error()
+			}
+			return nil // each is told by itself
+		})
 	}
-	return all, failed
+	_ = g.Wait() // says nothing
+	return all, errors.Join(errs...)
 }
 
 // askReplicaTime bounds how long one replica may take to answer.

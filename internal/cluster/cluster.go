@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -82,7 +83,11 @@ const reachTime = 10 * time.Second
 func (c *Client) Reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
-	if _, err := c.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx); err != nil {
+	_, err := c.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	if apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) {
+		return fmt.Errorf("the API server %s does not take the kubeconfig's credentials (have they expired? are they of another cluster?): %w", c.Host, err)
+	}
+	if err != nil {
 		return fmt.Errorf("the API server %s does not answer (is the kubeconfig that of a running cluster?): %w", c.Host, err)
 	}
 	return nil

@@ -133,7 +133,7 @@ func (h handler) audit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	found, err := h.node.Engine().Audit()
-	answer(w, api.Audit{Header: header(api.AuditSchema), Differences: differences(found)}, err)
+	answer(w, api.Audit{Header: header(api.AuditSchema), Node: s.Node, Differences: differences(found)}, err)
 }
 
 func differences(found []l4.Difference) []api.Difference {

@@ -246,6 +246,7 @@ type Exits struct {
 // Audit is a comparison of the kernel's maps with what was applied.
 type Audit struct {
 	Header
+	Node        string       `json:"node"`
 	Differences []Difference `json:"differences"`
 }
 
