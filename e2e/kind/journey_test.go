@@ -116,14 +116,18 @@ func shares(ctx context.Context, namespace string, want float64, command func(in
 	Expect(n["2"]).To(And(BeNumerically(">=", ok.Low), BeNumerically("<=", ok.High)), got)
 }
 
+// staying are the names of what does not leave: a pod that does has no network any more,
+// and is listed until its grace is over.
+const staying = `go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}`
+
 // through is how many requests the waypoint says that it has sent on.
 func through(ctx context.Context, namespace string) uint64 {
 	GinkgoHelper()
-	pods := strings.Fields(kubectl(ctx, "get", "pods", "-n", namespace, "-o", "name",
+	pods := strings.Fields(kubectl(ctx, "get", "pods", "-n", namespace, "-o", staying,
 		"-l", "gateway.networking.k8s.io/gateway-name=waypoint"))
 	var sum uint64
 	for _, p := range pods {
-		out := kubectl(ctx, "get", "--raw", "/api/v1/namespaces/"+namespace+"/"+strings.Replace(p, "pod/", "pods/", 1)+":15020/proxy/stats/prometheus")
+		out := kubectl(ctx, "get", "--raw", "/api/v1/namespaces/"+namespace+"/pods/"+p+":15020/proxy/stats/prometheus")
 		for l := range strings.Lines(out) {
 			var n float64
 			if !strings.Contains(l, "upstream_rq_total{") || !strings.Contains(l, "inbound-vip|80|http") {
