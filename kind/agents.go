@@ -20,26 +20,12 @@ import (
 const (
 	modeLabel             = "istio.io/dataplane-mode"
 	redirectionAnnotation = "kmesh.net/redirection"
-	agentLabel            = "app.kubernetes.io/name=duomesh-agent"
 )
 
 // agent is the agent of one node, asked in the node's own network namespace.
 type agent struct {
 	node   string // the topology's name
 	client *api.Client
-}
-
-// wantAgents fails where there is none at all: pods that are to be managed would wait for
-// them in vain.
-func (c *Cluster) wantAgents(ctx context.Context) error {
-	list, err := c.client.AppsV1().DaemonSets(c.cfg.System).List(ctx, metav1.ListOptions{LabelSelector: agentLabel, Limit: 1})
-	if err != nil {
-		return fmt.Errorf("look for the agents: %w", err)
-	}
-	if len(list.Items) == 0 {
-		return fmt.Errorf("no agents in namespace %s of this cluster: duomesh install puts them there", c.cfg.System)
-	}
-	return nil
 }
 
 func (c *Cluster) findAgents(ctx context.Context) error {
@@ -106,7 +92,7 @@ func (c *Cluster) label(ctx context.Context, name string, in bool) error {
 // agentPod is the pod of a node's agent.
 func (c *Cluster) agentPod(ctx context.Context, node string) (*corev1.Pod, error) {
 	list, err := c.client.CoreV1().Pods(c.cfg.System).List(ctx, metav1.ListOptions{
-		LabelSelector: agentLabel, FieldSelector: "spec.nodeName=" + c.nodes[node],
+		LabelSelector: cluster.AgentSelector, FieldSelector: "spec.nodeName=" + c.nodes[node],
 	})
 	if err != nil {
 		return nil, fmt.Errorf("agent of node %s: %w", node, err)

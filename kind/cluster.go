@@ -103,11 +103,7 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	if err := c.chooseNodes(ctx); err != nil {
 		return nil, err
 	}
-	if !cfg.Ambient {
-		if err := c.wantAgents(ctx); err != nil {
-			return nil, err
-		}
-	} else {
+	if cfg.Ambient {
 		if c.proxies, err = NodeProxies(ctx, c.client); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +19,8 @@ import (
 const olderEnv = "DUOMESH_AGENT_TEST_OLDER"
 
 // playedKernels are what kernels know, by the first of each kind that they do not
-// (include/uapi/linux/bpf.h of each). Which program may call which helper, and what their
+// (include/uapi/linux/bpf.h of each; of 5.13 BPF_TOKEN_CREATE, the bloom filter, the hook of
+// sk_reuseport and bpf_sys_bpf). Which program may call which helper, and what their
 // verifiers cannot, is not played.
 var playedKernels = map[string]played{
 	"without BPF": {answer: unix.ENOSYS},
@@ -52,7 +55,9 @@ func TestUnsupportedKernel(t *testing.T) {
 		"5.13":        {"it has no netns cookie, which Linux has since 5.14: ", "SO_NETNS_COOKIE"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command("/proc/self/exe", "--source", "file:"+intent, "--cgroup", n.cgroup, "--bpffs", n.bpffs,
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one that does not fail serves
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "/proc/self/exe", "--source", "file:"+intent, "--cgroup", n.cgroup, "--bpffs", n.bpffs,
 				"--enrol-socket", filepath.Join(n.dir, "enrol.sock"), "--node", "worker-1", "--metrics", "", "--admin", "127.0.0.1:0")
 			cmd.Env = append(os.Environ(), asMainEnv+"=1", olderEnv+"="+name)
 			out, err := cmd.CombinedOutput()

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// played is an older kernel, as far as bpf(2) tells: the first command, type of map, hook
+// played is an older kernel, as far as bpf(2) and getsockopt(2) tell: the first command, type of map, hook
 // and helper that it does not know, and what it answers then. noCookies is one that does not
 // know SO_NETNS_COOKIE either.
 type played struct {
@@ -38,14 +38,16 @@ type verdict struct {
 	flags uint32
 }
 
-// play has this process's kernel answer bpf(2) as k does, as long as the process lasts. A
+// play has this process's kernel answer bpf(2) and getsockopt(2) as k does, as long as the process lasts. A
 // filter of system calls cannot read what their arguments point to; this process can.
 func (k played) play() error {
-	const number, option = 0, 32 // their offsets in struct seccomp_data; option is the third argument's
+	const number, level, option = 0, 24, 32 // their offsets in struct seccomp_data: the call, and two of its arguments
 	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number}}
 	if k.noCookies {
 		program = append(program, []unix.SockFilter{
-			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_GETSOCKOPT, Jf: 3},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_GETSOCKOPT, Jf: 5},
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: level},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SOL_SOCKET, Jf: 5},
 			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: option},
 			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SO_NETNS_COOKIE, Jf: 3},
 			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOPROTOOPT)},
@@ -137,7 +139,8 @@ func (k played) knows(command uint32, memory *os.File, attr int64) (bool, error)
 			}
 			known = false
 			if word(attr+24) > 0 { // log_level: a verifier says why in log_buf
-				_, failed := memory.WriteAt(fmt.Appendf(nil, "invalid func unknown#%d\n\x00", helper), address(attr+32))
+				text := fmt.Appendf(nil, "invalid func unknown#%d\n\x00", helper)
+				_, failed := memory.WriteAt(text[:min(len(text), int(word(attr+28)))], address(attr+32))
 				err = errors.Join(err, failed)
 			}
 			break

@@ -127,7 +127,7 @@ func desksOf(s netsim.State, node string) ([]desk, error) {
 	return desks, nil
 }
 
-// together is how many engines are asked at a time.
+// together is how many engines, or replicas of a waypoint, are asked at a time.
 const together = 16
 
 // askAll asks every engine the same. It returns what those said that answer, and which

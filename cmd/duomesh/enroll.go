@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -186,8 +185,10 @@ func (f enrollFlags) enrollPod(ctx context.Context, c *cluster.Client, name stri
 }
 
 // await returns when the pods that run carry the agents' confirmation, or have lost
-// it. Pods that are never managed are passed over.
+// it, and fails at once where there is nobody who could confirm it. Pods that are never
+// managed are passed over.
 func (e enrolled) await(ctx context.Context, c *cluster.Client, in bool) error {
+	nobody := in && c.NoAgents(ctx)
 	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
 		list, err := c.CoreV1().Pods(e.namespace).List(ctx, e.pods)
 		if err != nil {
@@ -203,24 +204,12 @@ func (e enrolled) await(ctx context.Context, c *cluster.Client, in bool) error {
 		if len(left) == 0 {
 			return "", nil
 		}
-		if err := installed(ctx, c); err != nil {
-			return "", fmt.Errorf("%s: its label is changed, but nobody heeds it: %w", e.what, err)
+		if nobody {
+			return "", fmt.Errorf("%s has its label, but this cluster has no agents to heed it: duomesh install puts them there", e.what)
 		}
 		return fmt.Sprintf("%s: not confirmed for pods %s (duomesh status; kubectl describe pod says why in its events)",
 			e.what, strings.Join(left, ", ")), nil
 	})
-}
-
-// installed fails where a cluster has no agents, in no namespace.
-func installed(ctx context.Context, c *cluster.Client) error {
-	list, err := c.AppsV1().DaemonSets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: agentSelector, Limit: 1})
-	if err != nil {
-		return fmt.Errorf("look for the agents: %w", err)
-	}
-	if len(list.Items) == 0 {
-		return errors.New("this cluster has no agents: duomesh install puts them there")
-	}
-	return nil
 }
 
 func (e enrolled) concerns(p *corev1.Pod) bool {

@@ -18,10 +18,9 @@ import (
 	"github.com/duomesh/duomesh/internal/cluster"
 )
 
-// agentName is that of the DaemonSet in the chart, agentSelector finds its pods.
+// agentName is that of the DaemonSet in the chart.
 const (
 	agentName        = "duomesh-agent"
-	agentSelector    = "app.kubernetes.io/name=" + agentName
 	defaultNamespace = "duomesh-system"
 )
 
@@ -211,7 +210,7 @@ func namespaceObject(name string) *unstructured.Unstructured {
 
 // agentPods are those of the DaemonSet.
 func agentPods(ctx context.Context, c *cluster.Client, namespace string) ([]corev1.Pod, error) {
-	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentSelector})
+	list, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: cluster.AgentSelector})
 	if err != nil {
 		return nil, fmt.Errorf("list the agents in namespace %s: %w", namespace, err)
 	}

@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/kernel"
 	"github.com/duomesh/duomesh/internal/kubetest"
 )
 
@@ -323,7 +325,7 @@ func TestEnrollLeavesOthersLabels(t *testing.T) {
 	}
 	p := k.makePod("shop", "web", "node", map[string]string{modeLabel: "ambient"}, runs)
 	k.want(1, "pod shop/web has label", "unenroll", "pod", "-n", "shop", p.Name)
-	k.want(1, "pod shop/web: its label is changed, but nobody heeds it: this cluster has no agents: duomesh install", "enroll", "pod", "-n", "shop", "--overwrite", p.Name)
+	k.want(1, "pod shop/web has its label, but this cluster has no agents to heed it: duomesh install puts them there", "enroll", "pod", "-n", "shop", "--overwrite", p.Name)
 	k.installed("--namespace", "elsewhere", "--set", "waypoint.enabled=false")
 	k.want(1, "not confirmed for pods web", "enroll", "pod", "-n", "shop", "--overwrite", "--timeout=5s", p.Name)
 	if out := k.want(0, "pod shop/web is to be enrolled", "enroll", "pod", "-n", "shop", "--wait=false", p.Name); strings.Contains(out, "is enrolled") {
@@ -361,16 +363,28 @@ func TestStrangeCredentials(t *testing.T) {
 	}
 }
 
+// Who may change pods of one namespace alone is not told what he may not see.
+func TestEnrollWithoutAView(t *testing.T) {
+	k := newKubeCLI(t)
+	k.makeNamespace("shop")
+	c, err := cluster.Connect(k.As("somebody"), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NoAgents(t.Context()) {
+		t.Error("who may not look is sure that there is none")
+	}
+	if err := c.Reach(t.Context()); err != nil {
+		t.Errorf("who is known cannot reach it: %v", err)
+	}
+	if !k.client().NoAgents(t.Context()) {
+		t.Error("who may look does not see that there is none")
+	}
+}
+
 // Scenarios do not wait for agents that nobody has installed.
 func TestVerifyWithoutAgents(t *testing.T) {
+	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF, kernel.PacketHook)
 	k := newKubeCLI(t)
-	for _, name := range []string{"node-a", "node-b"} {
-		k.makeNode(name, corev1.ConditionTrue)
-		// Nobody plays the controller that takes the taint of a new node away.
-		patch := []byte(`{"spec":{"taints":null}}`)
-		if _, err := k.Client.CoreV1().Nodes().Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k.want(3, "no agents in namespace duomesh-system of this cluster: duomesh install puts them there", "verify", "clusterip/weight/90-10", "--kubeconfig", k.kubeconfig)
+	k.want(2, "this cluster has no agents: duomesh install puts them there", "verify", "clusterip/weight/90-10", "--kubeconfig", k.kubeconfig)
 }

@@ -159,7 +159,7 @@ func runsOn(d *appsv1.DaemonSet, n *corev1.Node) bool {
 func (e *ending) await(ctx context.Context, tell func() error) ([]string, error) {
 	left, told := map[string]*corev1.Pod{}, false
 	source := cache.NewFilteredListWatchFromClient(e.c.CoreV1().RESTClient(), "pods", e.namespace,
-		func(o *metav1.ListOptions) { o.LabelSelector = agentSelector })
+		func(o *metav1.ListOptions) { o.LabelSelector = cluster.AgentSelector })
 	begin := func(store cache.Store) (bool, error) {
 		for _, o := range store.List() {
 			if p, ok := o.(*corev1.Pod); ok {

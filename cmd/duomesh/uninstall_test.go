@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/duomesh/duomesh/internal/cluster"
 	"github.com/duomesh/duomesh/internal/kubetest"
 )
 
@@ -87,7 +88,7 @@ func (k kubeCLI) endAgents(ctx context.Context, namespace string, down []string,
 		k.finish(ctx, namespace)
 		return
 	}
-	pods, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: agentSelector})
+	pods, err := c.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: cluster.AgentSelector})
 	if err != nil {
 		return
 	}

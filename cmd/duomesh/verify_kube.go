@@ -44,6 +44,9 @@ func (k kubeWorld) world(ctx context.Context) (string, scenario.Opener, error) {
 	if err != nil {
 		return "", nil, err
 	}
+	if cfg.Client.NoAgents(ctx) { // pods would wait for them in vain, scenario by scenario
+		return "", nil, usagef("this cluster has no agents: duomesh install puts them there")
+	}
 	return "kind", kind.Opener(cfg), nil
 }
 

@@ -47,7 +47,7 @@ func newWaypointStatsCmd(of *waypointFlags) *cobra.Command {
 		Example: "  duomesh waypoint stats handoff\n  duomesh waypoint stats upstream_rq --waypoint waypoint -n default",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := regexp.Compile(first(args)); err != nil { // Envoy's are RE2, as Go's
-				return usagef("%s: %w", first(args), err)
+				return usagef("REGEXP %s: %w", first(args), err)
 			}
 			out, question := cmd.OutOrStdout(), askCounters(first(args))
 			onKubernetes, err := of.ofCluster(cmd, f, name)

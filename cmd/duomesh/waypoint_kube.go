@@ -103,6 +103,9 @@ func waypointNamed(args []string) string {
 // haveServices fails for a service that is not there, before anything is made.
 func haveServices(ctx context.Context, c *cluster.Client, namespace string, services []string) error {
 	for _, s := range services {
+		if s == "" {
+			return usagef("--service: want the NAME of a service")
+		}
 		_, err := c.CoreV1().Services(namespace).Get(ctx, s, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return fmt.Errorf("there is no service %s in namespace %s: nothing is made", s, namespace)

@@ -333,6 +333,7 @@ func TestWaypointForNoService(t *testing.T) {
 	k := newKubeCLI(t)
 	k.defineKinds()
 	k.makeNamespace("shop")
+	k.want(2, "--service: want the NAME", "waypoint", "apply", "-n", "shop", "--service", "")
 	k.want(1, "there is no service nosuch in namespace shop: nothing is made", "waypoint", "apply", "-n", "shop", "--service", "nosuch")
 	k.want(1, "there is no waypoint waypoint in namespace shop", "waypoint", "status", "waypoint", "-n", "shop")
 }
@@ -368,5 +369,5 @@ func TestWhichReplicas(t *testing.T) {
 		k.want(2, want, "waypoint", act, "--pod", "waypoint-1", "--run-dir", t.TempDir())
 	}
 	wantExit(t, 2, "must be table, json or yaml", duomesh(t, "waypoint", "status", "-o", "xml"))
-	wantExit(t, 2, "[: error parsing regexp", duomesh(t, "waypoint", "stats", "["))
+	wantExit(t, 2, "REGEXP [: error parsing regexp", duomesh(t, "waypoint", "stats", "["))
 }

@@ -126,7 +126,7 @@ func forwarded(c *cluster.Client) reach {
 	}
 }
 
-// askReplicas asks all at once, and returns what they say in the order of pods.
+// askReplicas asks all, many at a time, and returns what they say in the order of pods.
 func askReplicas(ctx context.Context, pods []corev1.Pod, way reach, question replicaQuestion) ([]replica, error) {
 	all, errs := make([]replica, len(pods)), make([]error, len(pods))
 	var g errgroup.Group

@@ -89,7 +89,7 @@ func TestAdminAPI(t *testing.T) {
 	}
 	audit, err := r.client.Audit(ctx)
 	must(t, err)
-	if len(audit.Differences) != 0 {
+	if len(audit.Differences) != 0 || audit.Node == "" {
 		t.Errorf("audit is %+v", audit)
 	}
 	for _, bad := range []string{"/explain?from=client&to=10.9.0.1", "/explain?to=10.9.0.1:80", "/explain?from=a&to=10.9.0.1:80&protocol=sctp"} {

@@ -104,7 +104,7 @@ func Open(h Host, o Options) (_ *Engine, err error) {
 	if err := e.load(o); err != nil {
 		return nil, err
 	}
-	if err := kernel.NetnsCookies.Probe(); err != nil { // without it no pod can be enrolled
+	if err := kernel.NetnsCookies.Probe(); lacking(err) { // without it no pod can be enrolled
 		return nil, err
 	}
 	if err := e.adopt(); err != nil {

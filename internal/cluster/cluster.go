@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -84,13 +85,30 @@ func (c *Client) Reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
 	_, err := c.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
-	if apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) {
+	switch {
+	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the API server %s does not take the kubeconfig's credentials (have they expired? are they of another cluster?): %w", c.Host, err)
-	}
-	if err != nil {
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("the API server %s does not let the kubeconfig's user ask for its version: %w", c.Host, err)
+	case err != nil:
 		return fmt.Errorf("the API server %s does not answer (is the kubeconfig that of a running cluster?): %w", c.Host, err)
 	}
 	return nil
+}
+
+// AgentSelector finds duomesh's agents, and the DaemonSet of the chart that starts them.
+const AgentSelector = "app.kubernetes.io/name=duomesh-agent"
+
+// NoAgents reports whether it is certain that nobody has installed duomesh in the cluster,
+// in whatever namespace. Who may not look is told false.
+func (c *Client) NoAgents(ctx context.Context) bool {
+	one := metav1.ListOptions{LabelSelector: AgentSelector, Limit: 1}
+	sets, err := c.AppsV1().DaemonSets(metav1.NamespaceAll).List(ctx, one)
+	if err != nil || len(sets.Items) > 0 {
+		return false
+	}
+	pods, err := c.CoreV1().Pods(metav1.NamespaceAll).List(ctx, one)
+	return err == nil && len(pods.Items) == 0
 }
 
 // Has reports whether the cluster knows a kind.

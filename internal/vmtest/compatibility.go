@@ -25,7 +25,7 @@ const compatibilityTail = `
 |---|---|
 | set_retval (before 5.18) | a refused connection gets EPERM instead of ECONNREFUSED |
 | cgroup getpeername (before 5.8), cgroup sock_release (before 5.9) | the engine does not open with the default options, naming it; with HidePeer it does |
-| netns cookie (before 5.14) | pods cannot be enrolled: the engine refuses, naming it |
+| netns cookie (before 5.14) | no pod can be enrolled: the engine does not open, naming it |
 | sock_destroy (before 6.5) | a connected UDP socket keeps the endpoint that it has, also one that has left, until it is closed |
 | counts of missed kprobes and tracepoints (before 6.7) | where the judge has nothing better than these, it says so and its verdicts are inconclusive |
 | tcx (before 6.6) | the judge counts packets by a clsact filter |

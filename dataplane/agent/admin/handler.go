@@ -132,8 +132,8 @@ func (h handler) audit(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nothing has been applied since the agent started: there is nothing to compare the kernel with", http.StatusServiceUnavailable)
 		return
 	}
-	found, err := h.node.Engine().Audit()
-	answer(w, api.Audit{Header: header(api.AuditSchema), Node: s.Node, Differences: differences(found)}, err)
+	found, auditErr := h.node.Engine().Audit()
+	answer(w, api.Audit{Header: header(api.AuditSchema), Node: s.Node, Differences: differences(found)}, errors.Join(err, auditErr))
 }
 
 func differences(found []l4.Difference) []api.Difference {
