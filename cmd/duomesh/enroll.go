@@ -84,6 +84,7 @@ func (f enrollFlags) run(ctx context.Context, kind string, names []string, in bo
 	if err != nil {
 		return err
 	}
+	nobody := in && c.NoAgents(ctx)
 	for _, name := range names {
 		e, err := act(ctx, c, name, in)
 		if err != nil {
@@ -92,10 +93,13 @@ func (f enrollFlags) run(ctx context.Context, kind string, names []string, in bo
 		words := map[bool]string{true: "is enrolled", false: "is not enrolled any more"}[in]
 		if !f.wait {
 			words = map[bool]string{true: "is to be enrolled", false: "is to be enrolled no more"}[in]
-		} else if err := e.await(ctx, c, in); err != nil {
+		} else if err := e.await(ctx, c, in, nobody); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "%s %s\n", e.what, words)
+	}
+	if nobody {
+		fmt.Fprintln(out, "this cluster has no agents yet: duomesh install puts them there")
 	}
 	return nil
 }
@@ -187,8 +191,7 @@ func (f enrollFlags) enrollPod(ctx context.Context, c *cluster.Client, name stri
 // await returns when the pods that run carry the agents' confirmation, or have lost
 // it, and fails at once where there is nobody who could confirm it. Pods that are never
 // managed are passed over.
-func (e enrolled) await(ctx context.Context, c *cluster.Client, in bool) error {
-	nobody := in && c.NoAgents(ctx)
+func (e enrolled) await(ctx context.Context, c *cluster.Client, in, nobody bool) error {
 	return cluster.Await(ctx, func(ctx context.Context) (string, error) {
 		list, err := c.CoreV1().Pods(e.namespace).List(ctx, e.pods)
 		if err != nil {

@@ -284,7 +284,7 @@ func TestInstallPrunes(t *testing.T) {
 func TestEnroll(t *testing.T) {
 	k := newKubeCLI(t)
 	k.makeNamespace("shop")
-	k.want(0, "namespace shop is enrolled", "enroll", "namespace", "shop")
+	k.want(0, "namespace shop is enrolled\nthis cluster has no agents yet: duomesh install", "enroll", "namespace", "shop")
 	if got := k.mode("shop"); got != modeOurs {
 		t.Errorf("its label is %q", got)
 	}
