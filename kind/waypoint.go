@@ -140,12 +140,12 @@ func (c *Cluster) Forwarded(ctx context.Context, pod string) (map[string]uint64,
 }
 
 // confirmWaypoints returns when each replica's Envoy has the routes of all services that
-// pass it.
+// pass it, and their endpoints.
 func (c *Cluster) confirmWaypoints(ctx context.Context, o scenario.Objects) error {
 	for name := range c.replicas {
-		want := c.routes(o, c.gateways.of(name))
+		want, endpoints := c.routes(o, c.gateways.of(name)), c.endpoints(o, c.gateways.of(name))
 		err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
-			return c.lacks(ctx, name, want)
+			return c.lacks(ctx, name, want, endpoints)
 		})
 		if err != nil {
 			return fmt.Errorf("waypoint %s: %w", name, err)
@@ -155,7 +155,7 @@ func (c *Cluster) confirmWaypoints(ctx context.Context, o scenario.Objects) erro
 }
 
 // lacks says what a replica's Envoy does not have yet; "" when it has all.
-func (c *Cluster) lacks(ctx context.Context, name string, want map[string]int) (string, error) {
+func (c *Cluster) lacks(ctx context.Context, name string, want map[string]int, endpoints map[string][]string) (string, error) {
 	r, err := c.replica(name)
 	if err != nil {
 		return "", err
@@ -182,5 +182,5 @@ func (c *Cluster) lacks(ctx context.Context, name string, want map[string]int) (
 			return "its Envoy does not have " + what, nil
 		}
 	}
-	return "", nil
+	return c.lacksEndpoints(text, endpoints)
 }
