@@ -1,7 +1,6 @@
 package kind
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/duomesh/duomesh/dataplane/intent"
+	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -46,61 +46,10 @@ func (c *Cluster) endpoints(o scenario.Objects, waypoint string) map[string][]st
 	return want
 }
 
-// dumpedEndpoints is as much of Envoy's dump of its configuration as names endpoints.
-type dumpedEndpoints struct {
-	Configs []struct {
-		Endpoints []struct {
-			Config struct {
-				Cluster    string `json:"cluster_name"`
-				Localities []struct {
-					Endpoints []struct {
-						Endpoint struct {
-							Address struct {
-								Socket struct {
-									Address string `json:"address"`
-								} `json:"socket_address"`
-								Internal struct {
-									ID string `json:"endpoint_id"`
-								} `json:"envoy_internal_address"`
-							} `json:"address"`
-						} `json:"endpoint"`
-					} `json:"lb_endpoints"`
-				} `json:"endpoints"`
-			} `json:"endpoint_config"`
-		} `json:"dynamic_endpoint_configs"`
-	} `json:"configs"`
-}
-
-// known are the addresses of endpoints by the names of clusters, in a dump of Envoy's.
-func known(dump []byte) (map[string][]netip.Addr, error) {
-	var d dumpedEndpoints
-	if err := json.Unmarshal(dump, &d); err != nil {
-		return nil, fmt.Errorf("read its endpoints: %w", err)
-	}
-	all := map[string][]netip.Addr{}
-	for _, c := range d.Configs {
-		for _, e := range c.Endpoints {
-			addrs := []netip.Addr{}
-			for _, l := range e.Config.Localities {
-				for _, one := range l.Endpoints {
-					a := one.Endpoint.Address
-					if ip, err := netip.ParseAddr(a.Socket.Address); err == nil {
-						addrs = append(addrs, ip)
-					} else if at, err := netip.ParseAddrPort(a.Internal.ID); err == nil {
-						addrs = append(addrs, at.Addr())
-					}
-				}
-			}
-			all[e.Config.Cluster] = addrs
-		}
-	}
-	return all, nil
-}
-
 // lacksEndpoints says what of want a waypoint's Envoy does not have, or has too much; ""
 // when it is right. A host may have several clusters, each of which must have them.
 func (c *Cluster) lacksEndpoints(dump []byte, want map[string][]string) (string, error) {
-	clusters, err := known(dump)
+	clusters, err := api.Endpoints(dump)
 	if err != nil {
 		return "", err
 	}

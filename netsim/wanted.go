@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/duomesh/duomesh/dataplane/l7/api"
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
@@ -128,9 +129,6 @@ type dumped struct {
 		Routes []struct {
 			Config dumpedTable `json:"route_config"`
 		} `json:"dynamic_route_configs"`
-		Endpoints []struct {
-			Config dumpedEndpoints `json:"endpoint_config"`
-		} `json:"dynamic_endpoint_configs"`
 	} `json:"configs"`
 }
 
@@ -161,24 +159,6 @@ type dumpedRoute struct {
 	} `json:"route"`
 }
 
-type dumpedEndpoints struct {
-	Cluster    string `json:"cluster_name"`
-	Localities []struct {
-		Endpoints []struct {
-			Endpoint struct {
-				Address struct {
-					Socket struct {
-						Address string `json:"address"`
-					} `json:"socket_address"`
-					Internal struct {
-						ID string `json:"endpoint_id"`
-					} `json:"envoy_internal_address"`
-				} `json:"address"`
-			} `json:"endpoint"`
-		} `json:"lb_endpoints"`
-	} `json:"endpoints"`
-}
-
 // missing says what a waypoint's Envoy lacks; "" when nothing.
 func (want wantedConfig) missing(dump []byte) (string, error) {
 	var d dumped
@@ -197,10 +177,13 @@ func (want wantedConfig) missing(dump []byte) (string, error) {
 		for _, r := range c.Routes {
 			tables[r.Config.Name] = r.Config
 		}
-		for _, e := range c.Endpoints {
-			// A service may have one of each kind: they have the same endpoints.
-			pods[leadsTo(e.Config.Cluster)] = e.Config.addresses()
-		}
+	}
+	endpoints, err := api.Endpoints(dump)
+	if err != nil {
+		return "", err
+	}
+	for cluster, addrs := range endpoints { // a service may have one of each kind: they have the same endpoints
+		pods[leadsTo(cluster)] = addrs
 	}
 	for _, chain := range slices.Sorted(maps.Keys(want)) {
 		if !chains[chain] {
@@ -211,22 +194,6 @@ func (want wantedConfig) missing(dump []byte) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-func (e dumpedEndpoints) addresses() []netip.Addr {
-	var all []netip.Addr
-	for _, l := range e.Localities {
-		for _, one := range l.Endpoints {
-			a := one.Endpoint.Address
-			if ip, err := netip.ParseAddr(a.Socket.Address); err == nil {
-				all = append(all, ip)
-			} else if at, err := netip.ParseAddrPort(a.Internal.ID); err == nil {
-				all = append(all, at.Addr())
-			}
-		}
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
 }
 
 func differsFrom(want []wantedRoute, have dumpedTable, pods map[string][]netip.Addr) string {
