@@ -195,6 +195,24 @@ func countOf(all []ambient.Opened, want ambient.Opened) uint64 {
 	return sum
 }
 
+// otherwise is what the side of want counted between two readings, and not as wanted;
+// nil when nothing.
+func otherwise(before, after []ambient.Opened, want ambient.Opened) map[string]uint64 {
+	var all map[string]uint64
+	for _, o := range after {
+		if o.Count = 0; o.Reporter != want.Reporter || o == want {
+			continue
+		}
+		if n := countOf(after, o) - countOf(before, o); n > 0 {
+			if all == nil {
+				all = map[string]uint64{}
+			}
+			all[fmt.Sprintf("from %s to %s, %s", o.Source, o.Destination, o.Security)] = n
+		}
+	}
+	return all
+}
+
 // Describe implements Described.
 func (w *simulated) Describe(ctx context.Context) ([]result.Proxy, error) {
 	var all []result.Proxy

@@ -112,6 +112,27 @@ func TestWantedOfACluster(t *testing.T) {
 	}
 }
 
+// TestCountedOtherwise: what the client's proxy counts as something else in the span is
+// told, and nothing that was before or that the server's proxy says.
+func TestCountedOtherwise(t *testing.T) {
+	want := ambient.Opened{Reporter: "source", Source: "a", Destination: "b", Security: "mutual_tls"}
+	opened := func(o ambient.Opened, n uint64) ambient.Opened {
+		o.Count = n
+		return o
+	}
+	plain, peer := want, want
+	plain.Destination, plain.Security, peer.Reporter = "unknown", "unknown", "destination"
+	before := []ambient.Opened{opened(want, 1), opened(plain, 3)}
+	after := []ambient.Opened{opened(want, 9), opened(peer, 8), opened(plain, 3)}
+	if got := otherwise(before, after, want); got != nil {
+		t.Errorf("%v", got)
+	}
+	after[2].Count = 5
+	if got := otherwise(before, after, want); len(got) != 1 || got["from a to unknown, unknown"] != 2 {
+		t.Errorf("%v", got)
+	}
+}
+
 // TestRowBeginsWhenItIsCarried: an answer that came past the node proxies is not enough.
 func TestRowBeginsWhenItIsCarried(t *testing.T) {
 	counted := func(n, of uint64) (r result.Trial) {

@@ -10,6 +10,7 @@ import (
 	"github.com/duomesh/duomesh/bench/load"
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
+	"github.com/duomesh/duomesh/internal/ambient"
 )
 
 // waypointName is what the Envoy of a site is called in a table.
@@ -107,6 +108,7 @@ type reading struct {
 	cpu        result.CPU // Client, Server and Harness, since ever
 	server     load.Counts
 	redirected uint64
+	opened     []ambient.Opened
 	memory     map[string]uint64
 }
 
@@ -117,7 +119,7 @@ func (p *pair) read(after bool) (r reading, err error) {
 		func() error { r.memory, err = p.site.memory(); return err },
 		func() error { r.server, err = p.server.Counts(); return err },
 		func() error {
-			r.redirected, err = p.redirected()
+			r.redirected, r.opened, err = p.redirected()
 			return err
 		},
 		func() error { r.cpu.Harness, err = ownCPU(); return err },
@@ -157,17 +159,18 @@ func (p *pair) read(after bool) (r reading, err error) {
 	return r, nil
 }
 
-// redirected is what the engine, or the client's node proxies, counted so far.
-func (p *pair) redirected() (uint64, error) {
+// redirected is what the engine, or the client's node proxies, counted so far; all is
+// everything that these have counted.
+func (p *pair) redirected() (n uint64, all []ambient.Opened, err error) {
 	switch {
 	case p.site.Engine != nil:
-		return p.site.Engine.Redirected()
+		n, err = p.site.Engine.Redirected()
 	case p.site.Proxies != nil:
-		all, err := p.site.Proxies.Opened(p.ctx)
+		all, err = p.site.Proxies.Opened(p.ctx)
 		want, _ := p.site.Proxies.Want()
-		return countOf(all, want), err
+		n = countOf(all, want)
 	}
-	return 0, nil
+	return n, all, err
 }
 
 // runTrial makes one measurement: a fresh pair, a warm-up, a timed span.
@@ -196,6 +199,10 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 	if site.Engine != nil || site.Proxies != nil {
 		n := after.redirected - before.redirected
 		t.Redirected = &n
+	}
+	if site.Proxies != nil {
+		want, _ := site.Proxies.Want()
+		t.Otherwise = otherwise(before.opened, after.opened, want)
 	}
 	return t, res, nil
 }

@@ -92,10 +92,14 @@ func TestProxyThatCarriesNothingIsFound(t *testing.T) {
 		if r.Trials[i].Variant == plan.ZtunnelPlain {
 			n := uint64(0)
 			r.Trials[i].Redirected = &n
+			r.Trials[i].Otherwise = map[string]uint64{"from a to unknown, unknown": 7}
 		}
 	}
 	s := summarise(t, r)
 	for _, c := range s.Checks {
+		if c.Verdict == report.Fail && !strings.Contains(c.Detail, ", 7 from a to unknown, unknown") {
+			t.Errorf("it does not say what was counted in its place: %s", c.Detail)
+		}
 		if failed := c.Verdict == report.Fail; failed != (c.Name == "ztunnel-plain redirected every connection") {
 			t.Errorf("%s: %s: %s", c.Name, c.Verdict, c.Detail)
 		}

@@ -2,6 +2,9 @@ package result
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/internal/report"
@@ -185,10 +188,19 @@ func checkRedirect(v plan.Variant, kept []Trial) report.Check {
 		want += uint64(t.Client.Connections)
 		got += *t.Redirected
 		if *t.Redirected != uint64(t.Client.Connections) && worst == "" {
-			worst = fmt.Sprintf("; first in %s: %d of %d", t, *t.Redirected, t.Client.Connections)
+			worst = fmt.Sprintf("; first in %s: %d of %d%s", t, *t.Redirected, t.Client.Connections, countedOtherwise(t))
 		}
 	}
 	return report.Checkf(name, worst == "" && want > 0, "%d redirects, %d connections%s", got, want, worst)
+}
+
+// countedOtherwise says where what is missing may have gone.
+func countedOtherwise(t Trial) string {
+	var b strings.Builder
+	for _, how := range slices.Sorted(maps.Keys(t.Otherwise)) {
+		fmt.Fprintf(&b, ", %d %s", t.Otherwise[how], how)
+	}
+	return b.String()
 }
 
 func checkClient(kept []Trial) report.Check {
