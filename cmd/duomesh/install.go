@@ -63,7 +63,7 @@ func (f releaseFlags) objects() ([]*unstructured.Unstructured, error) {
 
 func newInstallCmd() *cobra.Command {
 	var f releaseFlags
-	var dryRun string
+	var how installHow
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Install the agents on a Kubernetes cluster, or bring them up to date",
@@ -75,28 +75,35 @@ func newInstallCmd() *cobra.Command {
 			"  duomesh install --dry-run=server",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runInstall(cmd.Context(), f, dryRun, cmd.OutOrStdout())
+			return runInstall(cmd.Context(), f, how, cmd.OutOrStdout())
 		},
 	}
 	f.define(cmd)
-	cmd.Flags().StringVar(&dryRun, "dry-run", "", "change nothing: `client|server`; client prints the manifests, server lets the API server check them")
+	cmd.Flags().BoolVar(&how.wait, "wait", true, "return when the agent of each node is ready")
+	cmd.Flags().StringVar(&how.dryRun, "dry-run", "", "change nothing: `client|server`; client prints the manifests, server lets the API server check them")
 	return cmd
 }
 
 // applyTime bounds how long an API server may take for all objects.
 const applyTime = 3 * time.Minute
 
-func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Writer) error {
+// installHow says what of an installation is really done.
+type installHow struct {
+	dryRun string
+	wait   bool
+}
+
+func runInstall(ctx context.Context, f releaseFlags, how installHow, out io.Writer) error {
 	objects, err := f.objects()
 	if err != nil {
 		return err
 	}
-	switch dryRun {
+	switch how.dryRun {
 	case "", "server":
 	case "client":
 		return printYAML(out, objects)
 	default:
-		return usagef("--dry-run %s: must be client or server", dryRun)
+		return usagef("--dry-run %s: must be client or server", how.dryRun)
 	}
 	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
@@ -108,8 +115,9 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 	if err := checkNamespaces(ctx, c, objects, f.namespace); err != nil {
 		return err
 	}
-	apply := cluster.ApplyOptions{DryRun: dryRun == "server", Done: func(o *unstructured.Unstructured) {
-		fmt.Fprintf(out, "applied %s%s\n", cluster.Name(o), map[bool]string{true: " (dry run)"}[dryRun == "server"])
+	dry := how.dryRun == "server"
+	apply := cluster.ApplyOptions{DryRun: dry, Done: func(o *unstructured.Unstructured) {
+		fmt.Fprintf(out, "applied %s%s\n", cluster.Name(o), map[bool]string{true: " (dry run)"}[dry])
 	}}
 	if err := makeNamespace(ctx, c, f.namespace, apply); err != nil {
 		return err
@@ -121,6 +129,10 @@ func runInstall(ctx context.Context, f releaseFlags, dryRun string, out io.Write
 		return err
 	}
 	if apply.DryRun {
+		return nil
+	}
+	if !how.wait {
+		fmt.Fprintln(out, "the agents start; see which of them are ready with\n  duomesh status")
 		return nil
 	}
 	waiting, stop := context.WithTimeout(whole, f.timeout)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -152,7 +153,7 @@ func TestInstallSaysWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out := k.want(1, "0 of 0 agents are ready", "install", "--timeout=8s")
+	out := k.want(1, "0 of 0 agents are ready", "install", "--timeout=3s")
 	for _, text := range []string{
 		"node old-kernel: CrashLoopBackOff\n    it ended, and said last: duomesh-agent: this kernel lacks getpeername hooks",
 		"node no-ca: ContainerCreating\n    FailedMount: configmap \"istio-ca-root-cert\" not found",
@@ -177,7 +178,7 @@ func TestInstallSaysWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=8s")
+	k.want(1, "DaemonSet: FailedCreate: violates PodSecurity", "install", "--timeout=3s")
 }
 
 // A pod that is named without its namespace is one of the context's.
@@ -360,6 +361,31 @@ func TestStrangeCredentials(t *testing.T) {
 	}
 	if out := k.want(1, "does not take the kubeconfig's credentials", "status", "--kubeconfig", k.kubeconfig); strings.Contains(out, "does not answer") {
 		t.Errorf("a server that answers is said not to: %s", out)
+	}
+	// Nor is one that knows them and lets them ask nothing.
+	for _, asks := range []string{"system:public-info-viewer", "system:discovery"} {
+		if err := k.Client.RbacV1().ClusterRoleBindings().Delete(t.Context(), asks, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	somebody, err := cluster.Connect(k.As("somebody"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = cluster.Await(ctx, func(ctx context.Context) (string, error) {
+		err := somebody.Reach(ctx)
+		if err == nil {
+			return "somebody may still ask", nil
+		}
+		if !strings.Contains(err.Error(), "does not let the kubeconfig's user ask for its version") {
+			return "", err
+		}
+		return "", nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
