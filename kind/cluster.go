@@ -117,31 +117,6 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 	return c, c.findAgents(ctx)
 }
 
-// chooseNodes gives each node of the topology one of the cluster, workers before
-// control planes.
-func (c *Cluster) chooseNodes(ctx context.Context) error {
-	list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("list nodes: %w", err)
-	}
-	var names []string
-	sites := map[string]site{}
-	for _, n := range list.Items {
-		if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoSchedule }) {
-			names = append(names, n.Name)
-			sites[n.Name] = siteOf(n)
-		}
-	}
-	slices.Sort(names)
-	if len(names) < len(c.topology.Nodes) {
-		return fmt.Errorf("%w: %d nodes: the cluster has %d that take pods", scenario.ErrNotExpressible, len(c.topology.Nodes), len(names))
-	}
-	for i, n := range c.topology.Nodes {
-		c.nodes[n.Name], c.sites[n.Name] = names[i], sites[names[i]]
-	}
-	return nil
-}
-
 func (c *Cluster) makePods(ctx context.Context) error {
 	ns := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
 	ns.SetName(c.namespace)

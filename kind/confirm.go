@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/duomesh/duomesh/dataplane/agent/api"
 	"github.com/duomesh/duomesh/dataplane/intent"
 	"github.com/duomesh/duomesh/internal/cluster"
@@ -85,25 +83,6 @@ func (c *Cluster) handOffs(o scenario.Objects, waypoint string, at netip.Addr, n
 	return to
 }
 
-// site is where a node stands, by its labels; what it does not say is one place.
-type site struct{ region, zone string }
-
-func siteOf(n corev1.Node) site {
-	return site{n.Labels[corev1.LabelTopologyRegion], n.Labels[corev1.LabelTopologyZone]}
-}
-
-// shared is how near two nodes are: 2 in one zone, 1 in one region alone, else 0. A zone's
-// name says something within its region.
-func (s site) shared(other site) int {
-	switch {
-	case s.region != other.region:
-		return 0
-	case s.zone != other.zone:
-		return 1
-	}
-	return 2
-}
-
 func familyOf(at netip.Addr) scenario.Family {
 	if at.Is6() {
 		return scenario.IPv6
@@ -113,21 +92,24 @@ func familyOf(at netip.Addr) scenario.Family {
 
 // targets are where a port of a service leads callers of a node, at one of its addresses.
 func (c *Cluster) targets(o scenario.Objects, s scenario.Service, port scenario.Port, at netip.Addr, node string) targets {
-	near, far := targets{}, targets{}
+	var near targets
+	best := 0
 	for _, e := range s.Endpoints {
 		p := c.pods[e.Pod]
 		target := targetOf(e, port, p.spec)
 		if target == 0 || !chosen(o, s, e) || !hasFamily(p.spec, at) {
 			continue
 		}
-		to := near
-		if s.Balance.Mode != intent.Any && p.node != node { // by node: declarable refuses others
-			to = far
+		rank := c.rank(s.Balance, node, p.node)
+		if s.Balance.Mode == intent.Strict && rank < sameNode {
+			continue // by node: declarable refuses others
 		}
-		to[netip.AddrPortFrom(of(familyOf(at), p.addrs), target)] += float64(e.Weight)
-	}
-	if s.Balance.Mode == intent.Failover && len(near) == 0 {
-		near = far
+		if near == nil || rank > best {
+			near, best = targets{}, rank
+		}
+		if rank == best {
+			near[netip.AddrPortFrom(of(familyOf(at), p.addrs), target)] += float64(e.Weight)
+		}
 	}
 	total := 0.0
 	for _, weight := range near {

@@ -73,8 +73,8 @@ func buildable(t scenario.Topology) error {
 		return fmt.Errorf("%w: mesh %s: it is none of this world's", scenario.ErrNotExpressible, t.Mesh)
 	}
 	for _, n := range t.Nodes {
-		if n.Place != (scenario.Place{}) {
-			return fmt.Errorf("%w: node %s: a place: this world takes a cluster's nodes wherever they stand", scenario.ErrNotExpressible, n.Name)
+		if known := (scenario.Place{Region: n.Place.Region, Zone: n.Place.Zone}); n.Place != known {
+			return fmt.Errorf("%w: node %s: this world knows regions and zones of nodes alone, no subzone, network or cluster", scenario.ErrNotExpressible, n.Name)
 		}
 		for _, p := range n.Pods {
 			if p.Addresses > 1 {
@@ -105,15 +105,29 @@ func declarable(t scenario.Topology, o scenario.Objects) error {
 		}
 	}
 	for _, s := range o.Services {
-		b := s.Balance
-		if byNode := len(b.Prefer) > 0 && b.Prefer[len(b.Prefer)-1] == intent.ScopeNode; b.Mode == intent.Any ||
-			byNode && b.Mode == intent.Strict && len(b.Prefer) == 1 || byNode && b.Mode == intent.Failover && len(t.Nodes) < 3 {
-			continue // of two nodes the other one is the next, wherever it stands
+		if !locatable(t, s.Balance) {
+			return fmt.Errorf("%w: service %s: locality %s %v of nodes whose places are not told, or not so far",
+				scenario.ErrNotExpressible, s.Name, s.Balance.Mode, s.Balance.Prefer)
 		}
-		return fmt.Errorf("%w: service %s: locality %s %v: this world knows of places that a node is one", scenario.ErrNotExpressible, s.Name, b.Mode, b.Prefer)
 	}
 	_, err := kube.Render(o, imagined(t, o))
 	return err
+}
+
+// locatable reports whether it is known on a cluster which endpoints a policy chooses.
+func locatable(t scenario.Topology, b scenario.Balance) bool {
+	zones := !slices.ContainsFunc(t.Nodes, func(n scenario.Node) bool { return n.Place.Zone == "" })
+	switch {
+	case b.Mode == intent.Any:
+		return true
+	case b.Mode == intent.Strict:
+		return byNode(b) && len(b.Prefer) == 1
+	case b.Mode != intent.Failover || len(b.Prefer) == 0:
+		return false
+	case byNode(b):
+		return len(t.Nodes) < 3 // of two nodes the other one is the next, wherever it stands
+	}
+	return zones && b.Prefer[len(b.Prefer)-1] == intent.ScopeZone
 }
 
 func nodeOf(t scenario.Topology, pod string) string {

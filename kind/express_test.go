@@ -49,12 +49,12 @@ func TestWhatCannotBeShown(t *testing.T) {
 		return Expressible(s)
 	}
 	const plain, outside, l7 = "clusterip/weight/90-10", "managed/bystander/500", "l7/two-replicas/90-10"
-	const families = "clusterip/one-family-each/50-50"
+	const families, zones = "clusterip/one-family-each/50-50", "locality/failover/zone"
 	for what, err := range map[string]error{
 		"another mesh":           change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.NoMesh }),
 		"an unknown mesh":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = "" }),
 		"rules of a node":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.DNAT }),
-		"a place":                change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Zone = "z" }),
+		"a subzone":              change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Subzone = "s" }),
 		"several addresses":      change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Addresses = 2 }),
 		"a client of one family": change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Family = scenario.IPv6 }),
 		"one family, asked for itself": change(plain, func(s *scenario.Scenario) {
@@ -68,7 +68,8 @@ func TestWhatCannotBeShown(t *testing.T) {
 		}),
 		"a pod that is recycled": change(plain, func(s *scenario.Scenario) { s.Phases[0].Before = []scenario.Action{scenario.Recycle{Pod: "v1"}} }),
 		"an endpoint by name":    change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Endpoints[0].ByName = true }),
-		"a failover by zone":     change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Balance.Mode = intent.Failover }),
+		"a failover to nowhere":  change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Balance.Mode = intent.Failover }),
+		"a failover by zone":     change(zones, func(s *scenario.Scenario) { s.Topology.Nodes[1].Place = scenario.Place{} }),
 		"a waypoint not ready":   change(l7, func(s *scenario.Scenario) { s.Objects.Unready = []string{"waypoint"} }),
 		"two replicas on one node": change(l7, func(s *scenario.Scenario) {
 			s.Topology.Nodes[1].Pods = append(s.Topology.Nodes[1].Pods, scenario.Pod{Name: "w3", Waypoint: true})
@@ -82,7 +83,7 @@ func TestWhatCannotBeShown(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	for _, name := range []string{plain, outside, l7, families} {
+	for _, name := range []string{plain, outside, l7, families, zones} {
 		if err := change(name, func(*scenario.Scenario) {}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -20,6 +20,7 @@ func All() []Scenario {
 		weightLimits(),
 		localityFailover(),
 		localityFailoverNode(),
+		localityFailoverZone(),
 		localityStrict(),
 		localityScopes(),
 		headless(),

@@ -176,6 +176,40 @@ func localityFailoverNode() Scenario {
 	return s
 }
 
+// zoned is a service whose callers are sent into their own zone, or where nobody is ready
+// there into another.
+func zoned(unready ...string) Objects {
+	s := answering("fortio", Dual, each("near", "near2", "far")...)
+	s.Balance = Balance{Mode: intent.Failover, Prefer: []intent.Scope{intent.ScopeNetwork, intent.ScopeRegion, intent.ScopeZone}}
+	return Objects{Services: []Service{s}, Unready: unready}
+}
+
+func localityFailoverZone() Scenario {
+	server := func(name string) Pod { return Pod{Name: name, Serve: []uint16{8080}, ServeUDP: []uint16{8053}} }
+	other := func() []Load { return alone("client2", "fortio", IPv6, "far") }
+	back := redirected(map[string]float64{"near": 1})
+	returns := Load{
+		From: []string{"client"}, To: fortio(IPv4), Connections: 10 * few,
+		Want: redirected(map[string]float64{"far": 1}), Then: &back,
+	}
+	return Scenario{
+		Name:    "locality/failover/zone",
+		Summary: "callers are sent to the endpoints of their own zone, where none of them is ready to the other's, and back to their own under load",
+		Topology: Topology{Mesh: Duomesh, Nodes: []Node{
+			{Name: "a", Place: Place{Region: "r1", Zone: "z1"}, Pods: []Pod{{Name: "client", Managed: true}, server("near"), server("near2")}},
+			{Name: "b", Place: Place{Region: "r1", Zone: "z2"}, Pods: []Pod{{Name: "client2", Managed: true}, server("far")}},
+		}},
+		Objects: zoned(),
+		Phases: []Phase{
+			{Loads: append(other(), shared("client", "fortio", IPv4, map[string]float64{"near": .5, "near2": .5}))},
+			{Before: []Action{Apply{zoned("near")}}, Loads: append(alone("client", "fortio", IPv4, "near2"), other()...)},
+			{Before: []Action{Apply{zoned("near", "near2")}}, Loads: append(alone("client", "fortio", IPv4, "far"), other()...)},
+			{Loads: []Load{returns}, During: []Action{Apply{zoned("near2")}}},
+			{Before: []Action{Apply{zoned("near", "near2", "far")}}, Loads: nobody("fortio")},
+		},
+	}
+}
+
 // onNode is a service whose callers are sent to their own node or nowhere.
 func onNode(unready ...string) Objects {
 	s := answering("fortio", Dual, each("v1", "v2")...)
