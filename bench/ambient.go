@@ -195,20 +195,22 @@ func countOf(all []ambient.Opened, want ambient.Opened) uint64 {
 	return sum
 }
 
-// otherwise is what the side of want counted between two readings, and not as wanted;
-// nil when nothing.
-func otherwise(before, after []ambient.Opened, want ambient.Opened) map[string]uint64 {
+// otherwise is what node proxies counted between two readings and not as wanted at either
+// side; nil when nothing.
+func otherwise(before, after []ambient.Opened, client, server ambient.Opened) map[string]uint64 {
 	var all map[string]uint64
 	for _, o := range after {
-		if o.Count = 0; o.Reporter != want.Reporter || o == want {
+		if o.Count = 0; o == client || o == server {
 			continue
 		}
-		if n := countOf(after, o) - countOf(before, o); n > 0 {
-			if all == nil {
-				all = map[string]uint64{}
-			}
-			all[fmt.Sprintf("from %s to %s, %s", o.Source, o.Destination, o.Security)] = n
+		now, then := countOf(after, o), countOf(before, o)
+		if now <= then { // or started anew
+			continue
 		}
+		if all == nil {
+			all = map[string]uint64{}
+		}
+		all[fmt.Sprintf("at the %s from %s to %s, %s", o.Reporter, o.Source, o.Destination, o.Security)] = now - then
 	}
 	return all
 }

@@ -112,23 +112,25 @@ func TestWantedOfACluster(t *testing.T) {
 	}
 }
 
-// TestCountedOtherwise: what the client's proxy counts as something else in the span is
-// told, and nothing that was before or that the server's proxy says.
+// TestCountedOtherwise: what the proxies count as something else in the span is told, and
+// nothing that was before.
 func TestCountedOtherwise(t *testing.T) {
-	want := ambient.Opened{Reporter: "source", Source: "a", Destination: "b", Security: "mutual_tls"}
+	client := ambient.Opened{Reporter: "source", Source: "a", Destination: "b", Security: "mutual_tls"}
 	opened := func(o ambient.Opened, n uint64) ambient.Opened {
 		o.Count = n
 		return o
 	}
-	plain, peer := want, want
-	plain.Destination, plain.Security, peer.Reporter = "unknown", "unknown", "destination"
-	before := []ambient.Opened{opened(want, 1), opened(plain, 3)}
-	after := []ambient.Opened{opened(want, 9), opened(peer, 8), opened(plain, 3)}
-	if got := otherwise(before, after, want); got != nil {
+	server, plain, again := client, client, client
+	server.Reporter = "destination"
+	plain.Reporter, plain.Source, plain.Security = "destination", "unknown", "unknown"
+	again.Destination = "c" // of a proxy that was started anew
+	before := []ambient.Opened{opened(client, 1), opened(plain, 3), opened(again, 5)}
+	after := []ambient.Opened{opened(client, 9), opened(server, 8), opened(plain, 3), opened(again, 1)}
+	if got := otherwise(before, after, client, server); got != nil {
 		t.Errorf("%v", got)
 	}
 	after[2].Count = 5
-	if got := otherwise(before, after, want); len(got) != 1 || got["from a to unknown, unknown"] != 2 {
+	if got := otherwise(before, after, client, server); len(got) != 1 || got["at the destination from unknown to b, unknown"] != 2 {
 		t.Errorf("%v", got)
 	}
 }

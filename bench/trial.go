@@ -201,8 +201,8 @@ func runTrial(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (t resul
 		t.Redirected = &n
 	}
 	if site.Proxies != nil {
-		want, _ := site.Proxies.Want()
-		t.Otherwise = otherwise(before.opened, after.opened, want)
+		atClient, atServer := site.Proxies.Want()
+		t.Otherwise = otherwise(before.opened, after.opened, atClient, atServer)
 	}
 	return t, res, nil
 }

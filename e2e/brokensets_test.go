@@ -118,6 +118,8 @@ var _ = Describe("a mesh that chooses other endpoints", Label("netsim"), func() 
 			brokenWorld{told: services(func(s *scenario.Service) { s.Balance.Prefer = s.Balance.Prefer[:4] })}, wrongServer),
 		Entry("near pods that are not ready and stay", SpecTimeout(time.Minute), "locality/failover/levels",
 			brokenWorld{told: allReady}, wrongServer),
+		Entry("no policy of zones", SpecTimeout(time.Minute), "locality/failover/zone",
+			brokenWorld{told: services(nowhereInParticular)}, wrongServer),
 		Entry("strict that goes on elsewhere", SpecTimeout(time.Minute), "locality/strict/node",
 			brokenWorld{told: services(func(s *scenario.Service) { s.Balance.Mode = intent.Failover })}, wrongServer),
 		Entry("strict by nothing", SpecTimeout(time.Minute), "locality/strict/node",
@@ -156,6 +158,10 @@ var _ = Describe("a mesh that chooses other endpoints", Label("netsim"), func() 
 	},
 		Entry("two of the same zone, unevenly", SpecTimeout(time.Minute), "locality/failover/levels",
 			brokenWorld{told: named("fortio", func(s *scenario.Service) { s.Endpoints[2].Weight = 2 })}, "share of same-zone"),
+		Entry("the caller's own node before its zone", SpecTimeout(time.Minute), "locality/failover/zone",
+			brokenWorld{told: services(func(s *scenario.Service) {
+				s.Balance.Prefer = append(slices.Clip(s.Balance.Prefer), intent.ScopeSubzone, intent.ScopeNode)
+			})}, "share of near"),
 		Entry("a name whose first answer alone is used", SpecTimeout(time.Minute), "addresses/several/25-25-50",
 			brokenWorld{told: named("by-name", func(s *scenario.Service) { s.Endpoints[0].ByName = false })}, "share of v1"),
 		Entry("one family's endpoints, unevenly", SpecTimeout(time.Minute), "clusterip/one-family-each/50-50",

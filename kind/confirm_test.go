@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,6 +55,10 @@ func TestTargetsOfTheOtherNode(t *testing.T) {
 		if got := c.targets(scenario.Objects{Unready: when.unready}, s, port, at, "a"); !maps.Equal(got, when.want) {
 			t.Errorf("not ready %v: %v, want %v", when.unready, got, when.want)
 		}
+	}
+	// Whichever is declared first.
+	if got := c.targets(scenario.Objects{}, s, port, at, "b"); !maps.Equal(got, targets{two: 1}) {
+		t.Errorf("of the other node: %v", got)
 	}
 }
 
@@ -168,7 +173,7 @@ func TestReplicasOfANode(t *testing.T) {
 }
 
 // TestSitesOfThisCluster: the nodes of cluster.yaml stand where the scenarios of a cluster
-// count on: its workers in two zones of one region.
+// count on: its workers in two zones of one region, its control plane in one of these.
 func TestSitesOfThisCluster(t *testing.T) {
 	text, err := os.ReadFile("cluster.yaml")
 	if err != nil {
@@ -183,14 +188,13 @@ func TestSitesOfThisCluster(t *testing.T) {
 	if err := yaml.Unmarshal(text, &made); err != nil {
 		t.Fatal(err)
 	}
-	var workers []site
+	at := map[string][]site{}
 	for _, n := range made.Nodes {
-		if n.Role == "worker" {
-			workers = append(workers, siteOf(corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: n.Labels}}))
-		}
+		at[n.Role] = append(at[n.Role], siteOf(corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: n.Labels}}))
 	}
-	if len(workers) != 2 || workers[0].shared(workers[1]) != 1 {
-		t.Errorf("the workers stand at %+v", workers)
+	workers, planes := at["worker"], at["control-plane"]
+	if len(workers) != 2 || workers[0].shared(workers[1]) != 1 || len(planes) != 1 || !slices.Contains(workers, planes[0]) {
+		t.Errorf("the workers stand at %+v, the control plane at %+v", workers, planes)
 	}
 }
 

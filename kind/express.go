@@ -73,8 +73,8 @@ func buildable(t scenario.Topology) error {
 		return fmt.Errorf("%w: mesh %s: it is none of this world's", scenario.ErrNotExpressible, t.Mesh)
 	}
 	for _, n := range t.Nodes {
-		if known := (scenario.Place{Region: n.Place.Region, Zone: n.Place.Zone}); n.Place != known {
-			return fmt.Errorf("%w: node %s: this world knows regions and zones of nodes alone, no subzone, network or cluster", scenario.ErrNotExpressible, n.Name)
+		if known := (scenario.Place{Region: n.Place.Region, Zone: n.Place.Zone}); n.Place != known || placed(n) && n.Place.Zone == "" {
+			return fmt.Errorf("%w: node %s: a place in this world is a zone of a region, and no subzone, network or cluster", scenario.ErrNotExpressible, n.Name)
 		}
 		for _, p := range n.Pods {
 			if p.Addresses > 1 {
@@ -106,7 +106,7 @@ func declarable(t scenario.Topology, o scenario.Objects) error {
 	}
 	for _, s := range o.Services {
 		if !locatable(t, s.Balance) {
-			return fmt.Errorf("%w: service %s: locality %s %v of nodes whose places are not told, or not so far",
+			return fmt.Errorf("%w: service %s: locality %s %v: which endpoints that chooses is not known here of nodes like these",
 				scenario.ErrNotExpressible, s.Name, s.Balance.Mode, s.Balance.Prefer)
 		}
 	}

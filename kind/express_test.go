@@ -54,6 +54,7 @@ func TestWhatCannotBeShown(t *testing.T) {
 		"another mesh":           change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.NoMesh }),
 		"an unknown mesh":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = "" }),
 		"rules of a node":        change(plain, func(s *scenario.Scenario) { s.Topology.Mesh = scenario.DNAT }),
+		"a region alone":         change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Region = "r" }),
 		"a subzone":              change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Place.Subzone = "s" }),
 		"several addresses":      change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Addresses = 2 }),
 		"a client of one family": change(plain, func(s *scenario.Scenario) { s.Topology.Nodes[0].Pods[0].Family = scenario.IPv6 }),
@@ -70,7 +71,10 @@ func TestWhatCannotBeShown(t *testing.T) {
 		"an endpoint by name":    change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Endpoints[0].ByName = true }),
 		"a failover to nowhere":  change(plain, func(s *scenario.Scenario) { s.Objects.Services[0].Balance.Mode = intent.Failover }),
 		"a failover by zone":     change(zones, func(s *scenario.Scenario) { s.Topology.Nodes[1].Place = scenario.Place{} }),
-		"a waypoint not ready":   change(l7, func(s *scenario.Scenario) { s.Objects.Unready = []string{"waypoint"} }),
+		"three nodes, by node": change(zones, func(s *scenario.Scenario) {
+			s.Objects.Services[0].Balance = named(t, "locality/failover/node").Objects.Services[0].Balance
+		}),
+		"a waypoint not ready": change(l7, func(s *scenario.Scenario) { s.Objects.Unready = []string{"waypoint"} }),
 		"two replicas on one node": change(l7, func(s *scenario.Scenario) {
 			s.Topology.Nodes[1].Pods = append(s.Topology.Nodes[1].Pods, scenario.Pod{Name: "w3", Waypoint: true})
 			s.Objects.Waypoints[0].Pods = append(s.Objects.Waypoints[0].Pods, "w3")

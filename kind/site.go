@@ -51,64 +51,102 @@ func byNode(b scenario.Balance) bool {
 	return len(b.Prefer) > 0 && b.Prefer[len(b.Prefer)-1] == intent.ScopeNode
 }
 
-// chooseNodes gives each node of the topology one of the cluster that takes pods.
+// chooseNodes gives each node of the topology one of the cluster.
 func (c *Cluster) chooseNodes(ctx context.Context) error {
 	list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	var names []string
-	sites := map[string]site{}
+	names, sites := candidates(list.Items), map[string]site{}
 	for _, n := range list.Items {
-		if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoSchedule }) {
-			names = append(names, n.Name)
-			sites[n.Name] = siteOf(n)
-		}
+		sites[n.Name] = siteOf(n)
 	}
-	slices.Sort(names)
 	nodes := c.topology.Nodes
 	if len(names) < len(nodes) {
 		return fmt.Errorf("%w: %d nodes: the cluster has %d that take pods", scenario.ErrNotExpressible, len(nodes), len(names))
 	}
-	chosen := placed(nodes, nil, names, sites)
-	if chosen == nil {
+	chosen := map[string]string{}
+	if !choose(nodes, names, sites, chosen) {
 		return fmt.Errorf("%w: nodes in regions and zones of their own: by their labels %s and %s the cluster has none that stand to each other so",
 			scenario.ErrNotExpressible, corev1.LabelTopologyRegion, corev1.LabelTopologyZone)
 	}
-	for i, n := range nodes {
-		c.nodes[n.Name], c.sites[n.Name] = chosen[i], sites[chosen[i]]
+	for _, n := range nodes {
+		c.nodes[n.Name], c.sites[n.Name] = chosen[n.Name], sites[chosen[n.Name]]
 	}
 	return nil
 }
 
-// placed adds to the names that the first nodes have those of the others, so that nodes
-// with a place stand to each other as the topology says; nil when there are none.
-func placed(nodes []scenario.Node, chosen, names []string, sites map[string]site) []string {
-	i := len(chosen)
-	if i == len(nodes) {
-		return chosen
+// candidates are the nodes that can have pods which name them: those from which nothing
+// keeps pods off, then control planes, whose own taint does not hold for such a pod.
+func candidates(nodes []corev1.Node) []string {
+	var names, planes []string
+	for _, n := range nodes {
+		taints := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectPreferNoSchedule })
+		switch {
+		case len(taints) == 0:
+			names = append(names, n.Name)
+		case len(taints) == 1 && taints[0].Key == controlPlane && taints[0].Effect == corev1.TaintEffectNoSchedule:
+			planes = append(planes, n.Name)
+		}
 	}
+	slices.Sort(names)
+	slices.Sort(planes)
+	return append(names, planes...)
+}
+
+// controlPlane is the taint of a control plane.
+const controlPlane = "node-role.kubernetes.io/control-plane"
+
+// choose adds to the nodes that have a name those that have none yet, so that the ones with
+// a place stand to each other as the topology says. It reports whether there are such.
+func choose(nodes []scenario.Node, names []string, sites map[string]site, chosen map[string]string) bool {
+	next := slices.IndexFunc(nodes, func(n scenario.Node) bool { return chosen[n.Name] == "" && placed(n) })
+	if next < 0 { // the others may be anywhere
+		next = slices.IndexFunc(nodes, func(n scenario.Node) bool { return chosen[n.Name] == "" })
+	}
+	if next < 0 {
+		return true
+	}
+	n := nodes[next]
 	for _, name := range names {
-		if slices.Contains(chosen, name) || !stands(nodes[:i], nodes[i], chosen, sites, name) {
+		if taken(chosen, name) || !stands(nodes, n, name, sites, chosen) {
 			continue
 		}
-		if all := placed(nodes, append(slices.Clip(chosen), name), names, sites); all != nil {
-			return all
+		chosen[n.Name] = name
+		if choose(nodes, names, sites, chosen) {
+			return true
+		}
+		delete(chosen, n.Name)
+		if !placed(n) {
+			return false // another name is as good
 		}
 	}
-	return nil
+	return false
 }
 
-// stands reports whether a node's place by those of the ones before is that of its name by
-// theirs.
-func stands(before []scenario.Node, n scenario.Node, chosen []string, sites map[string]site, name string) bool {
-	none := scenario.Place{}
-	for i, other := range before {
-		if n.Place == none || other.Place == none {
+func placed(n scenario.Node) bool { return n.Place != scenario.Place{} }
+
+func taken(chosen map[string]string, name string) bool {
+	for _, other := range chosen {
+		if other == name {
+			return true
+		}
+	}
+	return false
+}
+
+// stands reports whether a node's place by those of the ones that have a name is that of
+// its own name by theirs.
+func stands(nodes []scenario.Node, n scenario.Node, name string, sites map[string]site, chosen map[string]string) bool {
+	if !placed(n) {
+		return true
+	}
+	for _, other := range nodes {
+		if chosen[other.Name] == "" || !placed(other) {
 			continue
 		}
 		asked := site{n.Place.Region, n.Place.Zone}.shared(site{other.Place.Region, other.Place.Zone})
-		if asked != sites[name].shared(sites[chosen[i]]) {
+		if asked != sites[name].shared(sites[chosen[other.Name]]) {
 			return false
 		}
 	}

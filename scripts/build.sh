@@ -8,4 +8,4 @@ stamp=false
 git status --porcelain >/dev/null 2>&1 && stamp=true
 
 mkdir -p bin
-scripts/go.sh build -buildvcs=$stamp -o bin/ "${@:-./cmd/...}"
+scripts/go.sh build -buildvcs=$stamp -trimpath -o bin/ "${@:-./cmd/...}"

@@ -5,6 +5,14 @@
 
 go=$(scripts/ensure-go.sh)
 export CGO_ENABLED=${CGO_ENABLED:-0}
+# What is compiled in one checkout is of use in every other. Flags that go env -w has
+# set stay.
+GOFLAGS=$(cd / && "$go" env GOFLAGS)
+case " $GOFLAGS " in
+*" -trimpath"[\ =]*) ;;
+*) GOFLAGS="${GOFLAGS:+$GOFLAGS }-trimpath" ;;
+esac
+export GOFLAGS
 
 # older A B succeeds when release A (as 1.24.3) comes before release B.
 older() {
@@ -25,7 +33,7 @@ fi
 # A checkout that git will not read (another owner, or no git): build without
 # the commit in the binary, instead of not at all.
 if ! git rev-parse HEAD >/dev/null 2>&1; then
-	export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+	GOFLAGS+=" -buildvcs=false"
 fi
 PATH=$(dirname "$go"):$PATH
 export PATH

@@ -14,4 +14,4 @@ if [ ! -x "$linter" ]; then
 	mv "$linter.$$" "$linter"
 fi
 go=$(scripts/ensure-go.sh)
-PATH=$(dirname "$go"):$PATH CGO_ENABLED=0 "$linter" "${@:-run}"
+PATH=$(dirname "$go"):$PATH GOFLAGS=$(scripts/go.sh env GOFLAGS) CGO_ENABLED=0 "$linter" "${@:-run}"

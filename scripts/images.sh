@@ -32,9 +32,9 @@ esac
 packages=(duomesh-agent duomesh-cni)
 [ ! -d cmd/duomesh-waypoint ] || packages+=(duomesh-waypoint)
 for p in "${packages[@]}"; do
-	scripts/go.sh build -buildvcs=false -ldflags "-s -w" -o "$bin/" "./cmd/$p"
+	scripts/go.sh build -trimpath -buildvcs=false -ldflags "-s -w" -o "$bin/" "./cmd/$p"
 done
-scripts/go.sh build -buildvcs=false -ldflags "-s -w" -o "$bin/" ./internal/images/cmd/fortio
+scripts/go.sh build -trimpath -buildvcs=false -ldflags "-s -w" -o "$bin/" ./internal/images/cmd/fortio
 
 have apt-get && unpack_packages curl busybox-static libc6 libgcc-s1
 istiod=${ISTIOD_BIN:-$(find "$cache/controlplane" -name istiod -type f 2>/dev/null | sort | tail -n 1)}

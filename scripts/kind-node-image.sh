@@ -34,7 +34,7 @@ programs() {
 		ln -sfn "${p#*=}" "$bin/$(basename "${p#*=}")"
 	done
 	for p in pause podnet; do
-		scripts/go.sh build -buildvcs=false -ldflags "-s -w" -o "$bin/$p" "./kind/cmd/$p"
+		scripts/go.sh build -trimpath -buildvcs=false -ldflags "-s -w" -o "$bin/$p" "./kind/cmd/$p"
 	done
 }
 

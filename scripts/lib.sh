@@ -9,11 +9,6 @@ export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 GO_RELEASE=1.26.8
 # shellcheck disable=SC2034
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/duomesh
-# What is compiled in one checkout is then of use in every other.
-case " ${GOFLAGS:-} " in
-*" -trimpath"*) ;;
-*) export GOFLAGS="${GOFLAGS:+$GOFLAGS }-trimpath" ;;
-esac
 
 # note says on stderr what is being done on the reader's behalf.
 note() {

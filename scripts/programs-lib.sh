@@ -77,7 +77,7 @@ program() {
 		return
 	fi
 	note "building $name from tools/$module; the first time this takes minutes"
-	scripts/go.sh -C "tools/$module" build -tags "$tags" -ldflags "$ldflags" -o "$to.part" "$package" ||
+	scripts/go.sh -C "tools/$module" build -trimpath -tags "$tags" -ldflags "$ldflags" -o "$to.part" "$package" ||
 		die "$name could not be built from tools/$module"
 	rm -f "$to.image"
 	mv "$to.part" "$to"

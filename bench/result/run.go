@@ -78,8 +78,9 @@ type Trial struct {
 	// Redirected is how many connections the variant's own engine says it
 	// redirected in the span; absent where no engine is involved.
 	Redirected *uint64 `json:"redirected,omitempty"`
-	// Otherwise is what the client's node proxy counted in the span and not as the
-	// variant's: by the ends and the security under which it did.
+	// Otherwise is what the nodes' proxies counted in the span and not as the variant's:
+	// connections by the side that counts, the ends and the security. Other pods' are
+	// among them.
 	Otherwise map[string]uint64 `json:"redirected_otherwise,omitempty"`
 	// Samples and Fortio are files below the run's directory.
 	Samples string `json:"samples"`

@@ -68,8 +68,8 @@ func newInstallCmd() *cobra.Command {
 		Use:   "install",
 		Short: "Install the agents on a Kubernetes cluster, or bring them up to date",
 		Long: "Install the agents on a Kubernetes cluster, or bring them up to date, and wait until each node's\n" +
-			"is ready. It applies the Helm chart deploy/helm/duomesh on the server's side; its values are in\n" +
-			"docs/kubernetes.md.",
+			"is ready (--wait=false waits for nothing). It applies the Helm chart deploy/helm/duomesh on the\n" +
+			"server's side; its values are in docs/kubernetes.md.",
 		Example: "  duomesh install\n" +
 			"  duomesh install --set xdsAddress=istiod-1-22-6.istio-system.svc:15012 --set clusterId=my-cluster\n" +
 			"  duomesh install --dry-run=server",
@@ -125,14 +125,14 @@ func runInstall(ctx context.Context, f releaseFlags, how installHow, out io.Writ
 	if err := c.Apply(ctx, apply, objects...); err != nil {
 		return err
 	}
-	if err := f.prune(ctx, c, objects, apply.DryRun, out); err != nil {
+	if err := f.prune(ctx, c, objects, how, out); err != nil {
 		return err
 	}
 	if apply.DryRun {
 		return nil
 	}
 	if !how.wait {
-		fmt.Fprintln(out, "the agents start; see which of them are ready with\n  duomesh status")
+		fmt.Fprintf(out, "nothing was waited for; when the agents are ready says\n  kubectl rollout status -n %s daemonset/%s\n", f.namespace, agentName)
 		return nil
 	}
 	waiting, stop := context.WithTimeout(whole, f.timeout)
@@ -146,7 +146,7 @@ func runInstall(ctx context.Context, f releaseFlags, how installHow, out io.Writ
 
 // prune deletes what an earlier installation has made and this one has not: with other
 // values, the ConfigMap of waypoints is elsewhere, or nowhere.
-func (f releaseFlags) prune(ctx context.Context, c *cluster.Client, objects []*unstructured.Unstructured, dryRun bool, out io.Writer) error {
+func (f releaseFlags) prune(ctx context.Context, c *cluster.Client, objects []*unstructured.Unstructured, how installHow, out io.Writer) error {
 	all, err := f.installed(ctx, c, objects)
 	if err != nil {
 		return err
@@ -159,14 +159,14 @@ func (f releaseFlags) prune(ctx context.Context, c *cluster.Client, objects []*u
 		if kept[cluster.Name(o)] {
 			continue
 		}
-		if dryRun {
+		if how.dryRun != "" {
 			fmt.Fprintf(out, "deleted %s (dry run)\n", cluster.Name(o))
 			continue
 		}
 		done := func(o *unstructured.Unstructured) {
 			fmt.Fprintf(out, "deleted %s, which these values do not have\n", cluster.Name(o))
 		}
-		options := cluster.DeleteOptions{Dependents: metav1.DeletePropagationBackground, Done: done}
+		options := cluster.DeleteOptions{Dependents: metav1.DeletePropagationBackground, NoWait: !how.wait, Done: done}
 		if err := c.Remove(ctx, options, o); err != nil {
 			return err
 		}

@@ -134,7 +134,7 @@ func (k kubeCLI) finish(ctx context.Context, namespace string) {
 // installed puts the objects of the chart there, as duomesh install does.
 func (k kubeCLI) installed(args ...string) {
 	k.t.Helper()
-	k.want(0, "the agents start", append([]string{"install", "--wait=false"}, args...)...)
+	k.want(0, "nothing was waited for", append([]string{"install", "--wait=false"}, args...)...)
 }
 
 var agentLabels = map[string]string{"app.kubernetes.io/name": agentName}
@@ -212,7 +212,7 @@ func TestUninstallNamesNodes(t *testing.T) {
 	if strings.Contains(out, "empty:") {
 		t.Errorf("without a DaemonSet it cannot know of nodes without an agent:\n%s", out)
 	}
-	k.want(1, "node empty is not cleaned: its pod has not ended", "uninstall", "--node", "empty", "--timeout=3s")
+	k.want(1, "node empty is not cleaned: its pod has not ended", "uninstall", "--node", "empty", "--timeout=6s")
 	k.want(1, `nodes "nowhere" not found`, "uninstall", "--node", "nowhere")
 	pods, err := k.Client.CoreV1().Pods(cleanNamespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil {

@@ -156,7 +156,7 @@ func TestWaypointDelete(t *testing.T) {
 	k.makeNode("node", corev1.ConditionTrue)
 	agent := k.makePod("shop", "agent", "node", agentLabels, runs)
 	// No agent says that it has heard of it.
-	k.want(1, "waypoint shop/waypoint stays until no agent hands it connections", "waypoint", "delete", "-n", "shop", "--system-namespace", "shop", "--timeout=4s")
+	k.want(1, "waypoint shop/waypoint stays until no agent hands it connections", "waypoint", "delete", "-n", "shop", "--system-namespace", "shop", "--timeout=6s")
 	k.labelsOf(cluster.Waypoint("shop", "waypoint", ""))
 	for _, o := range users {
 		if got := k.labelsOf(o); got[useWaypoint] != "" || got[useWaypointOf] != "" {
@@ -231,7 +231,7 @@ func TestWaypointOfAnotherImage(t *testing.T) {
 	service := user("v1", "Service", "shop", "web", servicePort, nil)
 	k.apply(service)
 	k.playIstiod()
-	apply := []string{"waypoint", "apply", "-n", "shop", "--service", "web", "--timeout=4s"}
+	apply := []string{"waypoint", "apply", "-n", "shop", "--service", "web", "--timeout=6s"}
 	out := k.want(1, "nothing is labelled: no ConfigMap has label gateway.istio.io/defaults-for-class=istio-waypoint", apply...)
 	if !strings.Contains(out, "pod waypoint-1, of image image, does not answer as duomesh-waypoint") || strings.Contains(out, "takes connections") {
 		t.Errorf("it says\n%s", out)

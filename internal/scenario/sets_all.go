@@ -196,8 +196,9 @@ func localityFailoverZone() Scenario {
 		Name:    "locality/failover/zone",
 		Summary: "callers are sent to the endpoints of their own zone, where none of them is ready to the other's, and back to their own under load",
 		Topology: Topology{Mesh: Duomesh, Nodes: []Node{
-			{Name: "a", Place: Place{Region: "r1", Zone: "z1"}, Pods: []Pod{{Name: "client", Managed: true}, server("near"), server("near2")}},
+			{Name: "a", Place: Place{Region: "r1", Zone: "z1"}, Pods: []Pod{{Name: "client", Managed: true}, server("near")}},
 			{Name: "b", Place: Place{Region: "r1", Zone: "z2"}, Pods: []Pod{{Name: "client2", Managed: true}, server("far")}},
+			{Name: "c", Place: Place{Region: "r1", Zone: "z1"}, Pods: []Pod{server("near2")}}, // as near as the caller's own node
 		}},
 		Objects: zoned(),
 		Phases: []Phase{

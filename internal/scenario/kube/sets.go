@@ -30,7 +30,8 @@ var localities = map[locality]map[string]any{
 	{}:                      nil,
 	{intent.Strict, "node"}: {"internalTrafficPolicy": string(corev1.ServiceInternalTrafficPolicyLocal)},
 	{intent.Failover, "network region zone"}: {
-		"trafficDistribution": corev1.ServiceTrafficDistributionPreferSameZone,
+		// PreferSameZone is the same for istiod, and for Kubernetes from 1.34 on alone.
+		"trafficDistribution": corev1.ServiceTrafficDistributionPreferClose,
 	},
 	{intent.Failover, "network region zone subzone node"}: {
 		"trafficDistribution": corev1.ServiceTrafficDistributionPreferSameNode,
@@ -45,7 +46,7 @@ func expressible(s scenario.Service, unready []string, w World) error {
 	if _, known := localities[localityOf(s.Balance)]; !known {
 		return fmt.Errorf("%w: balance %s by %v: a Service says %s, %s or its node alone",
 			scenario.ErrNotExpressible, s.Balance.Mode, s.Balance.Prefer,
-			corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)
+			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode)
 	}
 	if asEntry(s, w) {
 		for _, p := range s.Ports {

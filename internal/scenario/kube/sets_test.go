@@ -31,7 +31,7 @@ func TestLocality(t *testing.T) {
 			scenario.Balance{Mode: intent.Strict, Prefer: []intent.Scope{intent.ScopeNode}},
 			map[string]any{"internalTrafficPolicy": "Local"},
 		},
-		{scenario.Balance{Mode: intent.Failover, Prefer: near}, map[string]any{"trafficDistribution": "PreferSameZone"}},
+		{scenario.Balance{Mode: intent.Failover, Prefer: near}, map[string]any{"trafficDistribution": "PreferClose"}},
 		{
 			scenario.Balance{Mode: intent.Failover, Prefer: append(near[:3:3], intent.ScopeSubzone, intent.ScopeNode)},
 			map[string]any{"trafficDistribution": "PreferSameNode"},
