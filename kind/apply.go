@@ -25,7 +25,8 @@ import (
 const applyTime = 2 * time.Minute
 
 // Apply implements scenario.World: it starts the servers of all endpoints, declares
-// o, and returns when every node's agent and each waypoint's Envoy have it.
+// o, and returns when every node's agent and each waypoint's Envoy have it, and kube-proxy
+// where a pod outside the mesh asks.
 func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
@@ -42,6 +43,7 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err != nil {
 		return err
 	}
+	c.kubeProxies.behind()
 	// No service is without endpoints on the way from one to another.
 	if err := c.makeReady(ctx, o, true); err != nil {
 		return fmt.Errorf("apply: %w", err)
@@ -59,6 +61,9 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	}
 	c.mu.Unlock()
 	if err := c.confirm(ctx, o); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	if err := c.confirmKubeProxies(ctx); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	return nil

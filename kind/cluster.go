@@ -41,6 +41,8 @@ type Cluster struct {
 	gateways  gateways
 	replicas  map[string]*replica // by pod of the topology
 
+	kubeProxies kubeProxies
+
 	mu       sync.Mutex
 	declared []*unstructured.Unstructured
 	objects  scenario.Objects
@@ -254,6 +256,12 @@ func (c *Cluster) pod(name string) (*pod, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("no pod %q is in this world", name)
+}
+
+func (c *Cluster) isManaged(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.managed[name]
 }
 
 func (c *Cluster) setManaged(name string, in bool) {

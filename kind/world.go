@@ -74,6 +74,11 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 	if err != nil {
 		return nil, err
 	}
+	if !c.isManaged(pod) {
+		if err := c.serveOutside(ctx); err != nil {
+			return nil, fmt.Errorf("traffic from %s: %w", pod, err)
+		}
+	}
 	conns, err := c.witness.Run(ctx, c.launcher(p), l, seen)
 	if err != nil {
 		return conns, fmt.Errorf("traffic from %s: %w", pod, err)
@@ -126,6 +131,9 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 	case scenario.Enrol:
 		return c.label(ctx, a.Pod, true)
 	case scenario.Leave:
+		if err := c.serveOutside(ctx); err != nil {
+			return fmt.Errorf("%s leaves: %w", a.Pod, err)
+		}
 		return c.label(ctx, a.Pod, false)
 	case scenario.StopServer:
 		return c.stopServer(ctx, a.Pod)
