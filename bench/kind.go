@@ -136,6 +136,9 @@ func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 			site.Proxies = clusterProxies{c, asked, v, client}
 		}
 		if slices.Contains(p.Placements, place) {
+			if err := w.awaitKnown(ctx, c, s, site); err != nil {
+				return err
+			}
 			if err := awaitAnswer(ctx, site, p, plan.Cell{Placement: place, Mode: plan.NewConn, Variant: v}); err != nil {
 				return err
 			}
@@ -147,8 +150,7 @@ func (w *onCluster) open(ctx context.Context, v plan.Variant, p plan.Plan) error
 	return nil
 }
 
-// answerTime bounds how long a service may take to be there for a client: kube-proxy
-// tells nobody when it has its rules.
+// answerTime bounds how long a service may take to be there for a client.
 const answerTime = time.Minute
 
 // awaitAnswer returns when the server answers at a site, and where node proxies are to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/duomesh/duomesh/bench/result"
 	"github.com/duomesh/duomesh/internal/ambient"
 	"github.com/duomesh/duomesh/internal/cluster"
+	"github.com/duomesh/duomesh/internal/scenario"
 	"github.com/duomesh/duomesh/kind"
 )
 
@@ -99,6 +101,41 @@ func (w *onCluster) Describe(ctx context.Context) ([]result.Proxy, error) {
 		all = append(all, one)
 	}
 	return all, nil
+}
+
+// awaitKnown returns when kube-proxy and the node proxies have what the clients of a site
+// ask for. A connection that is made before leaves its mark in the kernels of pod and node:
+// the next one of the same source port is sent where that went, past all of them.
+func (w *onCluster) awaitKnown(ctx context.Context, c *kind.Cluster, s shape, site Site) error {
+	if s.services == 0 || s.mesh == scenario.Duomesh {
+		return nil
+	}
+	if err := c.ServeOutside(ctx); err != nil {
+		return err
+	}
+	proxies, ok := site.Proxies.(clusterProxies)
+	if !ok {
+		return nil
+	}
+	service, err := netip.ParseAddrPort(site.Address)
+	if err != nil {
+		return fmt.Errorf("the service's address: %w", err)
+	}
+	to, err := c.Pod(serverPod)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for _, name := range nodeNames {
+		err := cluster.Await(ctx, func(ctx context.Context) (string, error) {
+			return proxies.asked[name].Lacks(ctx, service.Addr(), to.IPv4)
+		})
+		if err != nil {
+			return fmt.Errorf("the node proxy of node %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // clusterProxies are the node proxies of a cluster, as a site sees them. All variants

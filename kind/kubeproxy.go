@@ -35,9 +35,9 @@ func (k *kubeProxies) behind() {
 	k.have = false
 }
 
-// serveOutside is called before a pod outside the mesh asks for anything; from then on
-// Apply waits for kube-proxy, too.
-func (c *Cluster) serveOutside(ctx context.Context) error {
+// ServeOutside returns when kube-proxy of each node has all that is declared. It comes before
+// a pod outside the mesh asks for anything; from then on Apply waits for kube-proxy, too.
+func (c *Cluster) ServeOutside(ctx context.Context) error {
 	c.kubeProxies.mu.Lock()
 	c.kubeProxies.wanted = true
 	c.kubeProxies.mu.Unlock()

@@ -75,7 +75,7 @@ func (c *Cluster) Exec(ctx context.Context, pod string, l traffic.Load, seen fun
 		return nil, err
 	}
 	if !c.isManaged(pod) {
-		if err := c.serveOutside(ctx); err != nil {
+		if err := c.ServeOutside(ctx); err != nil {
 			return nil, fmt.Errorf("traffic from %s: %w", pod, err)
 		}
 	}
@@ -131,7 +131,7 @@ func (c *Cluster) Do(ctx context.Context, a scenario.Action) error {
 	case scenario.Enrol:
 		return c.label(ctx, a.Pod, true)
 	case scenario.Leave:
-		if err := c.serveOutside(ctx); err != nil {
+		if err := c.ServeOutside(ctx); err != nil {
 			return fmt.Errorf("%s leaves: %w", a.Pod, err)
 		}
 		return c.label(ctx, a.Pod, false)
