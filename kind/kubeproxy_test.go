@@ -11,16 +11,13 @@ import (
 // TestKubeletSlices: one object for each family that the node has, of its first address,
 // which goes with the service.
 func TestKubeletSlices(t *testing.T) {
-	node := &corev1.Node{}
-	for _, a := range []corev1.NodeAddress{
+	node := &corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
 		{Type: corev1.NodeHostName, Address: "node"},
 		{Type: corev1.NodeInternalIP, Address: "172.18.0.3"},
 		{Type: corev1.NodeInternalIP, Address: "fc00::3"},
 		{Type: corev1.NodeInternalIP, Address: "172.19.0.3"},
 		{Type: corev1.NodeExternalIP, Address: "203.0.113.3"},
-	} {
-		node.Status.Addresses = append(node.Status.Addresses, a)
-	}
+	}}}
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "last-1", UID: "uid"}}
 	got := kubeletSlices(node, service, 10250)
 	if len(got) != 2 {
