@@ -54,6 +54,7 @@ func (c *Cluster) Apply(ctx context.Context, o scenario.Objects) error {
 	if err := c.makeReady(ctx, o, false); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	c.kubeProxies.behind()
 	c.mu.Lock()
 	c.objects = o
 	for _, s := range o.Services {

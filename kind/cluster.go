@@ -41,7 +41,7 @@ type Cluster struct {
 	gateways  gateways
 	replicas  map[string]*replica // by pod of the topology
 
-	kubeProxies kubeProxies
+	kubeProxies *kubeProxies
 
 	mu       sync.Mutex
 	declared []*unstructured.Unstructured
@@ -88,7 +88,7 @@ func Open(ctx context.Context, cfg Config, t scenario.Topology) (_ *Cluster, err
 		namespace: fmt.Sprintf("duomesh-world-%d-%d", os.Getpid(), run),
 		vips:      newAddresses(cfg.Services, cfg.Services6, run),
 		labels:    map[string]map[string]string{}, managed: map[string]bool{}, known: map[string]bool{},
-		gateways: gateways{}, replicas: map[string]*replica{},
+		gateways: gateways{}, replicas: map[string]*replica{}, kubeProxies: newKubeProxies(),
 	}
 	if c.exe == "" {
 		if c.exe, err = os.Executable(); err != nil {
