@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/bench/result"
@@ -22,9 +21,10 @@ func TestStandInsGoTheWholeWay(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct, plan.HBONERef, plan.TCPRedirect}
+	p.Modes = []plan.Mode{plan.Closed, plan.NewConn}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
-	p.Blocks, p.Duration = 1, 200*time.Millisecond
-	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: OpenNetsim, Judge: ProbeJudge})
+	p.Blocks = 1
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +57,8 @@ func TestWaypointBetweenStandIns(t *testing.T) {
 	tools := Tools{Envoy: envoyOrSkip(t)}
 	p := tiny()
 	p.Variants, p.Placements = []plan.Variant{plan.Direct, plan.HBONERefWaypoint}, []plan.Placement{plan.Cross, plan.Same}
-	p.Blocks, p.Duration = 1, 200*time.Millisecond
-	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: tools.Open, Judge: ProbeJudge})
+	p.Blocks = 1
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: tools.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}

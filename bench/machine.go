@@ -58,19 +58,18 @@ func parseIdle(stat string) (idleTime, error) {
 	return t, nil
 }
 
-// idleLook is how long the machine is looked at: programs that work in bursts, as those of
-// a cluster do, work several times in it.
+// idleLook is how long the machine is looked at unless a run says otherwise.
 const idleLook = 3 * time.Second
 
-// idleBusy looks at the machine while nothing of ours runs, and returns the share that
-// was busy.
-func idleBusy(ctx context.Context) (float64, error) {
+// idleBusy looks at the machine for a while in which nothing of ours runs, and returns the
+// share that was busy.
+func idleBusy(ctx context.Context, look time.Duration) (float64, error) {
 	before, err := readIdle()
 	if err != nil {
 		return 0, err
 	}
 	start := time.Now()
-	if err := until(ctx, start.Add(idleLook)); err != nil {
+	if err := until(ctx, start.Add(look)); err != nil {
 		return 0, err
 	}
 	after, err := readIdle()

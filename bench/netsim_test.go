@@ -17,10 +17,13 @@ import (
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
+// glance is how long tests look at an idle machine: what they find there they do not ask.
+const glance = 50 * time.Millisecond
+
 // tiny is a whole run in a few seconds: every variant and mode, two blocks.
 func tiny() plan.Plan {
 	p := plan.Default()
-	p.Blocks, p.Duration, p.Warmup, p.Seed = 2, 300*time.Millisecond, 50*time.Millisecond, 42
+	p.Blocks, p.Duration, p.Warmup, p.Seed = 2, 150*time.Millisecond, 50*time.Millisecond, 42
 	p.Splits = false                 // their scenarios have tests of their own
 	p.ForeignLimit, p.Repeats = 1, 0 // other tests may run beside it
 	p.Variants = []plan.Variant{plan.Direct, plan.DirectAA, plan.DNAT, plan.DNAT1000, plan.L4}
@@ -31,7 +34,7 @@ func tiny() plan.Plan {
 func TestTinyRun(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	out := t.TempDir()
-	path, s, err := Run(t.Context(), Config{Plan: tiny(), Out: out, Open: OpenNetsim, Judge: ProbeJudge})
+	path, s, err := Run(t.Context(), Config{Plan: tiny(), IdleLook: glance, Out: out, Open: OpenNetsim, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +187,7 @@ func TestInterruptedRunSaysSo(t *testing.T) {
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct}
 	stop := &stopAfter{n: 3, cancel: cancel}
-	path, s, err := Run(ctx, Config{Plan: p, Out: t.TempDir(), Open: OpenNetsim, Progress: stop})
+	path, s, err := Run(ctx, Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim, Progress: stop})
 	if err != nil {
 		t.Fatal(err)
 	}

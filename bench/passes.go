@@ -54,8 +54,11 @@ type JudgeTask struct {
 // passWarmup is before a trial of a pass that looks at kept connections alone.
 const passWarmup = 100 * time.Millisecond
 
-// passDuration is the length of a trial of the judged and counted passes.
+// passDuration is the length of a trial of the passes after the timed one.
 const passDuration = 500 * time.Millisecond
+
+// passTime is that, or where the timed trials are shorter their length.
+func passTime(p plan.Plan) time.Duration { return min(passDuration, p.Duration) }
 
 // judged lets the judge look at every variant once, on new connections.
 func judged(ctx context.Context, w World, p plan.Plan, judge Judge) (checks []report.Check, connects []result.Connects, err error) {
@@ -89,7 +92,7 @@ func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge J
 	if !ok || !ok2 {
 		return Judgement{Checks: []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}}, nil
 	}
-	p.Warmup, p.Duration = 0, passDuration // a warm-up would connect unseen by the count
+	p.Warmup, p.Duration = 0, passTime(p) // a warm-up would connect unseen by the count
 	task := JudgeTask{
 		Name: c.String(), Asked: site.Address, ServerPort: site.ServerPort, Via: site.Via, Client: client, Server: server,
 		Captured: site.Proxies != nil,
@@ -125,7 +128,7 @@ func counted(ctx context.Context, w World, p plan.Plan, enable func() (io.Closer
 		return notCounted(w, p, reason)
 	}
 	defer func() { err = errors.Join(err, stats.Close()) }()
-	p.Warmup, p.Duration = 0, passDuration
+	p.Warmup, p.Duration = 0, passTime(p)
 	all, err = eachEngine(w, p, func(site Site, c plan.Cell) (result.Counted, error) {
 		return count(ctx, site, p, c)
 	})

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type Config struct {
 	Programs map[string]string
 	// Progress hears of every step; nil hears nothing.
 	Progress Progress
+	// IdleLook is how long the machine is looked at before the first trial; zero is long
+	// enough to see programs that work in bursts, as those of a cluster do.
+	IdleLook time.Duration
 }
 
 // Progress hears how far a run is. Its methods are never called during a trial.
@@ -171,7 +175,7 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 		return end, err
 	}
 	defer func() { err = errors.Join(err, r.world.Close()) }()
-	if end.IdleBusy, err = idleBusy(ctx); err != nil {
+	if end.IdleBusy, err = idleBusy(ctx, cmp.Or(r.IdleLook, idleLook)); err != nil {
 		return end, err
 	}
 	if err := r.timed(ctx); err != nil {

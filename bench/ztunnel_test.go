@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/duomesh/duomesh/bench/plan"
 	"github.com/duomesh/duomesh/internal/ambient"
@@ -31,8 +30,8 @@ func TestZtunnelGoesTheWholeWay(t *testing.T) {
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain, plan.ZtunnelWaypoint}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
-	p.Blocks, p.Duration = 1, 200*time.Millisecond
-	_, s, err := Run(t.Context(), Config{Plan: p, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
+	p.Blocks = 1
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,10 +68,20 @@ type struckWorld struct {
 	strike func(*netsim.Cluster) error
 	once   *sync.Once
 	failed *error
+	// patience is after how long its clients give up.
+	patience time.Duration
 }
+
+const (
+	// impatient is as long as one answer that does not come.
+	impatient = 10 * time.Second
+	// untilTold is longer than the time between two reports of progress.
+	untilTold = 14 * time.Second
+)
 
 // Exec strikes after the first connection that a client tells of.
 func (s struckWorld) Exec(ctx context.Context, pod string, l traffic.Load, seen func(traffic.Conn)) ([]traffic.Conn, error) {
+	l.Patience = s.patience
 	return s.Cluster.Exec(ctx, pod, l, func(c traffic.Conn) {
 		s.once.Do(func() { *s.failed = s.strike(s.Cluster) })
 		seen(c)
@@ -79,7 +89,7 @@ func (s struckWorld) Exec(ctx context.Context, pod string, l traffic.Load, seen 
 }
 
 // runStruck runs 90/10 in such a world and returns what progress was told.
-func runStruck(ctx context.Context, strike func(*netsim.Cluster) error) (report.Result, []verify.Progress) {
+func runStruck(ctx context.Context, patience time.Duration, strike func(*netsim.Cluster) error) (report.Result, []verify.Progress) {
 	GinkgoHelper()
 	s, found := scenario.Find("clusterip/weight/90-10")
 	Expect(found).To(BeTrue())
@@ -90,7 +100,7 @@ func runStruck(ctx context.Context, strike func(*netsim.Cluster) error) (report.
 		if err != nil {
 			return nil, err
 		}
-		return struckWorld{Cluster: c, strike: strike, once: new(sync.Once), failed: &failed}, nil
+		return struckWorld{Cluster: c, strike: strike, once: new(sync.Once), failed: &failed, patience: patience}, nil
 	}
 	r := verify.Run(ctx, s, verify.Options{World: "netsim", Open: open, Progress: func(p verify.Progress) { told = append(told, p) }}, 1)
 	Expect(failed).NotTo(HaveOccurred())
@@ -111,12 +121,12 @@ var _ = Describe("what was seen of a load that went wrong", Label("netsim"), fun
 		"clients and servers told all that they saw", "every declared connection was reported"
 
 	It("passes where nothing happens: the control", func(ctx SpecContext) {
-		r, _ := runStruck(ctx, func(*netsim.Cluster) error { return nil })
+		r, _ := runStruck(ctx, impatient, func(*netsim.Cluster) error { return nil })
 		Expect(r.Verdict).To(Equal(report.Pass), explain(r))
 	}, SpecTimeout(3*time.Minute))
 
 	DescribeTable("is judged where a server is silent", func(ctx SpecContext, strike func(*netsim.Cluster) error) {
-		r, _ := runStruck(ctx, strike)
+		r, _ := runStruck(ctx, impatient, strike)
 		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
 		Expect(r.Connections).To(BeNumerically(">", 0))
 		Expect(verdictOf(r, outcome)).To(Equal(report.Fail), explain(r))
@@ -129,7 +139,7 @@ var _ = Describe("what was seen of a load that went wrong", Label("netsim"), fun
 	)
 
 	It("is judged where a server's packets are refused now and then", func(ctx SpecContext) {
-		r, _ := runStruck(ctx, inPodOf("-m", "statistic", "--mode", "random", "--probability", "0.2", "-j", "REJECT", "--reject-with", "tcp-reset"))
+		r, _ := runStruck(ctx, impatient, inPodOf("-m", "statistic", "--mode", "random", "--probability", "0.2", "-j", "REJECT", "--reject-with", "tcp-reset"))
 		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
 		Expect(r.Connections).To(Equal(6000))
 		Expect(verdictOf(r, outcome)).To(Equal(report.Fail), explain(r))
@@ -137,7 +147,7 @@ var _ = Describe("what was seen of a load that went wrong", Label("netsim"), fun
 	}, SpecTimeout(3*time.Minute))
 
 	It("is judged where a way is dead: clients give up, and progress is told", func(ctx SpecContext) {
-		r, progress := runStruck(ctx, inPodOf("-j", "DROP"))
+		r, progress := runStruck(ctx, untilTold, inPodOf("-j", "DROP"))
 		Expect(r.Verdict).To(Equal(report.Fail), explain(r))
 		Expect(verdictOf(r, outcome)).To(Equal(report.Fail), explain(r))
 		Expect(verdictOf(r, reported)).To(Equal(report.Fail), explain(r))
@@ -150,7 +160,7 @@ var _ = Describe("what was seen of a load that went wrong", Label("netsim"), fun
 	It("is judged where the run is interrupted", func(ctx SpecContext) {
 		interrupted, cancel := context.WithCancel(ctx)
 		defer cancel()
-		r, _ := runStruck(interrupted, func(*netsim.Cluster) error { cancel(); return nil })
+		r, _ := runStruck(interrupted, impatient, func(*netsim.Cluster) error { cancel(); return nil })
 		Expect(r.Verdict).To(Equal(report.Inconclusive), explain(r))
 		Expect(r.Reason).To(ContainSubstring("interrupted"))
 		Expect(r.Connections).To(BeNumerically(">", 0))

@@ -76,7 +76,7 @@ func TestCompletion(t *testing.T) {
 
 // What a cluster has is completed from it.
 func TestCompletionOfACluster(t *testing.T) {
-	k := newKubeCLI(t)
+	k := startKubeCLI(t) // and sets this process's KUBECONFIG
 	k.defineKinds()
 	k.makeNamespace("shop")
 	k.makeNode("worker-1", corev1.ConditionTrue)

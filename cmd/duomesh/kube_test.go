@@ -33,7 +33,15 @@ type kubeCLI struct {
 	kubeconfig string
 }
 
+// newKubeCLI is startKubeCLI for a test that runs beside others of its kind: most of it
+// is waiting.
 func newKubeCLI(t *testing.T) kubeCLI {
+	t.Helper()
+	t.Parallel()
+	return startKubeCLI(t)
+}
+
+func startKubeCLI(t *testing.T) kubeCLI {
 	t.Helper()
 	s := kubetest.Start(t)
 	c := api.NewConfig()

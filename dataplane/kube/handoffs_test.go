@@ -34,6 +34,7 @@ func (c *cluster) knowsGateways() {
 }
 
 func TestHandoffsOfGateways(t *testing.T) {
+	t.Parallel()
 	c := &cluster{t: t, server: kubetest.Start(t)}
 	config := c.server.As("system:admin", "system:masters")
 	meta, err := metadata.NewForConfig(config)

@@ -19,6 +19,7 @@ import (
 // On a node that has no engine the pods that should be in the mesh are told so, and no
 // other; what is pinned yet is left to go on.
 func TestUnserved(t *testing.T) {
+	t.Parallel()
 	c := &cluster{t: t, server: kubetest.Start(t), node: newScratch(t)}
 	c.namespace("duomesh-system", "")
 	c.namespace("shop", "Kmesh")
@@ -70,6 +71,7 @@ func TestUnserved(t *testing.T) {
 // A namespace that cannot be read is named, one that has gone is not, and the pods of the
 // others are told all the same.
 func TestUnservedBesideABrokenNamespace(t *testing.T) {
+	t.Parallel()
 	c := &cluster{t: t, server: kubetest.Start(t), node: newScratch(t)}
 	for _, name := range []string{"a-broken", "b-gone", "shop"} {
 		c.namespace(name, "Kmesh")

@@ -12,18 +12,19 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -39,21 +40,22 @@ type Server struct {
 }
 
 // Start starts etcd and kube-apiserver and returns when it serves. They end with
-// the test. Without the programs the test is skipped as NOT RUN, unless they are promised.
+// the test. Tests may start servers at the same time. Without the programs the test is
+// skipped as NOT RUN, unless they are promised.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	etcd, apiserver := program(t, "ETCD_BIN", "etcd"), program(t, "KUBE_APISERVER_BIN", "kube-apiserver")
 	dir := t.TempDir()
-	ports := freePorts(t, 3)
+	ports := reservePorts(t, 3)
 	client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
-	run(t, dir, etcd, "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
+	run(t, dir, etcd, "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error", "--socket-reuse-port",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
 	key, tokens := filepath.Join(dir, "sa.key"), filepath.Join(dir, "tokens.csv")
 	writeKey(t, key)
 	must(t, os.WriteFile(tokens, []byte("admin,admin,admin,system:masters\n"), 0o600))
 	certs := filepath.Join(dir, "certs")
-	ended := run(t, dir, apiserver, "--etcd-servers="+client, "--bind-address=127.0.0.1", "--secure-port="+ports[2],
+	ended := run(t, dir, apiserver, "--etcd-servers="+client, "--bind-address=127.0.0.1", "--secure-port="+ports[2], "--permit-port-sharing",
 		"--cert-dir="+certs, "--token-auth-file="+tokens, "--authorization-mode=RBAC", "--allow-privileged=true",
 		"--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
@@ -189,17 +191,20 @@ func (t *tail) String() string {
 	return strings.TrimSpace(t.data.String())
 }
 
-// freePorts returns ports that were free a moment ago.
-func freePorts(t testing.TB, n int) []string {
+// reservePorts takes ports of 127.0.0.1 that are the test's until it ends. Programs that
+// set SO_REUSEPORT can listen there, and nobody is given them for port 0.
+func reservePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var ports []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		must(t, err)
-		defer l.Close()
-		_, port, err := net.SplitHostPort(l.Addr().String())
+		t.Cleanup(func() { unix.Close(fd) })
+		must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		must(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+		bound, err := unix.Getsockname(fd)
 		must(t, err)
-		ports = append(ports, port)
+		ports = append(ports, strconv.Itoa(bound.(*unix.SockaddrInet4).Port))
 	}
 	return ports
 }

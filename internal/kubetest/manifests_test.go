@@ -40,6 +40,7 @@ func namespaces(t *testing.T, s *Server, names ...string) {
 
 // TestManifestsApply holds what we ship against a real API server, strictly.
 func TestManifestsApply(t *testing.T) {
+	t.Parallel()
 	s := Start(t)
 	istio, gateway := moduleDir(t, "istio.io/istio"), moduleDir(t, "sigs.k8s.io/gateway-api")
 	namespaces(t, s, "duomesh-system", "istio-system")
@@ -73,6 +74,7 @@ func TestManifestsApply(t *testing.T) {
 // TestStrictly is the negative control: what the API server would drop in silence,
 // or does not know, is refused by name.
 func TestStrictly(t *testing.T) {
+	t.Parallel()
 	s := Start(t)
 	namespaces(t, s, "duomesh-system")
 	var set *unstructured.Unstructured
@@ -167,6 +169,7 @@ func TestMain(m *testing.M) {
 
 // TestChart holds other values than the default against a real API server.
 func TestChart(t *testing.T) {
+	t.Parallel()
 	s := Start(t)
 	namespaces(t, s, "duomesh-system", "istio-system")
 	for name, c := range map[string]struct {
