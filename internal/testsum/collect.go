@@ -25,6 +25,15 @@ type goPackage struct {
 	tests  []*goTest
 	byName map[string]*goTest
 	output strings.Builder // of no test
+	began  time.Time       // its first test; it may have waited for its turn before
+}
+
+// elapsed is how long the tests of the package took that ended with e.
+func (p *goPackage) elapsed(e event) time.Duration {
+	if p.began.IsZero() || e.Time.IsZero() {
+		return e.elapsed()
+	}
+	return e.Time.Sub(p.began)
 }
 
 func newGoPackage(path string) *goPackage {

@@ -9,6 +9,7 @@ import (
 // event is one line of `go test -json` (go doc cmd/test2json, and `go help
 // buildjson` for the build's own events).
 type event struct {
+	Time    time.Time
 	Action  string
 	Package string
 	Test    string

@@ -29,6 +29,9 @@ type Config struct {
 	Labels string
 	// Timeout bounds each package; zero is 20 minutes.
 	Timeout time.Duration
+	// Turn is a program that calls TakeTurn: the tests of the next package are linked
+	// while those of one run. Without it they are linked when it is their turn.
+	Turn string
 	// Out is the directory for junit.xml, events.jsonl and the reports of the
 	// suites. It is made; what an earlier run left there is overwritten.
 	Out string
@@ -69,10 +72,10 @@ func Run(ctx context.Context, c Config) ([]Case, error) {
 	if err != nil {
 		return nil, err
 	}
-	suiteDir, err := filepath.Abs(filepath.Join(c.Out, "suites"))
-	if err != nil {
+	if c.Out, err = filepath.Abs(c.Out); err != nil { // tests run in their own directories
 		return nil, fmt.Errorf("place reports: %w", err)
 	}
+	suiteDir := filepath.Join(c.Out, "suites")
 	// A report of an earlier run must not speak for a suite that died in this one.
 	if err := os.RemoveAll(suiteDir); err != nil {
 		return nil, fmt.Errorf("clear old reports: %w", err)
@@ -159,11 +162,19 @@ func (c Config) common() []string {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	return []string{"test", "-json", "-count=1", "-p=1", "-timeout=" + timeout.String()}
+	return []string{"test", "-json", "-count=1", "-timeout=" + timeout.String()}
+}
+
+// inTurn has the tests of one package run at a time.
+func (c Config) inTurn() []string {
+	if c.Turn == "" || strings.Contains(c.Turn+c.Out, "'") { // which go test could not quote
+		return []string{"-p=1"}
+	}
+	return []string{"-p=2", "-exec='" + c.Turn + "' " + turnArg + " '" + filepath.Join(c.Out, "turn") + "'"}
 }
 
 func (c Config) plainArgs(packages []string) []string {
-	args := c.common()
+	args := append(c.common(), c.inTurn()...)
 	if c.Run != "" {
 		args = append(args, "-run="+c.Run)
 	}

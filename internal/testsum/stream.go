@@ -69,6 +69,9 @@ func (s *stream) add(e event) {
 	}
 	switch e.Action {
 	case actionRun:
+		if p.began.IsZero() {
+			p.began = e.Time
+		}
 		p.test(e.Test)
 	case actionOutput:
 		s.addOutput(p, e)
@@ -107,7 +110,7 @@ func (s *stream) endPackage(p *goPackage, e event) {
 	if e.Action == actionSkip && len(cases) == 0 {
 		return // a package without tests
 	}
-	s.show(summaryLine(p.path, cases, e.elapsed()))
+	s.show(summaryLine(p.path, cases, p.elapsed(e)))
 	for _, c := range cases {
 		if c.Outcome == Failed {
 			s.show(fmt.Sprintf("--- %s %s%s\n%s", c.Package, c.Name, after(c.Reason), c.Output))

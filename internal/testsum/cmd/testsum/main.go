@@ -18,7 +18,12 @@ import (
 )
 
 func main() {
+	if err := testsum.TakeTurn(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "testsum:", err)
+		os.Exit(1)
+	}
 	c := testsum.Config{Progress: os.Stdout}
+	c.Turn, _ = os.Executable() // without it tests are linked one after the other
 	flag.StringVar(&c.Go, "go", "go", "go command")
 	flag.StringVar(&c.Out, "out", "out/test", "directory for junit.xml and the other reports")
 	flag.StringVar(&c.Run, "run", "", "run the tests and specs that match this regular expression")
