@@ -15,16 +15,16 @@ import (
 	"github.com/duomesh/duomesh/internal/report"
 )
 
-// TestStandInsGoTheWholeWay runs the rows of the stand-in as `make bench` does
-// without a ztunnel: both placements, and each row proves itself.
+// TestStandInsGoTheWholeWay runs the rows of the stand-in as `make bench` does without a
+// ztunnel, but at no fixed rate: both placements, and each row proves itself.
 func TestStandInsGoTheWholeWay(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct, plan.HBONERef, plan.TCPRedirect}
-	p.Modes = []plan.Mode{plan.Closed, plan.NewConn}
+	p.Modes = []plan.Mode{plan.Closed, plan.Saturation, plan.NewConn}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks = 1
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim, Judge: ProbeJudge})
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: OpenNetsim, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestWaypointBetweenStandIns(t *testing.T) {
 	p := tiny()
 	p.Variants, p.Placements = []plan.Variant{plan.Direct, plan.HBONERefWaypoint}, []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks = 1
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: tools.Open, Judge: ProbeJudge})
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: tools.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ var followed = []plan.Mode{plan.Closed, plan.NewConn}
 // brokenDown follows the requests of every variant in the modes of the plan that allow
 // it.
 func brokenDown(ctx context.Context, w World, p plan.Plan) (all []result.Breakdown, err error) {
-	p.Warmup, p.Duration = passWarmup, passTime(p)
+	p.Warmup = passWarmup
 	for _, m := range followed {
 		if !slices.Contains(p.Modes, m) {
 			continue

@@ -13,7 +13,7 @@ import (
 // called runs every variant once in each mode that keeps its connections, and
 // counts the system calls of both pods.
 func called(ctx context.Context, w World, p plan.Plan) (all []result.Called, err error) {
-	p.Warmup, p.Duration = 0, passTime(p)
+	p.Warmup = 0
 	for _, m := range p.Modes {
 		if !m.KeepAlive() {
 			continue

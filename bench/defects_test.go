@@ -66,7 +66,7 @@ func fixedRate(perSecond float64) plan.Plan {
 // had, and slots are missed.
 func TestRateThatNobodyKeepsIsFound(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
-	_, s, err := Run(t.Context(), Config{Plan: fixedRate(200_000), IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim})
+	_, s, err := Run(t.Context(), Config{Plan: fixedRate(200_000), IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: OpenNetsim})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestBusyClientIsFound(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	const check, limit = "fixed: the client is not saturated", 0.7
 	for _, isBusy := range []bool{false, true} {
-		path, s, err := Run(t.Context(), Config{Plan: fixedRate(50), IdleLook: glance, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
+		path, s, err := Run(t.Context(), Config{Plan: fixedRate(50), IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
 			w, err := OpenNetsim(ctx, p)
 			if err != nil || !isBusy {
 				return w, err
@@ -147,7 +147,7 @@ func TestShamRowsAreFound(t *testing.T) {
 	p := tiny()
 	p.Variants, p.Modes = []plan.Variant{plan.Direct, plan.L4, plan.HBONERef}, []plan.Mode{plan.NewConn}
 	p.Blocks = 1
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Judge: ProbeJudge, Open: func(ctx context.Context, p plan.Plan) (World, error) {
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Judge: ProbeJudge, Open: func(ctx context.Context, p plan.Plan) (World, error) {
 		p.Variants = append(slices.Clone(p.Variants), plan.TCPRedirect)
 		w, err := OpenNetsim(ctx, p)
 		return spoilt{World: w, site: func(c plan.Cell) (Site, error) { return sham(w, c) }}, err
@@ -202,7 +202,7 @@ func TestHungChildFailsItsTrial(t *testing.T) {
 	p := quick()
 	p.Patience = 200 * time.Millisecond
 	pid := 0
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
 		w, err := openLoopback(t)(ctx, p)
 		return spoilt{World: w, site: func(c plan.Cell) (Site, error) {
 			site, err := w.Site(c)

@@ -48,7 +48,7 @@ func TestHandicapIsFound(t *testing.T) {
 
 func measured(t *testing.T, p plan.Plan) (path string) {
 	t.Helper()
-	path, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim})
+	path, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: OpenNetsim})
 	if err != nil || !s.Complete {
 		t.Fatalf("complete %v, %v", s.Complete, err)
 	}

@@ -17,8 +17,12 @@ import (
 	"github.com/duomesh/duomesh/internal/scenario"
 )
 
-// glance is how long tests look at an idle machine: what they find there they do not ask.
-const glance = 50 * time.Millisecond
+const (
+	// glance is how long tests look at an idle machine: none of them asks what was seen.
+	glance = 50 * time.Millisecond
+	// short is a pass that still has requests enough to be followed.
+	short = 250 * time.Millisecond
+)
 
 // tiny is a whole run in a few seconds: every variant and mode, two blocks.
 func tiny() plan.Plan {
@@ -34,7 +38,7 @@ func tiny() plan.Plan {
 func TestTinyRun(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	out := t.TempDir()
-	path, s, err := Run(t.Context(), Config{Plan: tiny(), IdleLook: glance, Out: out, Open: OpenNetsim, Judge: ProbeJudge})
+	path, s, err := Run(t.Context(), Config{Plan: tiny(), IdleLook: glance, PassTime: short, Out: out, Open: OpenNetsim, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +191,7 @@ func TestInterruptedRunSaysSo(t *testing.T) {
 	p := tiny()
 	p.Variants = []plan.Variant{plan.Direct}
 	stop := &stopAfter{n: 3, cancel: cancel}
-	path, s, err := Run(ctx, Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: OpenNetsim, Progress: stop})
+	path, s, err := Run(ctx, Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: OpenNetsim, Progress: stop})
 	if err != nil {
 		t.Fatal(err)
 	}

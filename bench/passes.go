@@ -54,11 +54,9 @@ type JudgeTask struct {
 // passWarmup is before a trial of a pass that looks at kept connections alone.
 const passWarmup = 100 * time.Millisecond
 
-// passDuration is the length of a trial of the passes after the timed one.
+// passDuration is the length of a trial of the passes after the timed one, unless a run
+// says otherwise.
 const passDuration = 500 * time.Millisecond
-
-// passTime is that, or where the timed trials are shorter their length.
-func passTime(p plan.Plan) time.Duration { return min(passDuration, p.Duration) }
 
 // judged lets the judge look at every variant once, on new connections.
 func judged(ctx context.Context, w World, p plan.Plan, judge Judge) (checks []report.Check, connects []result.Connects, err error) {
@@ -92,7 +90,7 @@ func judgeSite(ctx context.Context, site Site, p plan.Plan, c plan.Cell, judge J
 	if !ok || !ok2 {
 		return Judgement{Checks: []report.Check{{Name: "judge: " + c.String(), Verdict: report.NotRun, Detail: "NOT RUN: the pods cannot be observed"}}}, nil
 	}
-	p.Warmup, p.Duration = 0, passTime(p) // a warm-up would connect unseen by the count
+	p.Warmup = 0 // a warm-up would connect unseen by the count
 	task := JudgeTask{
 		Name: c.String(), Asked: site.Address, ServerPort: site.ServerPort, Via: site.Via, Client: client, Server: server,
 		Captured: site.Proxies != nil,
@@ -128,7 +126,7 @@ func counted(ctx context.Context, w World, p plan.Plan, enable func() (io.Closer
 		return notCounted(w, p, reason)
 	}
 	defer func() { err = errors.Join(err, stats.Close()) }()
-	p.Warmup, p.Duration = 0, passTime(p)
+	p.Warmup = 0
 	all, err = eachEngine(w, p, func(site Site, c plan.Cell) (result.Counted, error) {
 		return count(ctx, site, p, c)
 	})
@@ -177,9 +175,12 @@ func count(ctx context.Context, site Site, p plan.Plan, c plan.Cell) (n result.C
 		return n, err
 	}
 	var group errgroup.Group
-	began := time.Now()
-	group.Go(pr.client.Run)
-	stood, middle, err := pr.standing(ctx, start, int64(p.Spec(c.Mode, "").Threads))
+	began, over := time.Now(), make(chan struct{})
+	group.Go(func() error {
+		defer close(over)
+		return pr.client.Run()
+	})
+	stood, middle, err := pr.standing(ctx, over, start, int64(p.Spec(c.Mode, "").Threads))
 	if err == nil {
 		err = until(ctx, began.Add(p.Duration*3/4))
 	}
@@ -209,17 +210,30 @@ func (p *pair) counts() (load.Counts, result.Programs, error) {
 }
 
 // standing waits until every thread has been answered more than once: then all
-// kept connections stand.
-func (p *pair) standing(ctx context.Context, start load.Counts, threads int64) (load.Counts, result.Programs, error) {
+// kept connections stand. A load that is over before is too short to be counted.
+func (p *pair) standing(ctx context.Context, over <-chan struct{}, start load.Counts, threads int64) (load.Counts, result.Programs, error) {
 	const perThread, poll = 4, 5 * time.Millisecond
 	for {
 		if err := until(ctx, time.Now().Add(poll)); err != nil {
 			return load.Counts{}, result.Programs{}, err
 		}
+		ended := isOver(over)
 		now, programs, err := p.counts()
-		if err != nil || now.Requests-start.Requests >= perThread*threads {
+		switch requests := now.Requests - start.Requests; {
+		case err != nil || requests >= perThread*threads:
 			return now, programs, err
+		case ended:
+			return now, programs, fmt.Errorf("the load was over after %d requests, %d are needed to see that its connections stand", requests, perThread*threads)
 		}
+	}
+}
+
+func isOver(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
 

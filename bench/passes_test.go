@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/duomesh/duomesh/bench/load"
@@ -53,12 +54,18 @@ func TestStandingHasTheConnects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stood, middle, err := p.standing(t.Context(), start, 1)
+	stood, middle, err := p.standing(t.Context(), nil, start, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := middle.Sub(before).Runs; got != runsOfConnect || stood.Requests == 0 {
 		t.Errorf("%d program runs until connected, %d requests: want %d runs, none is to come after", got, stood.Requests, runsOfConnect)
+	}
+	// A load that is over does not get there any more.
+	over := make(chan struct{})
+	close(over)
+	if _, _, err := p.standing(t.Context(), over, start, 1000); err == nil || !strings.Contains(err.Error(), "over after 100 requests, 4000 are needed") {
+		t.Errorf("a load that was over: %v", err)
 	}
 	ask.Close()
 	if err := <-done; err != nil {

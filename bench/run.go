@@ -37,6 +37,9 @@ type Config struct {
 	// IdleLook is how long the machine is looked at before the first trial; zero is long
 	// enough to see programs that work in bursts, as those of a cluster do.
 	IdleLook time.Duration
+	// PassTime is the length of a trial of the passes after the timed one; zero is half a
+	// second.
+	PassTime time.Duration
 }
 
 // Progress hears how far a run is. Its methods are never called during a trial.
@@ -186,24 +189,26 @@ func (r *runner) run(ctx context.Context) (end result.End, err error) {
 			return end, err
 		}
 	}
+	pass := r.Plan
+	pass.Duration = cmp.Or(r.PassTime, passDuration)
 	r.say("judged pass: where do connections go?")
-	if end.Checks, end.Connects, err = judged(ctx, r.world, r.Plan, r.Judge); err != nil {
+	if end.Checks, end.Connects, err = judged(ctx, r.world, pass, r.Judge); err != nil {
 		return end, err
 	}
-	proofs, err := proved(ctx, r.world, r.Plan)
+	proofs, err := proved(ctx, r.world, pass)
 	if end.Checks = append(end.Checks, proofs...); err != nil {
 		return end, err
 	}
 	r.say("counted pass: how often do mesh programs run?")
-	if end.Counted, err = counted(ctx, r.world, r.Plan, enableStats); err != nil {
+	if end.Counted, err = counted(ctx, r.world, pass, enableStats); err != nil {
 		return end, err
 	}
 	r.say("counted pass: how often do the pods call the kernel?")
-	if end.Called, err = called(ctx, r.world, r.Plan); err != nil {
+	if end.Called, err = called(ctx, r.world, pass); err != nil {
 		return end, err
 	}
 	r.say("followed pass: where does the time of a request go?")
-	if end.Breakdowns, err = brokenDown(ctx, r.world, r.Plan); err != nil {
+	if end.Breakdowns, err = brokenDown(ctx, r.world, pass); err != nil {
 		return end, err
 	}
 	r.say("shares: are weights kept?")

@@ -84,7 +84,7 @@ func quick() plan.Plan {
 func TestDisturbedTrialsAreRepeated(t *testing.T) {
 	p := quick()
 	p.ForeignLimit, p.Repeats = 0, 2 // no trial is quiet enough
-	path, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: openLoopback(t)})
+	path, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: openLoopback(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestDisturbedTrialsAreRepeated(t *testing.T) {
 func TestEngineThatDoesNothingIsFound(t *testing.T) {
 	p := quick()
 	p.Variants = []plan.Variant{plan.Direct, plan.L4}
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: openLoopback(t)})
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: openLoopback(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestBudgetSetsTheBlocks(t *testing.T) {
 func TestFailedRunKeepsItsFacts(t *testing.T) {
 	broken := errors.New("no room")
 	open := func(context.Context, plan.Plan) (World, error) { return nil, broken }
-	path, s, err := Run(t.Context(), Config{Plan: quick(), IdleLook: glance, Out: t.TempDir(), Open: open})
+	path, s, err := Run(t.Context(), Config{Plan: quick(), IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: open})
 	if !errors.Is(err, broken) || s.Complete || !strings.Contains(s.Reason, "no room") || path == "" {
 		t.Errorf("path %q, complete %v, reason %q, error %v", path, s.Complete, s.Reason, err)
 	}
@@ -169,7 +169,7 @@ func TestBadPlanMakesNothing(t *testing.T) {
 	out := t.TempDir()
 	p := quick()
 	p.Variants = nil
-	if _, _, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: out}); err == nil {
+	if _, _, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: out}); err == nil {
 		t.Error("a plan without variants was run")
 	}
 	if left, err := os.ReadDir(out); err != nil || len(left) > 0 {
@@ -218,7 +218,7 @@ func TestResumedRunIsWhole(t *testing.T) {
 	p := quick()
 	p.Modes = []plan.Mode{plan.Closed, plan.NewConn}
 	ctx, cancel := context.WithCancel(t.Context())
-	c := Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: openLoopback(t), Progress: &stopAfter{n: 3, cancel: cancel}}
+	c := Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: openLoopback(t), Progress: &stopAfter{n: 3, cancel: cancel}}
 	path, s, err := Run(ctx, c)
 	if err != nil || s.Complete {
 		t.Fatalf("%v, complete %v", err, s.Complete)
@@ -313,7 +313,7 @@ func TestOtherProgramsDoNotGoOn(t *testing.T) {
 		if err := dir.Close(); err != nil {
 			t.Fatal(err)
 		}
-		c := Config{IdleLook: glance, Open: openLoopback(t), Programs: is}
+		c := Config{IdleLook: glance, PassTime: short, Open: openLoopback(t), Programs: is}
 		if _, _, err := Resume(t.Context(), c, dir.Path()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "kernel") {
 			t.Errorf("with %v instead of %v: %v", is, was, err)
 		}
@@ -345,7 +345,7 @@ func TestWrongSplitIsFound(t *testing.T) {
 	for count, want := range map[int]report.Verdict{810: report.Pass, 1200: report.Fail} {
 		p := quick()
 		p.Variants, p.Splits = []plan.Variant{plan.Direct, plan.L4}, true
-		_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
+		_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: func(ctx context.Context, p plan.Plan) (World, error) {
 			w, err := openLoopback(t)(ctx, p)
 			return unfair{w.(*loopback), count}, err
 		}})

@@ -31,7 +31,7 @@ func TestZtunnelGoesTheWholeWay(t *testing.T) {
 	p.Variants = []plan.Variant{plan.Direct, plan.Ztunnel, plan.ZtunnelPlain, plan.ZtunnelWaypoint}
 	p.Placements = []plan.Placement{plan.Cross, plan.Same}
 	p.Blocks = 1
-	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
+	_, s, err := Run(t.Context(), Config{Plan: p, IdleLook: glance, PassTime: short, Out: t.TempDir(), Open: b.Open, Judge: ProbeJudge})
 	if err != nil {
 		t.Fatal(err)
 	}

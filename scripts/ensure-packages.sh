@@ -14,7 +14,8 @@ unzip unzip
 	test) printf '%s\n' "$fetching" 'iptables iptables' 'dig bind9-dnsutils' 'dnsmasq dnsmasq-base' ;;
 	bench) printf '%s\n' "$fetching" 'iptables iptables' ;;
 	tools) printf '%s\n' "$fetching" ;;
-	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' ;;
+	test-kernel) printf '%s\n' "$fetching" 'qemu-system-x86_64 qemu-system-x86' \
+		'/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring' ;;
 	kind) printf '%s\n' 'dockerd docker.io' 'iptables iptables' 'ip iproute2' ;;
 	kind-node) printf '%s\n' 'mmdebstrap mmdebstrap' '/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring' ;;
 	generate) printf '%s\n' "$fetching" 'clang-19 clang-19' 'llvm-strip-19 llvm-19' 'protoc protobuf-compiler' \

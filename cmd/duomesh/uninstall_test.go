@@ -227,7 +227,7 @@ func TestUninstallNamesNodes(t *testing.T) {
 
 // An agent that does not end in time keeps nothing but its node.
 func TestUninstallGoesOn(t *testing.T) {
-	k := newKubeCLI(t)
+	k := startKubeCLI(t) // a second is left for the rest: not beside others
 	k.makeNamespace("istio-system")
 	k.installed()
 	k.makeNode("slow", corev1.ConditionTrue)

@@ -127,7 +127,7 @@ func cutSub(resource string) (string, string, bool) {
 // agent then says that it is forbidden, and which. With all of them it says nothing
 // of the kind, so they are enough as well.
 func TestEveryRightIsNeeded(t *testing.T) {
-	c := newCluster(t)
+	c := startCluster(t) // client-go has one log for the whole process, and it is read here
 	c.namespace("duomesh-system", "")
 	c.namespace("shop", "Kmesh")
 	live := c.pod("shop", "live", nil)

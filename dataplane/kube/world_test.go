@@ -40,10 +40,16 @@ type cluster struct {
 
 const nodeName = "node-a"
 
-// newCluster has the test run beside others of its kind: most of it is waiting.
+// newCluster is startCluster for a test that runs beside others of its kind: most of it
+// is waiting.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	t.Parallel()
+	return startCluster(t)
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF)
 	return &cluster{t: t, server: kubetest.Start(t), node: newScratch(t), socket: filepath.Join(t.TempDir(), "run/enrol.sock")}
 }

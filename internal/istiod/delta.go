@@ -3,7 +3,9 @@ package istiod
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -177,13 +179,19 @@ func (s Subscription) stream(outer context.Context, conn grpc.ClientConnInterfac
 	}
 }
 
-// cause is why a stream could not be written to: only reading tells.
+// cause is why a stream could not be written to: only reading tells, after what came
+// before it ended. Nobody is told of these answers: the next stream says what is held,
+// which they are not.
 func cause(ads grpc.ClientStream, err error) error {
-	var end discovery.DeltaDiscoveryResponse
-	if read := ads.RecvMsg(&end); read != nil {
-		return read
+	if !errors.Is(err, io.EOF) {
+		return err
 	}
-	return err
+	for {
+		var answer discovery.DeltaDiscoveryResponse
+		if err := ads.RecvMsg(&answer); err != nil {
+			return err
+		}
+	}
 }
 
 // take hands an answer on and makes what is sent back: an ACK, or a NACK that names

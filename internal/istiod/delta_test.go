@@ -3,6 +3,7 @@ package istiod
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -130,6 +131,17 @@ func answer(typeURL, nonce string, names ...string) *discovery.DeltaDiscoveryRes
 	return r
 }
 
+// answered takes both requests of a stream, as istiod does, before it answers and ends it:
+// a stream that ends while it is written to delivers nothing.
+func answered(ads ads, a *discovery.DeltaDiscoveryResponse) error {
+	for range 2 {
+		if _, err := ads.Recv(); err != nil {
+			return err
+		}
+	}
+	return ads.Send(a)
+}
+
 func TestSubscribeAckNackAndResume(t *testing.T) {
 	requests := make(chan *discovery.DeltaDiscoveryRequest, 20)
 	read := func(ads ads, n int) {
@@ -223,6 +235,9 @@ func TestRefusedIsHeldAsItWas(t *testing.T) {
 	second := func(ads ads) error {
 		r, err := ads.Recv()
 		again <- r
+		if _, second := ads.Recv(); second != nil {
+			return second
+		}
 		return errors.Join(err, ads.Send(answer("a", "1")))
 	}
 	k := newTaker()
@@ -237,6 +252,31 @@ func TestRefusedIsHeldAsItWas(t *testing.T) {
 	}
 }
 
+// overStream has answers that nobody has read, and then its end.
+type overStream struct {
+	grpc.ClientStream
+	answers int
+}
+
+func (s *overStream) RecvMsg(any) error {
+	if s.answers--; s.answers >= 0 {
+		return nil
+	}
+	return status.Error(codes.Unavailable, "istiod goes")
+}
+
+// What ended a stream is said after what came before, and what the client itself did wrong
+// is not looked for there.
+func TestCauseIsTheEnd(t *testing.T) {
+	if err := cause(&overStream{answers: 2}, io.EOF); status.Code(err) != codes.Unavailable {
+		t.Errorf("the stream ended with %v", err)
+	}
+	own := errors.New("this cannot be sent")
+	if err := cause(&overStream{}, own); err != own {
+		t.Errorf("the client's own error has become %v", err)
+	}
+}
+
 // A stream on which nothing is answered is no connection, and is given up.
 func TestNoAnswer(t *testing.T) {
 	mute := func(ads ads) error {
@@ -244,7 +284,7 @@ func TestNoAnswer(t *testing.T) {
 		return ads.Context().Err()
 	}
 	k := newTaker()
-	subscribe(t, Server{Address: serve(t, nil, mute, func(ads ads) error { return ads.Send(answer("a", "1")) }), Plaintext: true}, k,
+	subscribe(t, Server{Address: serve(t, nil, mute, func(ads ads) error { return answered(ads, answer("a", "1")) }), Plaintext: true}, k,
 		func(s *Subscription) { s.Answer = time.Second })
 	err := receive(t, k.ends)
 	if ReasonOf(err) != Silent || !strings.Contains(err.Error(), "no answer within 1s") || k.connected.Load() != 0 {

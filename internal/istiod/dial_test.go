@@ -49,7 +49,7 @@ func checked(ads ads) error {
 	if strings.Join(md.Get("authorization"), "") != "Bearer good" || strings.Join(md.Get("clusterid"), "") != "c1" {
 		return status.Error(codes.Unauthenticated, "the token was not taken")
 	}
-	return ads.Send(answer("a", "1", "one"))
+	return answered(ads, answer("a", "1", "one"))
 }
 
 func TestTLSAndToken(t *testing.T) {

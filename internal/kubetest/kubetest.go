@@ -39,12 +39,18 @@ type Server struct {
 	Client kubernetes.Interface
 }
 
+// room is for as many servers at a time: each takes some 300 MB, and a machine of many
+// processors runs as many tests.
+var room = make(chan struct{}, 4)
+
 // Start starts etcd and kube-apiserver and returns when it serves. They end with
 // the test. Tests may start servers at the same time. Without the programs the test is
 // skipped as NOT RUN, unless they are promised.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	etcd, apiserver := program(t, "ETCD_BIN", "etcd"), program(t, "KUBE_APISERVER_BIN", "kube-apiserver")
+	room <- struct{}{}
+	t.Cleanup(func() { <-room })
 	dir := t.TempDir()
 	ports := reservePorts(t, 3)
 	client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]

@@ -28,10 +28,11 @@ type goPackage struct {
 	began  time.Time       // its first test; it may have waited for its turn before
 }
 
-// elapsed is how long the tests of the package took that ended with e.
+// elapsed is how long the tests of the package took that ended with e: what go test says
+// has its wait in it.
 func (p *goPackage) elapsed(e event) time.Duration {
-	if p.began.IsZero() || e.Time.IsZero() {
-		return e.elapsed()
+	if p.began.IsZero() {
+		return 0
 	}
 	return e.Time.Sub(p.began)
 }

@@ -2,6 +2,7 @@ package testsum
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,7 +89,7 @@ func Run(ctx context.Context, c Config) ([]Case, error) {
 		return nil, fmt.Errorf("make event log: %w", err)
 	}
 	cases, err := c.testAll(ctx, packages, suiteDir, events)
-	return cases, errors.Join(err, events.Close(), c.writeJUnit(cases))
+	return cases, errors.Join(err, events.Close(), os.RemoveAll(c.turnFile()), c.writeJUnit(cases))
 }
 
 func (c Config) testAll(ctx context.Context, packages []listed, suiteDir string, events io.Writer) ([]Case, error) {
@@ -157,32 +158,29 @@ func (c Config) compile(ctx context.Context, packages []string) {
 	_ = exec.CommandContext(ctx, c.Go, args...).Run()
 }
 
-func (c Config) common() []string {
-	timeout := c.Timeout
-	if timeout == 0 {
-		timeout = defaultTimeout
-	}
-	return []string{"test", "-json", "-count=1", "-timeout=" + timeout.String()}
-}
+func (c Config) timeout() time.Duration { return cmp.Or(c.Timeout, defaultTimeout) }
 
-// inTurn has the tests of one package run at a time.
-func (c Config) inTurn() []string {
-	if c.Turn == "" || strings.Contains(c.Turn+c.Out, "'") { // which go test could not quote
-		return []string{"-p=1"}
-	}
-	return []string{"-p=2", "-exec='" + c.Turn + "' " + turnArg + " '" + filepath.Join(c.Out, "turn") + "'"}
-}
-
+// plainArgs has the tests of one package run at a time.
 func (c Config) plainArgs(packages []string) []string {
-	args := append(c.common(), c.inTurn()...)
+	args := []string{"test", "-json", "-count=1"}
 	if c.Run != "" {
 		args = append(args, "-run="+c.Run)
 	}
-	return append(args, packages...)
+	if c.Turn == "" || strings.Contains(c.Turn+c.Out, "'") { // which go test could not quote
+		return append(append(args, "-p=1", "-timeout="+c.timeout().String()), packages...)
+	}
+	// go test counts the wait for the package before: what bounds the tests alone is said
+	// to their program.
+	turn := fmt.Sprintf("-exec='%s' %s '%s'", c.Turn, turnArg, c.turnFile())
+	args = append(append(args, "-p=2", turn, "-timeout="+(2*c.timeout()).String()), packages...)
+	return append(args, "-args", "-test.timeout="+c.timeout().String())
 }
 
+// turnFile is a run's own: what an earlier one left running holds none of it.
+func (c Config) turnFile() string { return filepath.Join(c.Out, fmt.Sprintf("turn.%d", os.Getpid())) }
+
 func (c Config) suiteArgs(pkg, report string) []string {
-	args := append(c.common(), pkg, "-args", "--ginkgo.no-color", "--ginkgo.json-report="+report)
+	args := []string{"test", "-json", "-count=1", "-p=1", "-timeout=" + c.timeout().String(), pkg, "-args", "--ginkgo.no-color", "--ginkgo.json-report=" + report}
 	if c.Run != "" {
 		args = append(args, "--ginkgo.focus="+c.Run)
 	}

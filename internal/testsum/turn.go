@@ -18,7 +18,7 @@ const turnArg = "-turn"
 // that failed, or with nil when args say something else.
 //
 // The lock is of POSIX (fcntl(2)): a process keeps it over execve(2), and what it leaves
-// running has none of it.
+// running has none of it. A process that closes FILE, by whichever descriptor, lets it go.
 func TakeTurn(args []string) error {
 	if len(args) == 0 || args[0] != turnArg {
 		return nil

@@ -2,13 +2,16 @@ package testsum
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,8 +55,8 @@ func waits(t *testing.T, pid int) bool {
 	})
 }
 
-// TestTakeTurn: the second begins when the first has ended, not when it may; who asks
-// for another file waits for nobody.
+// TestTakeTurn: the second begins when the first has ended, whatever that has left
+// running; who asks for another file waits for nobody.
 func TestTakeTurn(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "it's a turn")
 	r, w, err := os.Pipe()
@@ -74,10 +77,16 @@ func TestTakeTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hold.Close()
-	first := inTurn(t, file, "echo first began; read _; echo first ends", hold, w)
-	if got := line(); got != "first began" {
-		t.Fatal(got)
+	first := inTurn(t, file, "sleep 600 >/dev/null 2>&1 & echo $!; read _; echo first ends", hold, w)
+	left, err := strconv.Atoi(line())
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+			t.Errorf("what the first left running is gone: %v", err)
+		}
+	})
 	second := inTurn(t, file, "echo second", nil, w)
 	late := time.After(time.Minute)
 	for !waits(t, second.Process.Pid) {
@@ -91,18 +100,17 @@ func TestTakeTurn(t *testing.T) {
 	if got := line(); got != "other" {
 		t.Fatal(got)
 	}
-	if err := release.Close(); err != nil {
+	if err := errors.Join(w.Close(), release.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if got := []string{line(), line()}; !slices.Equal(got, []string{"first ends", "second"}) {
 		t.Error(got)
 	}
-	for _, cmd := range []*exec.Cmd{second, other} {
+	for _, cmd := range []*exec.Cmd{first, second, other} {
 		if err := cmd.Wait(); err != nil {
 			t.Error(err)
 		}
 	}
-	_ = first.Wait() // read met the end
 }
 
 // TestRunInTurn: what is counted does not depend on who links when.
@@ -113,15 +121,25 @@ func TestRunInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Turn, err = os.Executable(); err != nil {
+	taken := filepath.Join(t.TempDir(), "taken")
+	c.Turn = filepath.Join(t.TempDir(), "turn")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\necho \"$1\" >>'%s'\nexec '%s' \"$@\"\n", taken, self)
+	if err := os.WriteFile(c.Turn, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	together, err := Run(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(c.Out, "turn")); err != nil {
-		t.Errorf("no turn was taken: %v", err)
+	if turns, err := os.ReadFile(taken); err != nil || string(turns) != "-turn\n-turn\n" {
+		t.Errorf("turns taken: %q, %v", turns, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(c.Out, "turn*")); err != nil || len(left) > 0 {
+		t.Errorf("%v is left, %v", left, err)
 	}
 	names := func(cases []Case) (all []string) {
 		for _, k := range cases {

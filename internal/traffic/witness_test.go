@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 )
 
 func TestWitness(t *testing.T) {
@@ -54,5 +55,9 @@ func TestClientGivesUp(t *testing.T) {
 	conns, err := RunClient(testContext(t), launch, dead, nil)
 	if !errors.Is(err, ErrGaveUp) || len(conns) != 1 || conns[0].Errno != "ECONNREFUSED" {
 		t.Errorf("%+v, %v; want one connection and %v", conns, err, ErrGaveUp)
+	}
+	// Who says nothing waits half a minute for each worker (docs/scenarios.md).
+	if all := (Load{Workers: 4}).patienceOf(); all != 2*time.Minute {
+		t.Errorf("four workers wait %v together", all)
 	}
 }

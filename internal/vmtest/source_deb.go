@@ -2,7 +2,6 @@ package vmtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -91,20 +90,28 @@ func (a apt) stamp() string { return filepath.Join(a.dir, "updated") }
 // debian-archive-keyring.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// mirrorOf asks apt where this machine has Debian from.
+// debian is where everybody has Debian from who has no source of it.
+const debian = "https://deb.debian.org/debian"
+
+// mirrorOf asks apt where this machine has Debian from: one of Ubuntu has no source of it.
 func mirrorOf(ctx context.Context) (string, error) {
 	out, err := output(ctx, "", "apt-get", "indextargets",
 		"--format", "$(ORIGIN) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(out)) {
+	return mirrorAmong(string(out)), nil
+}
+
+// mirrorAmong chooses from lines "ORIGIN COMPONENT URI".
+func mirrorAmong(targets string) string {
+	for line := range strings.Lines(targets) {
 		uri, ok := strings.CutPrefix(strings.TrimSpace(line), "Debian main ")
 		if ok && !strings.Contains(uri, "security") {
-			return uri, nil
+			return uri
 		}
 	}
-	return "", errors.New("apt has no source of Debian, component main")
+	return debian
 }
 
 func (a apt) configure(suite, mirror string) error {

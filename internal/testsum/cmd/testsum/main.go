@@ -2,6 +2,10 @@
 // engine of `make test`.
 //
 //	testsum [-go GO] [-out DIR] [-run REGEXP] [-labels FILTER] [-timeout D] PACKAGE…
+//	testsum -turn FILE PROGRAM [ARGUMENT…]
+//
+// The second waits until nobody holds FILE and becomes PROGRAM: go test is given it by the
+// first.
 //
 // Exit code 0 when tests ran and none failed, 1 otherwise, 2 on wrong usage.
 package main
@@ -20,7 +24,7 @@ import (
 func main() {
 	if err := testsum.TakeTurn(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "testsum:", err)
-		os.Exit(1)
+		os.Exit(2)
 	}
 	c := testsum.Config{Progress: os.Stdout}
 	c.Turn, _ = os.Executable() // without it tests are linked one after the other
