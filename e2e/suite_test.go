@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 
 func TestE2E(t *testing.T) {
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF, kernel.PacketHook)
+	kernel.Expedite(t)
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "duomesh on simulated pods")
 }

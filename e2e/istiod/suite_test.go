@@ -54,6 +54,7 @@ func TestIstiod(t *testing.T) {
 	if err := binaries().Check(); err != nil {
 		t.Skipf("NOT RUN: %v (make test-istiod builds them)", err)
 	}
+	kernel.Expedite(t)
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "duomesh under a real istiod")
 }

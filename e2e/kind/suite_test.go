@@ -38,6 +38,7 @@ func TestKind(t *testing.T) {
 		t.Skip("NOT RUN: a real cluster was not asked for (make e2e makes one)")
 	}
 	kernel.Require(t, kernel.Root, kernel.Cgroup2Mount, kernel.BPF, kernel.BTF, kernel.PacketHook)
+	kernel.Expedite(t)
 	RegisterFailHandler(Fail)
 	suite, reporter := GinkgoConfiguration()
 	suite.Timeout = 0 // scripts/e2e.sh bounds the run

@@ -272,7 +272,7 @@ func TestCauseIsTheEnd(t *testing.T) {
 		t.Errorf("the stream ended with %v", err)
 	}
 	own := errors.New("this cannot be sent")
-	if err := cause(&overStream{}, own); err != own {
+	if err := cause(&overStream{}, own); !errors.Is(err, own) {
 		t.Errorf("the client's own error has become %v", err)
 	}
 }
