@@ -8,6 +8,7 @@
 #   LABELS           labels of specs to run, in ginkgo's form; '!waypoint' needs no Envoy
 #   DUOMESH_OUTAGE   how long istiod is away in the outage specs, default 15s
 #   DUOMESH_CHANGES  how many changes are measured, default 30
+#   DUOMESH_EXPEDITE anything: as in test.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # A test that skips for one of these fails: without them nothing would be proved.

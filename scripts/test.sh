@@ -4,6 +4,8 @@
 #
 #   PKG  packages to test, default ./...
 #   RUN  tests and specs to run, a regular expression; default all
+#   DUOMESH_EXPEDITE  anything: suites that make worlds have the kernel expedite its grace
+#        periods, those of the whole machine, and take two thirds of the time
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # A test that skips for one of these fails: without them nothing would be proved.

@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -54,6 +56,9 @@ func (a *asked) judge(q asking, to netip.AddrPort, line string, err error) {
 	const kept = 3
 	switch {
 	case err != nil:
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, os.ErrDeadlineExceeded) {
+			a.Mute++
+		}
 		if a.Failed++; a.Failed <= kept {
 			a.Failures = append(a.Failures, fmt.Sprintf("%s: %v", to, err))
 		}
@@ -191,6 +196,9 @@ func askGo(q asking, to netip.AddrPort) (string, error) {
 	c, err := d.DialContext(context.Background(), "tcp", to.String())
 	if err != nil {
 		return "", err
+	}
+	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return "", errors.Join(err, c.Close())
 	}
 	b := make([]byte, 256)
 	n, err := c.Read(b)

@@ -180,8 +180,8 @@ func (s Subscription) stream(outer context.Context, conn grpc.ClientConnInterfac
 }
 
 // cause is why a stream could not be written to: only reading tells, after what came
-// before it ended. Nobody is told of these answers: the next stream says what is held,
-// which they are not.
+// before it ended. Those answers are dropped: they are not held, so the next stream brings
+// them again.
 func cause(ads grpc.ClientStream, err error) error {
 	if !errors.Is(err, io.EOF) {
 		return err

@@ -39,12 +39,12 @@ type Server struct {
 	Client kubernetes.Interface
 }
 
-// room is for as many servers at a time: each takes some 300 MB, and a machine of many
-// processors runs as many tests.
+// room has the servers that run, at most four at a time: each takes some 300 MB, and a
+// machine of many processors runs as many tests. A test starts one.
 var room = make(chan struct{}, 4)
 
 // Start starts etcd and kube-apiserver and returns when it serves. They end with
-// the test. Tests may start servers at the same time. Without the programs the test is
+// the test. Tests may run beside each other, and wait for a place. Without the programs the test is
 // skipped as NOT RUN, unless they are promised.
 func Start(t testing.TB) *Server {
 	t.Helper()

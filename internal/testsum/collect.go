@@ -31,7 +31,7 @@ type goPackage struct {
 // elapsed is how long the tests of the package took that ended with e: what go test says
 // has its wait in it.
 func (p *goPackage) elapsed(e event) time.Duration {
-	if p.began.IsZero() {
+	if p.began.IsZero() || e.Time.IsZero() { // of no test, or go test ended first
 		return 0
 	}
 	return e.Time.Sub(p.began)

@@ -169,10 +169,10 @@ func (c Config) plainArgs(packages []string) []string {
 	if c.Turn == "" || strings.Contains(c.Turn+c.Out, "'") { // which go test could not quote
 		return append(append(args, "-p=1", "-timeout="+c.timeout().String()), packages...)
 	}
-	// go test counts the wait for the package before: what bounds the tests alone is said
-	// to their program.
+	// go test counts the wait for the package before, which may be as long, and then be
+	// killed: what bounds the tests alone is said to their program.
 	turn := fmt.Sprintf("-exec='%s' %s '%s'", c.Turn, turnArg, c.turnFile())
-	args = append(append(args, "-p=2", turn, "-timeout="+(2*c.timeout()).String()), packages...)
+	args = append(append(args, "-p=2", turn, "-timeout="+(3*c.timeout()).String()), packages...)
 	return append(args, "-args", "-test.timeout="+c.timeout().String())
 }
 

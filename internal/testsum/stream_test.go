@@ -10,7 +10,7 @@ import (
 
 func TestStreamEndsWhatGoTestLeftOpen(t *testing.T) {
 	events := `{"Action":"start","Package":"p"}
-{"Action":"run","Package":"p","Test":"TestDone"}
+{"Time":"2026-01-02T03:04:05Z","Action":"run","Package":"p","Test":"TestDone"}
 {"Action":"pass","Package":"p","Test":"TestDone"}
 {"Action":"run","Package":"p","Test":"TestOpen"}
 {"Action":"run","Package":"p","Test":"TestOpen/sub"}
@@ -40,6 +40,9 @@ not an event
 	}
 	if !strings.Contains(progress.String(), "not an event") {
 		t.Error("a line that is no event was swallowed")
+	}
+	if !strings.Contains(progress.String(), " 0.0s\n") {
+		t.Errorf("the time of what did not end: %s", &progress)
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 func main() {
 	if err := testsum.TakeTurn(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "testsum:", err)
-		os.Exit(2)
+		os.Exit(1)
 	}
 	c := testsum.Config{Progress: os.Stdout}
 	c.Turn, _ = os.Executable() // without it tests are linked one after the other
