@@ -131,35 +131,6 @@ func (p *wiredPod) needsMPTCP(tb testing.TB) {
 // emulated.
 const handoffsEnv = "DUOMESH_HANDOFFS"
 
-func TestHandoffOfMPTCP(t *testing.T) {
-	n := int(fromEnv(t, handoffsEnv, 100))
-	for name, how := range map[string]listenHow{
-		"plain listener": {}, "net.Listen": {Go: true}, "MPTCP listener": {MPTCP: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := newWired(t)
-			client := w.enrolled(t, "default/client")
-			client.needsMPTCP(t)
-			way := w.waypoint(t, "default/waypoint", how)
-			services, asked4, asked6 := vips(many, waypointOf(way))
-			w.apply(t, intent.Snapshot{Services: services})
-			want := client.wantRight
-			if how.MPTCP || how.Go { // net.Listen listens for MPTCP, too
-				want = client.wantRightOrMute
-			}
-			w.wantEvents(t, n, []Event{HandoffFull, HandoffAnswered}, func() {
-				want(t, asking{N: n, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked4})
-			})
-			// No room for an IPv6 address beside MPTCP's own option.
-			w.wantEvents(t, n, []Event{HandoffShort, HandoffAnswered}, func() {
-				want(t, asking{N: n, Threads: 4, Proto: unix.IPPROTO_MPTCP, To: asked6})
-			})
-			want(t, asking{N: n, Threads: 4, Go: true, Proto: unix.IPPROTO_MPTCP, To: asked4})
-			client.wantRight(t, asking{N: n, Threads: 4, Go: true, To: asked6})
-		})
-	}
-}
-
 func TestHandoffWithFastOpen(t *testing.T) {
 	for _, server := range []bool{false, true} {
 		t.Run(fmt.Sprintf("server %v", server), func(t *testing.T) {

@@ -66,21 +66,6 @@ func (p *wiredPod) ask(tb testing.TB, q asking) asked {
 	return p.do(tb, call{Op: "ask", Asking: q}).Asked
 }
 
-// wantRightOrMute is wantRight where both ends speak MPTCP: of some thousand such
-// connections to a server that speaks first Linux 6.18 keeps one's answer to itself, with
-// and without a mesh.
-func (p *wiredPod) wantRightOrMute(tb testing.TB, q asking) {
-	tb.Helper()
-	const most = 2
-	got := p.ask(tb, q)
-	if got.Right+got.Mute != q.N || got.Mute > most {
-		tb.Errorf("%d of %d right, %d wrong %q, %d failed %q", got.Right, q.N, got.Wrong, got.Wrongs, got.Failed, got.Failures)
-	}
-	if got.Mute > 0 {
-		tb.Logf("%d of %d connections heard nothing from the kernel", got.Mute, q.N)
-	}
-}
-
 // wantRight fails unless every connection got the address that it asked for.
 func (p *wiredPod) wantRight(tb testing.TB, q asking) {
 	tb.Helper()
